@@ -1,0 +1,30 @@
+# make demo: train, evaluate and report on generated heads.  make test: the whole test suite.
+# Both make their own environment in .venv first; PYTHON=... picks the interpreter (3.11 or 3.12).
+SHELL := /bin/bash
+SUITABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+RUN := .venv/bin/python
+
+.PHONY: demo test lint clean
+demo: .venv/ready
+	$(RUN) train.py --config=configs/phantom_demo.py --workdir=runs/demo
+	$(RUN) evaluate.py --checkpoint=runs/demo --out=runs/demo/evaluation
+	@echo "The report: $(CURDIR)/runs/demo/evaluation/report.html"
+
+test: .venv/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest
+
+lint: .venv/ready
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+.venv/ready: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found: install one, or name it with make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet uv
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs

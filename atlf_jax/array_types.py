@@ -1,0 +1,63 @@
+"""The axis legend, and the few records that travel between the parts of the library.
+
+Axis letters, the same in annotations, shape comments and einsum strings:
+
+    b  batch (any number of leading batch axes where written ``*b``)
+    c  receive coils
+    h  image rows, the readout axis of k-space
+    w  image columns, the phase-encoding axis of k-space
+    f  features of a network layer
+    g  groups or heads
+    n  queries (pixels) of an attention
+    m  keys (sampled points) of an attention
+
+Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, w]``; feature maps are
+``[b, h, w, f]``. Only negative axes are named, so leading batch axes are free.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+__all__ = ["Batch", "FusionFeatures", "Measurement", "Reconstruction"]
+
+
+class Measurement(NamedTuple):
+    """Everything that a reconstruction may see: nothing else reaches a model.
+
+    k-space and coil maps follow ``ops.operators``; k-space is zero where it was not acquired and is divided by
+    the record's scale ``max|A^H y|``, so that the zero-filled image has maximum 1.
+    """
+
+    kspace: Complex[Array, "b *c h w"]  # measured samples, complex64
+    mask: Bool[Array, "b #h w"]  # True = acquired; [b, 1, w] for line masks
+    ct: Float[Array, "b h w"]  # windowed to [0, 1], on the MR grid; zeros where there is no CT
+    coil_maps: Complex[Array, "b c h w"] | None = None
+
+
+class Batch(NamedTuple):
+    """One training or evaluation batch: the measurement beside what only losses and scores may see."""
+
+    measurement: Measurement
+    target: Complex[Array, "b h w"]  # fully sampled image, divided by scale
+    scale: Float[Array, " b"]  # max|A^H y| of the record before division (1 when that is 0)
+    record: Int[Array, " b"]  # index into the source, to name records in messages
+
+
+class FusionFeatures(NamedTuple):
+    """Features of both modalities before the low-rank fusion, for the decomposition loss."""
+
+    global_ct: Float[Array, "b h w f"]  # GFAB of the CT
+    global_mr: Float[Array, "b h w f"]
+    local_ct: Float[Array, "b h w f"]  # LFAB of the CT
+    local_mr: Float[Array, "b h w f"]
+
+
+class Reconstruction(NamedTuple):
+    """What a model returns; the parts that a model does not have are None."""
+
+    image: Complex[Array, "b h w"]  # in units of Batch.scale
+    fused: Float[Array, "b h w"] | None = None  # fused CT-MR image in (0, 1)
+    symmetry: Float[Array, " b"] | None = None  # sum over phases of mean(e_k^2)
+    path_cost: Float[Array, " b"] | None = None  # mean cost of the chosen attention paths, in [min cost, 1]
+    features: FusionFeatures | None = None

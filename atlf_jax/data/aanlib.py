@@ -1,0 +1,153 @@
+"""Registered brain CT-MR slice pairs of the Harvard Whole Brain Atlas (AANLIB), as pictures in a folder.
+
+The pictures are 8 bit and the CT is already windowed, so there are no Hounsfield units, no spacing and no phase.
+Two layouts are read, flat (``CT/NAME.png``, ``MRI/NAME.png``) and nested (``train/CT/...``, ``test/CT/...``);
+NAME is the case number followed by the slice in three digits (``41007`` is slice 7 of case 41). The nested folders
+split by *slice*, with every test subject also in train: they are merged here, and split again by subject.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from beartype import beartype
+from PIL import Image, UnidentifiedImageError
+
+from atlf_jax.data.example import Example, Split, validate_example
+
+__all__ = ["SPLITS", "AANLIBConfig", "AANLIBSource"]
+
+# Cases 16 and 21 hold the 21 pairs that the fusion literature reports on.
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("2", "20", "32", "33", "34", "41"),
+    "valid": ("28", "37"),
+    "test": ("16", "21"),
+    "inner_train": ("2", "20", "32", "33", "34"),  # train again, split to choose settings without touching valid
+    "inner_valid": ("41",),
+}
+SPLITS["all"] = SPLITS["train"] + SPLITS["valid"] + SPLITS["test"]
+
+DATA_DIR = "ATLF_DATA_DIR"  # environment variable naming the folder that holds all real data sets
+FOLDER = "aanlib_ct_mri"  # this data set's folder there
+_NAME = re.compile(r"(\d+)(\d{3})")
+
+
+@beartype
+@dataclass(frozen=True)
+class AANLIBConfig:
+    """Where the AANLIB pictures lie, and which subjects to read."""
+
+    root: str = ""
+    """Folder with CT/ and MRI/ (or train/ and test/ with these); empty: aanlib_ct_mri in $ATLF_DATA_DIR."""
+    split: Split = "train"
+    """Subjects to read: valid = cases 28, 37; test = 16, 21; train = the other six; inner_valid = 41 of train."""
+
+
+class AANLIBSource:
+    """The slices of one split, ordered by case and slice; a decoded picture stays in memory.
+
+    Raises:
+        ValueError: when the folder is missing or empty, a picture has no partner or an unreadable name, or no
+            subject of the split is there; and on access, when a picture is broken, coloured, or of another size.
+
+    Source: Harvard Whole Brain Atlas (Johnson and Becker), in the pairing of the public CT-MRI fusion sets.
+    Departure from their train/test folders: split by subject.
+    """
+
+    def __init__(self, config: AANLIBConfig) -> None:
+        self._slices = _list_slices(_root(config.root), config.split)
+        self._decoded: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, index: int) -> Example:
+        if index not in self._decoded:
+            self._decoded[index] = _read_pair(*self._slices[index])
+        return self._decoded[index]
+
+
+def _read_pair(name: str, case: str, ct_file: Path, mr_file: Path) -> Example:
+    ct, mr = _read_grey(ct_file), _read_grey(mr_file)
+    if ct.shape != mr.shape:
+        raise ValueError(
+            f"pair {name!r}: {ct_file} is {_size(ct)} and {mr_file} is {_size(mr)}; resample one onto the other"
+        )
+    target = mr.astype(np.complex64)
+    for image in (ct, target):
+        image.flags.writeable = False  # it is handed out again
+    return validate_example(Example(name=name, subject=case, ct=ct, target=target))
+
+
+def _root(root: str) -> Path:
+    if root:
+        return Path(root)
+    if data_dir := os.environ.get(DATA_DIR):
+        return Path(data_dir) / FOLDER
+    raise ValueError(
+        f"no AANLIB folder given: set data.aanlib.root to the folder that holds CT/ and MRI/, or ${DATA_DIR} to the "
+        f"folder that holds {FOLDER}/"
+    )
+
+
+def _list_slices(root: Path, split: Split) -> list[tuple[str, str, Path, Path]]:
+    """Pair the pictures under root and keep the split's subjects: (name, case, CT file, MR file)."""
+    if not root.is_dir():
+        raise ValueError(f"AANLIB folder {root} does not exist; point data.aanlib.root (or ${DATA_DIR}) at it")
+    parts = [part for part in (root, root / "train", root / "test") if (part / "CT").is_dir() or (part / "MRI").is_dir()]
+    if not parts:
+        raise ValueError(f"{root} holds neither CT/ and MRI/ nor train/ and test/ with these; is it the AANLIB folder?")
+    found: dict[str, tuple[str, str, Path, Path]] = {}
+    for part in parts:
+        ct, mr = ({file.stem: file for file in sorted((part / kind).glob("*.png"))} for kind in ("CT", "MRI"))
+        for stem in sorted(ct.keys() ^ mr.keys()):
+            present, missing = (ct[stem], "MRI") if stem in ct else (mr[stem], "CT")
+            raise ValueError(f"{present} has no partner {part / missing / stem}.png; add it or remove this file")
+        for stem in ct:
+            match = _NAME.fullmatch(stem)
+            if match is None:
+                raise ValueError(
+                    f"{ct[stem]} is not named case number + 3-digit slice (such as 41007.png); rename it and its MRI"
+                )
+            if stem in found:
+                raise ValueError(f"{ct[stem]} and {found[stem][2]} are the same slice; remove one of the two pairs")
+            found[stem] = (stem, match[1], ct[stem], mr[stem])
+    if not found:
+        raise ValueError(f"no .png pictures in CT/ and MRI/ of {root}; copy the AANLIB pairs there")
+    cases = {case for _, case, _, _ in found.values()}
+    wanted = SPLITS[split]
+    if unknown := cases - set(SPLITS["all"]):
+        raise ValueError(
+            f"{root} holds case {', '.join(sorted(unknown))}, which no split names; known are {', '.join(SPLITS['all'])}"
+        )
+    if not cases & set(wanted):
+        raise ValueError(
+            f"split {split!r} is cases {', '.join(wanted)}, and {root} holds only {', '.join(sorted(cases))}; "
+            "choose another split or add these cases"
+        )
+    return sorted((s for s in found.values() if s[1] in wanted), key=lambda s: (int(s[1]), s[0]))
+
+
+def _read_grey(file: Path) -> np.ndarray:
+    """Decode one 8-bit picture to float32 [h, w] in [0, 1]."""
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+            mode = picture.mode
+            pixels = np.asarray(picture if mode == "L" else picture.convert("RGBA" if "A" in mode else "RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{file} is not a readable picture ({error}); download it again") from error
+    if mode not in ("L", "RGB", "RGBA", "P", "LA", "1"):
+        raise ValueError(f"{file} has pixel mode {mode!r}; save it as 8-bit grey")
+    if pixels.ndim == 3:
+        colour = pixels[..., :3]
+        if (colour != colour[..., :1]).any():
+            raise ValueError(f"{file} is a colour picture (red, green and blue differ); save it as 8-bit grey")
+        pixels = colour[..., 0]
+    return pixels.astype(np.float32) / 255
+
+
+def _size(image: np.ndarray) -> str:
+    return "x".join(map(str, image.shape))

@@ -1,0 +1,64 @@
+"""The record that every data source returns, and the one place where data from disk is checked."""
+
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Complex64, Float32
+
+__all__ = ["MIN_SIDE", "Example", "Source", "Split", "validate_example"]
+
+Split = Literal["train", "valid", "test", "inner_train", "inner_valid", "all"]
+
+MIN_SIDE = 16  # smallest image side in pixels: the attention keys lie on a 16x16 grid
+
+
+class Example(NamedTuple):
+    """One paired slice before any acquisition is simulated."""
+
+    name: str  # unique in its dataset; evaluation masks are seeded from it
+    subject: str  # splits never cut through a subject
+    ct: Float32[np.ndarray, "h w"]  # windowed to [0, 1], on the MR grid
+    target: Complex64[np.ndarray, "h w"]  # fully sampled MR image, arbitrary units
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the pipeline asks of a dataset: random access to examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def validate_example(example: Example) -> Example:
+    """Return the example unchanged, or say in one line what is wrong with it.
+
+    Args:
+        example: any record, trusted in nothing.
+
+    Returns:
+        The same record: ct float32 in [0, 1] and target complex64, both finite, of one shape [h, w] with sides of
+        at least ``MIN_SIDE`` pixels.
+
+    Raises:
+        ValueError: naming the record, what was found and what was wanted.
+    """
+    name, subject, ct, target = example
+
+    def refuse(found: str, wanted: str) -> None:
+        raise ValueError(f"record {name!r}: {found}; wanted {wanted}")
+
+    if not (isinstance(name, str) and name and isinstance(subject, str) and subject):
+        refuse(f"name {name!r} of subject {subject!r}", "two non-empty strings")
+    for label, image, dtype in (("ct", ct, np.float32), ("target", target, np.complex64)):
+        if not isinstance(image, np.ndarray) or image.dtype != dtype:
+            refuse(f"{label} is {getattr(image, 'dtype', type(image).__name__)}", f"a numpy {dtype.__name__} array")
+        if image.ndim != 2 or min(image.shape) < MIN_SIDE:
+            refuse(f"{label} has shape {image.shape}", f"[h, w] with at least {MIN_SIDE} pixels a side")
+        if not np.isfinite(image).all():
+            refuse(f"{label} holds {np.count_nonzero(~np.isfinite(image))} non-finite values", "finite values only")
+    if ct.shape != target.shape:
+        refuse(f"ct {ct.shape} and target {target.shape} differ in shape", "the CT on the MR grid")
+    if ct.min() < 0 or ct.max() > 1:
+        refuse(f"ct spans [{ct.min():g}, {ct.max():g}]", "values in [0, 1] (window Hounsfield units with window_ct)")
+    return example

@@ -1,0 +1,179 @@
+"""From a source to batches of numpy arrays.
+
+Training batches are a function of (source, configs, seed, step): neither the number of workers nor where a run was
+interrupted changes them, so a checkpoint needs no iterator state. Evaluation sees every record once, in order, with
+masks seeded by the record's name.
+"""
+
+import atexit
+import ctypes
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from beartype import beartype
+
+from atlf_jax.array_types import Batch, Measurement
+from atlf_jax.data.example import Example, Source
+from atlf_jax.data.transforms import AcquisitionConfig, AugmentConfig, augment, simulate_acquisition, undersample
+from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
+
+__all__ = ["evaluation_batches", "train_batches"]
+
+
+@beartype
+def train_batches(
+    source: Source,
+    *,
+    mask: MaskConfig,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    acquisition: AcquisitionConfig = AcquisitionConfig(),
+    start_step: int = 0,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Yield training batches without end: shuffled, augmented, each record under a fresh mask.
+
+    Args:
+        source: records by index, numpy only and picklable where there are workers.
+        mask: mask family; a fresh member is drawn for each record.
+        augment: random changes of the pairs.
+        batch_size: records a batch; all of one size (see ``AugmentConfig.crop``).
+        seed: of order, augmentation, masks and noise together.
+        acquisition: simulated phase and noise.
+        start_step: number of the first batch to yield, to resume: step k is the same batch whatever came before.
+        workers: loader processes; 0 loads in a thread of this process.
+
+    Yields:
+        Batch of numpy arrays with leading axis ``batch_size``.
+
+    Raises:
+        ValueError: for an empty source, or records of several sizes in one batch.
+    """
+    import grain  # 2 s, so only where it is used
+
+    if len(source) == 0:
+        raise ValueError("the source holds no records; wanted at least one")
+    simulate = _Simulate(mask=mask, augment=augment, acquisition=acquisition)
+    dataset = (
+        grain.MapDataset.source(_Numbered(source))
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .random_map(simulate)
+        .batch(batch_size, drop_remainder=True, batch_fn=_stack)
+    )
+    batches = dataset[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain reads its flags in the workers
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        # Through pipes, not shared memory: containers give 64 MB of it, and a killed run would leave its share behind.
+        plain = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        batches = grain.experimental.WithOptionsIterDataset(batches, plain).mp_prefetch(options, worker_init_fn=functools.partial(_die_with, os.getpid()))
+    return _until_closed(batches)
+
+
+@beartype
+def evaluation_batches(
+    source: Source,
+    *,
+    mask: MaskConfig,
+    batch_size: int,
+    acquisition: AcquisitionConfig = AcquisitionConfig(),
+) -> Iterator[tuple[Batch, list[str]]]:
+    """Yield every record once, in order, with mask, phase and noise fixed by the record's name.
+
+    Args:
+        source: records by index.
+        mask: mask family; the member is drawn from ``seed_from_name(example.name)``.
+        batch_size: records a batch; the last batch repeats its last record up to this number, so that no shape is
+            new to the compiler.
+        acquisition: simulated phase and noise.
+
+    Yields:
+        (batch, names): names lists the true records only and may be shorter than the batch.
+
+    Raises:
+        ValueError: for records of several sizes in one batch.
+    """
+    for start in range(0, len(source), batch_size):
+        records, names = [], []
+        for index in range(start, min(start + batch_size, len(source))):
+            example = source[index]
+            seed = seed_from_name(example.name)
+            sampling = make_mask(mask, shape=example.target.shape, seed=seed).mask
+            rng = np.random.default_rng(seed)
+            example = simulate_acquisition(example, acquisition, rng)
+            records.append(undersample(example, sampling, rng, noise=acquisition.noise, record=index))
+            names.append(example.name)
+        yield _stack(records + records[-1:] * (batch_size - len(records))), names
+
+
+def _until_closed(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterate, and end loader threads and processes when the caller closes or drops the iterator."""
+    iterator = iter(batches)
+    atexit.register(iterator.close)  # an iterator still open at exit would be closed after the modules it needs
+    try:
+        yield from iterator
+    finally:
+        atexit.unregister(iterator.close)
+        iterator.close()
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A source whose items carry their index."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[int, Example]:
+        return index, self.source[index]
+
+
+@dataclass(frozen=True)
+class _Simulate:
+    """Augment, draw a mask and undersample one record, from the generator that Grain seeds for its position."""
+
+    mask: MaskConfig
+    augment: AugmentConfig
+    acquisition: AcquisitionConfig
+
+    def __call__(self, numbered: tuple[int, Example], rng: np.random.Generator) -> Batch:
+        index, example = numbered
+        example = augment(example, self.augment, rng)
+        example = simulate_acquisition(example, self.acquisition, rng)
+        sampling = make_mask(self.mask, shape=example.target.shape, seed=int(rng.integers(2**31))).mask
+        return undersample(example, sampling, rng, noise=self.acquisition.noise, record=index)
+
+
+def _stack(records: Sequence[Batch]) -> Batch:
+    """Stack records to a batch, field by field."""
+    shapes = {record.target.shape for record in records}
+    if len(shapes) > 1:
+        raise ValueError(f"records of one batch have sizes {sorted(shapes)}; set augment.crop, or a batch size of 1")
+    fields = zip(*(record.measurement for record in records), strict=True)
+    measurement = Measurement(*(None if field[0] is None else np.stack(field) for field in fields))
+    target, scale, record = (np.stack(field) for field in list(zip(*records, strict=True))[1:])
+    return Batch(measurement, target, scale, record)
+
+
+def _die_with(parent: int, worker: int, workers: int) -> None:
+    """Have the kernel end this loader process with its parent, however that ends, so that none is orphaned."""
+    del worker, workers
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)

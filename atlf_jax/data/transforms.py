@@ -1,0 +1,265 @@
+"""From a paired slice to a simulated measurement: CT windows, joint augmentation, phase, noise and undersampling.
+
+Numpy only, so that loader processes need no accelerator, and every random draw comes from the generator passed in.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Bool, Complex, Complex64, Float, Float32, Shaped, jaxtyped
+from scipy import ndimage
+
+from atlf_jax.array_types import Batch, Measurement
+from atlf_jax.data.example import Example
+
+__all__ = [
+    "CT_WINDOWS",
+    "AcquisitionConfig",
+    "AugmentConfig",
+    "CTWindow",
+    "augment",
+    "fft2c_numpy",
+    "ifft2c_numpy",
+    "simulate_acquisition",
+    "smooth_phase",
+    "undersample",
+    "window_ct",
+]
+
+CTWindow = Literal["brain", "soft_tissue", "bone", "wide"]
+
+CT_WINDOWS: dict[str, tuple[float, float]] = {  # Hounsfield units that become 0 and 1
+    "brain": (0.0, 80.0),
+    "soft_tissue": (-160.0, 240.0),
+    "bone": (-500.0, 1300.0),
+    "wide": (-1000.0, 2000.0),
+}
+
+
+@beartype
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training pairs, the same for CT and MR, made before k-space is simulated."""
+
+    crop: int = 0
+    """Side in pixels of a random square crop of the images (0: none; never a crop of k-space)."""
+    flip: bool = True
+    """Mirror each axis with probability 1/2."""
+    rotate90: bool = True
+    """Rotate by a random multiple of 90 degrees (of 180 where the image is not square)."""
+    rotation: float = 0.0
+    """Largest rotation in degrees, either way."""
+    scale: float = 0.0
+    """Largest relative zoom, either way (0.1: from 1/1.1 to 1.1)."""
+    shift: float = 0.0
+    """Largest shift in pixels along each axis, either way."""
+    gamma: float = 0.0
+    """Largest relative contrast exponent, drawn for CT and MR apart (0.2: from 1/1.2 to 1.2)."""
+    ct_dropout: float = 0.0
+    """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "rotation", "scale", "shift", "gamma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
+        if not 0 <= self.ct_dropout <= 1:
+            raise ValueError(f"augment.ct_dropout is {self.ct_dropout}; wanted a probability in [0, 1]")
+
+
+@beartype
+@dataclass(frozen=True)
+class AcquisitionConfig:
+    """What the simulated scanner adds to the picture, in training and in evaluation alike."""
+
+    phase: float = 0.0
+    """Largest magnitude in radians of a smooth random phase (0: the picture's own phase; 0.785 is pi/4)."""
+    noise: float = 0.0
+    """Standard deviation of the complex noise of each sample, relative to the largest pixel (0.01 is usual)."""
+
+    def __post_init__(self) -> None:
+        for name in ("phase", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"acquisition.{name} is {getattr(self, name)}; wanted 0 (off) or more")
+
+
+@jaxtyped(typechecker=beartype)
+def window_ct(hounsfield: Float[np.ndarray, "*b h w"], window: CTWindow) -> Float32[np.ndarray, "*b h w"]:
+    """Map Hounsfield units to [0, 1] through a named window.
+
+    ``clip((HU - low) / (high - low), 0, 1)``
+
+    Args:
+        hounsfield: CT numbers [*b, h, w] in HU (air -1000, water 0).
+        window: a row of ``CT_WINDOWS``.
+
+    Returns:
+        Float32 image of the same shape in [0, 1].
+
+    Example:
+        >>> window_ct(np.array([[-1000.0, 40.0, 80.0, 1000.0]]), "brain")
+        array([[0. , 0.5, 1. , 1. ]], dtype=float32)
+    """
+    low, high = CT_WINDOWS[window]
+    return np.clip((hounsfield - low) / (high - low), 0, 1).astype(np.float32)
+
+
+@jaxtyped(typechecker=beartype)
+def fft2c_numpy(image: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "*b h w"]:
+    """Transform images to k-space, centred and orthonormal, DC at index n // 2; the numpy twin of ``ops.fft2c``."""
+    shifted = np.fft.ifftshift(image, axes=(-2, -1))
+    return np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), axes=(-2, -1)).astype(image.dtype)
+
+
+@jaxtyped(typechecker=beartype)
+def ifft2c_numpy(kspace: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "*b h w"]:
+    """Transform k-space to images: the inverse, and adjoint, of ``fft2c_numpy``."""
+    shifted = np.fft.ifftshift(kspace, axes=(-2, -1))
+    return np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=(-2, -1)).astype(kspace.dtype)
+
+
+@beartype
+def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Example:
+    """Change CT and MR together: one random crop, rotation, zoom, shift, flip and quarter turn for both.
+
+    Args:
+        example: a validated pair.
+        config: what to draw and how far.
+        rng: generator, consumed in the order of the lines below.
+
+    Returns:
+        The changed pair, of the same size or ``crop`` x ``crop``; name and subject stay.
+
+    Raises:
+        ValueError: when the crop is larger than the image.
+    """
+    images = [example.ct, example.target]
+    images = _crop_and_warp(images, config, rng, name=example.name)
+    if config.flip:
+        axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
+        images = [np.flip(image, axes) for image in images]
+    if config.rotate90:
+        quarters = int(rng.integers(4))
+        if images[0].shape[0] != images[0].shape[1]:
+            quarters *= 2
+        images = [np.rot90(image, quarters) for image in images]
+    ct, target = images
+    if config.gamma:
+        ct_exponent, mr_exponent = (1 + config.gamma) ** rng.uniform(-1, 1, size=2)
+        ct = ct**ct_exponent
+        peak = np.abs(target).max()
+        if peak > 0:
+            relative = np.maximum(np.abs(target) / peak, np.finfo(np.float32).tiny)
+            target = target * relative ** (mr_exponent - 1)
+    if config.ct_dropout and rng.random() < config.ct_dropout:
+        ct = np.zeros_like(ct)
+    return example._replace(
+        ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64)
+    )
+
+
+def _crop_and_warp(
+    images: list[np.ndarray], config: AugmentConfig, rng: np.random.Generator, *, name: str
+) -> list[np.ndarray]:
+    """Cut the crop window out of the rotated, zoomed and shifted images, in one interpolation."""
+    shape = np.array(images[0].shape)
+    size = np.array([config.crop, config.crop]) if config.crop else shape
+    if (size > shape).any():
+        raise ValueError(f"record {name!r} is {shape[0]}x{shape[1]}; augment.crop wanted {config.crop}x{config.crop}")
+    corner = rng.integers(shape - size + 1)
+    if not (config.rotation or config.scale or config.shift):
+        window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+        return [image[window] for image in images]
+    angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
+    zoom = (1 + config.scale) ** rng.uniform(-1, 1)
+    shift = rng.uniform(-config.shift, config.shift, size=2)
+    # Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift.
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+    centre = (shape - 1) / 2
+    offset = matrix @ (corner - centre) + centre - shift
+
+    def warp(image: np.ndarray) -> np.ndarray:
+        if np.iscomplexobj(image):
+            return warp(image.real) + 1j * warp(image.imag) if image.imag.any() else warp(image.real)
+        return ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
+
+    return [warp(image) for image in images]
+
+
+@jaxtyped(typechecker=beartype)
+def smooth_phase(
+    shape: tuple[int, int], rng: np.random.Generator, *, maximum: float
+) -> Float32[np.ndarray, "h w"]:
+    """Draw a smooth random phase map, as coil sensitivities and field offsets leave in real scans.
+
+    A random polynomial of degree 3 in both coordinates, scaled to its largest magnitude.
+
+    Args:
+        shape: (h, w) in pixels.
+        rng: generator.
+        maximum: largest magnitude in radians.
+
+    Returns:
+        Float32 phase [h, w] in [-maximum, maximum].
+    """
+    rows, columns = (np.polynomial.legendre.legvander(np.linspace(-1, 1, side), 3) for side in shape)
+    phase = rows @ rng.standard_normal((4, 4)) @ columns.T
+    phase -= phase.mean()
+    return (maximum * phase / np.abs(phase).max()).astype(np.float32)
+
+
+@beartype
+def simulate_acquisition(example: Example, config: AcquisitionConfig, rng: np.random.Generator) -> Example:
+    """Give a picture the smooth phase that a scan would have; magnitude pictures have Hermitian k-space otherwise.
+
+    ``x exp(i phi)``
+
+    Source: implicit data crimes, Shimron et al., PNAS 2022, on what undersampling magnitude pictures hides.
+    """
+    if not config.phase:
+        return example
+    phase = smooth_phase(example.target.shape, rng, maximum=config.phase)
+    return example._replace(target=(example.target * np.exp(1j * phase)).astype(np.complex64))
+
+
+@jaxtyped(typechecker=beartype)
+def undersample(
+    example: Example,
+    mask: Bool[np.ndarray, "#h w"],
+    rng: np.random.Generator,
+    *,
+    noise: float = 0.0,
+    record: int = 0,
+) -> Batch:
+    """Simulate the single-coil measurement of a slice and divide it by its scale.
+
+    ``y = M (F x + n)``, ``n ~ CN(0, (noise max|x|)^2)``, ``s = max|F^H y|`` (1 when that is 0); returned are y / s
+    and x / s. The scale sees measured samples alone.
+
+    Args:
+        example: the pair, target in arbitrary units [h, w].
+        mask: True where k-space is acquired, [h, w] or [1, w].
+        rng: generator of the noise; not consumed when noise is 0.
+        noise: standard deviation of a complex sample relative to the target's maximum.
+        record: index of the example in its source.
+
+    Returns:
+        One record without batch axis: k-space [h, w], mask as given, ct [h, w], target [h, w] and scale [].
+
+    Source: fastMRI's data pipeline (Zbontar et al. 2018) for the order mask, inverse transform, normalise; departure:
+    one scale for all, max|F^H y|, in place of mean and standard deviation.
+    """
+    target = example.target
+    kspace = fft2c_numpy(target)
+    if noise:
+        sigma = noise * np.abs(target).max() / np.sqrt(2)  # of the real and of the imaginary part
+        kspace = kspace + sigma * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
+    kspace = np.where(mask, kspace, 0).astype(np.complex64)
+    scale = np.abs(ifft2c_numpy(kspace)).max() or np.float32(1)
+    return Batch(
+        measurement=Measurement(kspace=kspace / scale, mask=mask, ct=example.ct),
+        target=target / scale,
+        scale=np.asarray(scale, np.float32),
+        record=np.asarray(record, np.int32),
+    )

@@ -1,0 +1,238 @@
+"""From scores of slices to statements about subjects.
+
+Slices of one subject are not independent, so every aggregate is taken within each subject first and over subjects
+after that. Nothing here knows what a score means: rows of ``evaluation.scoring`` come in, numbers and words go out.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from beartype import beartype
+
+from atlf_jax.evaluation.scoring import METRICS, Score
+
+__all__ = ["Comparison", "Summary", "bootstrap_interval", "compare", "remark", "subject_means", "summarise", "wilcoxon"]
+
+MIN_SUBJECTS = 6  # the fewest pairs for which a two-sided signed-rank p, at least 2^(1 - n), can fall below .05
+
+
+class Summary(NamedTuple):
+    """One metric of one method under one mask."""
+
+    mask: str
+    method: str
+    metric: str
+    mean: float  # over subject means
+    deviation: float | None  # sample standard deviation of subject means; None with one subject
+    interval: tuple[float, float] | None  # bootstrap interval of the mean over subjects; None with one subject
+    slice_mean: float  # over all slices, whoever they belong to
+    worst: float
+    worst_name: str
+    subjects: dict[str, float]  # mean of each subject's slices
+
+
+class Comparison(NamedTuple):
+    """Two methods on the same slices under one mask: differences are ``first - second``."""
+
+    mask: str
+    first: str
+    second: str
+    metric: str
+    difference: float  # mean over subjects
+    subjects: dict[str, float]  # mean difference of each subject
+    slices: int
+    better_slices: int  # on how many slices the first is better
+    slice_p: float  # Wilcoxon signed-rank over slices, as if these were independent
+    subject_p: float | None  # the same over subjects; None where there are too few for any to be small
+
+
+@beartype
+def subject_means(values: Sequence[float], subjects: Sequence[str]) -> dict[str, float]:
+    """Average the values of each subject.
+
+    Args:
+        values: one a slice.
+        subjects: the subject of each slice.
+
+    Returns:
+        Mean by subject, in order of first appearance.
+
+    Example:
+        >>> subject_means([1.0, 3.0, 10.0], ["a", "a", "b"])
+        {'a': 2.0, 'b': 10.0}
+    """
+    groups: dict[str, list[float]] = {}
+    for value, subject in zip(values, subjects, strict=True):
+        groups.setdefault(subject, []).append(value)
+    return {subject: float(np.mean(group)) for subject, group in groups.items()}
+
+
+@beartype
+def bootstrap_interval(
+    values: Sequence[float], *, confidence: float = 0.95, samples: int = 10_000
+) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of the mean, the same on every call.
+
+    Args:
+        values: independent values, one a subject.
+        confidence: of the interval, in (0, 1).
+        samples: bootstrap resamples.
+
+    Returns:
+        (low, high), or None where there is nothing to resample: fewer than two values, or one that is not finite.
+
+    Source: ``scipy.stats.bootstrap``, method "percentile" (BCa is not defined for two or three values).
+    """
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    from scipy import stats  # 1 s, so only where it is used
+
+    data = (np.asarray(values, float),)
+    rng = np.random.default_rng(0)
+    result = stats.bootstrap(
+        data, np.mean, n_resamples=samples, confidence_level=confidence, method="percentile", rng=rng
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+@beartype
+def wilcoxon(differences: Sequence[float]) -> float:
+    """Return the two-sided p of the Wilcoxon signed-rank test that paired differences are centred at zero.
+
+    Args:
+        differences: first minus second, one a pair; equal infinities count as no difference.
+
+    Returns:
+        p in (0, 1]; 1 where all differences are zero.
+
+    Source: ``scipy.stats.wilcoxon``; zero differences are dropped (Wilcoxon 1945).
+    """
+    kept = [difference for difference in differences if difference != 0]
+    if not kept:
+        return 1.0
+    from scipy import stats
+
+    return float(stats.wilcoxon(kept).pvalue)
+
+
+@beartype
+def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int = 10_000) -> list[Summary]:
+    """Aggregate slices within subjects, and subjects to mean, standard deviation and bootstrap interval.
+
+    Args:
+        rows: scores of slices, of any number of methods and masks.
+        confidence: of the bootstrap interval.
+        samples: bootstrap resamples.
+
+    Returns:
+        One summary for each mask, method and metric, in order of first appearance.
+    """
+    summaries = []
+    for (mask, method), group in _grouped(rows).items():
+        for metric, higher_is_better in METRICS.items():
+            values = [getattr(row, metric) for row in group]
+            means = subject_means(values, [row.subject for row in group])
+            over = list(means.values())
+            worst = int(np.argmin(values) if higher_is_better else np.argmax(values))
+            spread = len(over) > 1 and bool(np.isfinite(over).all())
+            summaries.append(
+                Summary(
+                    mask=mask,
+                    method=method,
+                    metric=metric,
+                    mean=float(np.mean(over)),
+                    deviation=float(np.std(over, ddof=1)) if spread else None,
+                    interval=bootstrap_interval(over, confidence=confidence, samples=samples),
+                    slice_mean=float(np.mean(values)),
+                    worst=values[worst],
+                    worst_name=group[worst].name,
+                    subjects=means,
+                )
+            )
+    return summaries
+
+
+@beartype
+def compare(rows: Sequence[Score]) -> list[Comparison]:
+    """Compare every pair of methods on the slices that both were scored on, under each mask and by each metric.
+
+    Args:
+        rows: scores of slices; the later of two methods comes first in their difference.
+
+    Returns:
+        One comparison for each mask, pair of methods and metric.
+
+    Raises:
+        ValueError: when two methods were not scored on the same slices.
+    """
+    groups = _grouped(rows)
+    comparisons = []
+    for (mask, second), (other, first) in itertools.combinations(groups, 2):
+        if mask != other:
+            continue
+        ours, theirs = groups[mask, first], groups[mask, second]
+        if [row.name for row in ours] != [row.name for row in theirs]:
+            raise ValueError(f"{first} and {second} were scored on different slices under {mask}; score both together")
+        subjects = [row.subject for row in ours]
+        for metric, higher_is_better in METRICS.items():
+            pairs = [(getattr(a, metric), getattr(b, metric)) for a, b in zip(ours, theirs, strict=True)]
+            differences = [0.0 if a == b else a - b for a, b in pairs]  # inf - inf is no number
+            means = subject_means(differences, subjects)
+            over = list(means.values())
+            comparisons.append(
+                Comparison(
+                    mask=mask,
+                    first=first,
+                    second=second,
+                    metric=metric,
+                    difference=float(np.mean(over)),
+                    subjects=means,
+                    slices=len(differences),
+                    better_slices=sum(d > 0 if higher_is_better else d < 0 for d in differences),
+                    slice_p=wilcoxon(differences),
+                    subject_p=wilcoxon(over) if len(over) >= MIN_SUBJECTS else None,
+                )
+            )
+    return comparisons
+
+
+@beartype
+def remark(subjects: int) -> str:
+    """Say in words what this number of subjects can and cannot show.
+
+    Args:
+        subjects: how many were scored.
+
+    Example:
+        >>> print(remark(1))
+        One subject was scored: the numbers describe that subject, and nothing is said about others.
+    """
+    if subjects == 1:
+        return "One subject was scored: the numbers describe that subject, and nothing is said about others."
+    if subjects < MIN_SUBJECTS:
+        return (
+            f"Only {subjects} subjects were scored. No subject-level significance exists: with {subjects} pairs a "
+            f"two-sided signed-rank test cannot give a p below {_smallest_p(subjects):.2g}, and the standard deviation "
+            f"and bootstrap interval over {subjects} subjects describe these subjects rather than a population. The p "
+            "over slices treats the slices of one subject as independent, which they are not: read it beside the "
+            "difference of each subject, not in its place."
+        )
+    return (
+        f"{subjects} subjects were scored. Significance is that of the test over subjects; the p over slices treats "
+        "the slices of one subject as independent, which they are not."
+    )
+
+
+def _smallest_p(pairs: int) -> float:
+    return math.ldexp(1.0, 1 - pairs)
+
+
+def _grouped(rows: Sequence[Score]) -> Mapping[tuple[str, str], list[Score]]:
+    """Gather rows by (mask, method), in order of first appearance."""
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for row in rows:
+        groups.setdefault((row.mask, row.method), []).append(row)
+    return groups

@@ -1,0 +1,236 @@
+"""Losses, one value for each example: of the fusion, and of the reconstruction.
+
+Real images are ``[b, h, w]``, feature maps ``[b, h, w, f]``; a batch is averaged by whoever trains. Sources: CDDFuse
+(Zhao et al. 2023, ``utils/loss.py`` and ``train.py``), of which the fusion losses are the CT-MR form.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from jaxtyping import Array, Complex, Float, jaxtyped
+
+from atlf_jax.array_types import FusionFeatures
+from atlf_jax.ops.filters import GAUSSIAN_11, separable, similarity_map
+
+__all__ = [
+    "RECONSTRUCTION_LOSSES",
+    "autoencode",
+    "charbonnier",
+    "correlation",
+    "decomposition",
+    "edge",
+    "fusion",
+    "gap",
+    "gradient",
+    "intensity",
+    "l1",
+    "mse",
+    "reproduction",
+    "sobel",
+    "ssim",
+    "ssim_magnitude",
+]
+
+Images = Float[Array, "b h w"]
+ComplexImages = Complex[Array, "b h w"]
+Features = Float[Array, "b h w f"]
+PerExample = Float[Array, " b"]
+
+_SMOOTH, _DIFFERENCE = np.array([1.0, 2.0, 1.0]), np.array([-1.0, 0.0, 1.0])
+_PIXELS = (-2, -1)
+
+
+@jaxtyped(typechecker=beartype)
+def correlation(a: Features, b: Features) -> PerExample:
+    """Pearson correlation over pixels, clamped to [-1, 1] and averaged over features.
+
+    ``cc = mean_f sum(a' b') / (eps + |a'| |b'|)`` with ``a' = a - mean(a)``. Invariant to positive affine maps of
+    either argument up to eps; 0, with a finite gradient, for constant features.
+
+    Args:
+        a: ``[b, h, w, f]``.
+        b: ``[b, h, w, f]``.
+
+    Returns:
+        ``[b]``.
+
+    Source: CDDFuse ``cc``, which averages over examples too; eps is float32's whatever the dtype.
+    """
+    a = a - jnp.mean(a, axis=(1, 2), keepdims=True)
+    b = b - jnp.mean(b, axis=(1, 2), keepdims=True)
+    norms = _root(jnp.sum(a**2, axis=(1, 2))) * _root(jnp.sum(b**2, axis=(1, 2)))  # [b f]
+    cosine = jnp.sum(a * b, axis=(1, 2)) / (float(np.finfo(np.float32).eps) + norms)
+    return jnp.mean(jnp.clip(cosine, -1, 1), axis=-1)
+
+
+@jaxtyped(typechecker=beartype)
+def decomposition(features: FusionFeatures) -> PerExample:
+    """Ask for alike global and unlike local features of the two modalities.
+
+    ``cc(local_ct, local_mr)^2 / (1.01 + cc(global_ct, global_mr))``, from 0 to 100; 1 / 2.01 when both cc are 1.
+
+    Returns:
+        ``[b]``.
+
+    Source: CDDFuse, eq. 12 in the published code's form.
+    """
+    detail = correlation(features.local_ct, features.local_mr)
+    return detail**2 / (1.01 + correlation(features.global_ct, features.global_mr))
+
+
+@jaxtyped(typechecker=beartype)
+def sobel(image: Images) -> Images:
+    """Compute the edge strength ``|G_x| + |G_y|`` by 3 x 3 Sobel filters, unscaled, with a zero border.
+
+    Source: CDDFuse ``Sobelxy``.
+    """
+    padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1)))
+    return jnp.abs(separable(padded, _SMOOTH, _DIFFERENCE)) + jnp.abs(separable(padded, _DIFFERENCE, _SMOOTH))
+
+
+@jaxtyped(typechecker=beartype)
+def intensity(fused: Images, ct: Images, mr: Images) -> PerExample:
+    """Ask for the brighter modality: ``mean |max(ct, mr) - fused|``."""
+    return jnp.mean(jnp.abs(jnp.maximum(ct, mr) - fused), axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def gradient(fused: Images, ct: Images, mr: Images) -> PerExample:
+    """Ask for the stronger edge: ``mean |max(sobel(ct), sobel(mr)) - sobel(fused)|``."""
+    return jnp.mean(jnp.abs(jnp.maximum(sobel(ct), sobel(mr)) - sobel(fused)), axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def gap(fused: Images, mr: Images) -> PerExample:
+    """Ask for closeness to the MR, which the reconstruction is to profit from: ``mean |fused - mr|``."""
+    return jnp.mean(jnp.abs(fused - mr), axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def fusion(
+    fused: Images, ct: Images, mr: Images, features: FusionFeatures | None = None, *, gap_weight: float = 1.0
+) -> PerExample:
+    """Compute the fusion loss: ``intensity + 10 gradient + 2 decomposition + gap_weight gap``.
+
+    Args:
+        fused: ``[b, h, w]``, in [0, 1].
+        ct: ``[b, h, w]``, in [0, 1].
+        mr: the target MR, ``[b, h, w]``: in training the fully sampled magnitude is allowed here, and only here.
+        features: for the decomposition term, which is left out without them.
+        gap_weight: of the term that CDDFuse does not have.
+
+    Returns:
+        ``[b]``.
+
+    Source: CDDFuse, phase II, with the gap term of this library.
+    """
+    loss = intensity(fused, ct, mr) + 10 * gradient(fused, ct, mr) + gap_weight * gap(fused, mr)
+    return loss if features is None else loss + 2 * decomposition(features)
+
+
+@jaxtyped(typechecker=beartype)
+def ssim(prediction: Images, target: Images, *, data_range: float = 1.0) -> PerExample:
+    """Structural dissimilarity ``mean clip((1 - SSIM) / 2, 0, 1)``: Gaussian 11 x 11 window, reflected border.
+
+    Args:
+        prediction: ``[b, h, w]``.
+        target: ``[b, h, w]``.
+        data_range: of the target.
+
+    Returns:
+        ``[b]``, 0 for equal images.
+
+    Source: kornia ``SSIMLoss(11)``. Unlike ``metrics.ssim``, every pixel counts, the border too.
+    """
+    edge = len(GAUSSIAN_11) // 2
+    width = ((0, 0), (edge, edge), (edge, edge))
+    prediction, target = jnp.pad(prediction, width, mode="reflect"), jnp.pad(target, width, mode="reflect")
+    similarity = similarity_map(prediction, target, GAUSSIAN_11, data_range=data_range, sample_covariance=False)
+    return jnp.mean(jnp.clip((1 - similarity) / 2, 0, 1), axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def edge(prediction: Images, target: Images) -> PerExample:
+    """Compare signed derivatives: the mean over x, y and pixels of ``|d prediction - d target|``.
+
+    Source: kornia ``SpatialGradient`` (Sobel / 8, replicated border) under an L1 loss, as CDDFuse's phase I.
+    """
+    padded = jnp.pad(prediction - target, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    dx, dy = separable(padded, _SMOOTH / 8, _DIFFERENCE), separable(padded, _DIFFERENCE, _SMOOTH / 8)
+    return (jnp.mean(jnp.abs(dx), axis=_PIXELS) + jnp.mean(jnp.abs(dy), axis=_PIXELS)) / 2
+
+
+@jaxtyped(typechecker=beartype)
+def reproduction(prediction: Images, target: Images) -> PerExample:
+    """Compare one decoded modality with its input: ``mse + 5 ssim``."""
+    return jnp.mean((prediction - target) ** 2, axis=_PIXELS) + 5 * ssim(prediction, target)
+
+
+@jaxtyped(typechecker=beartype)
+def autoencode(
+    ct_prediction: Images, ct: Images, mr_prediction: Images, mr: Images, features: FusionFeatures
+) -> PerExample:
+    """Compute the autoencoding loss: ``reproduction`` of both modalities, ``2 decomposition`` and ``5 edge`` of the MR.
+
+    Args:
+        ct_prediction: CT decoded from its own features, ``[b, h, w]``.
+        ct: ``[b, h, w]``, in [0, 1].
+        mr_prediction: MR decoded from its own features, ``[b, h, w]``.
+        mr: ``[b, h, w]``, in [0, 1].
+        features: of both.
+
+    Returns:
+        ``[b]``.
+
+    Source: CDDFuse, phase I, where the visible image takes the MR's place.
+    """
+    return (
+        reproduction(ct_prediction, ct)
+        + reproduction(mr_prediction, mr)
+        + 2 * decomposition(features)
+        + 5 * edge(mr_prediction, mr)
+    )
+
+
+@jaxtyped(typechecker=beartype)
+def mse(prediction: ComplexImages, target: ComplexImages) -> PerExample:
+    """Mean squared error of complex images, ``mean |p - t|^2``: twice the mean over real and imaginary channels."""
+    error = prediction - target
+    return jnp.mean(error.real**2 + error.imag**2, axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def l1(prediction: ComplexImages, target: ComplexImages) -> PerExample:
+    """Mean absolute error of complex images, ``mean |p - t|``."""
+    return jnp.mean(jnp.abs(prediction - target), axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def charbonnier(prediction: ComplexImages, target: ComplexImages, *, epsilon: float = 1e-6) -> PerExample:
+    """Smooth absolute error of complex images, ``mean sqrt(|p - t|^2 + epsilon)``.
+
+    Source: Lai et al. 2017 (LapSRN), whose code takes epsilon = 1e-6 under the root, unsquared.
+    """
+    error = prediction - target
+    return jnp.mean(jnp.sqrt(error.real**2 + error.imag**2 + epsilon), axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
+def ssim_magnitude(prediction: ComplexImages, target: ComplexImages) -> PerExample:
+    """Structural dissimilarity ``ssim`` of the magnitudes, for images with data range 1."""
+    return ssim(jnp.abs(prediction), jnp.abs(target))
+
+
+RECONSTRUCTION_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
+    "mse": mse,
+    "l1": l1,
+    "charbonnier": charbonnier,
+    "ssim": ssim_magnitude,
+}
+
+
+def _root(x: Array) -> Array:
+    """Square root with gradient 0 at 0."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)

@@ -1,0 +1,25 @@
+"""The zero-filled reconstruction, the row that every table starts with."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+
+from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.ops import adjoint
+
+__all__ = ["ZeroFilled", "ZeroFilledConfig"]
+
+
+@dataclass(frozen=True)
+class ZeroFilledConfig:
+    """The zero-filled reconstruction has nothing to set."""
+
+
+class ZeroFilled(nn.Module):
+    """Return x = A^H y, without parameters."""
+
+    config: ZeroFilledConfig = ZeroFilledConfig()
+    mu_values: tuple[float, ...] = ()
+
+    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+        return Reconstruction(adjoint(measurement.kspace, measurement.mask, measurement.coil_maps))

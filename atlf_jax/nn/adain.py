@@ -1,0 +1,91 @@
+"""Adaptive instance normalisation: the fused CT-MR image sets mean and spread of the reconstruction's features."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from beartype import beartype
+from jax import lax
+from jaxtyping import Array, Float, jaxtyped
+
+from atlf_jax.nn.layers import Conv, Pointwise
+
+__all__ = ["FusedStyle", "adain"]
+
+
+def _mean_and_variance(x: Float[Array, "b h w f"]) -> tuple[Float[Array, "b 1 1 f"], Float[Array, "b 1 1 f"]]:
+    """Mean and unbiased variance over the pixels in one pass over the map.
+
+    The sums run over x - x[0, 0], so that E[y^2] - E[y]^2 loses no digits to a large common level and is exactly 0
+    for a constant channel; rounding can still make it negative, hence the clip.
+    """
+    pixels = x.shape[1] * x.shape[2]
+    pivot = lax.stop_gradient(x[:, :1, :1])
+    mean = (x - pivot).mean((1, 2), keepdims=True)
+    square = jnp.square(x - pivot).mean((1, 2), keepdims=True)
+    variance = jnp.maximum(square - jnp.square(mean), 0) * (pixels / max(pixels - 1, 1))
+    return mean + pivot, variance
+
+
+@jaxtyped(typechecker=beartype)
+def adain(
+    content: Float[Array, "b h w f"], style: Float[Array, "b h1 w1 f"], *, epsilon: float = 1e-5
+) -> Float[Array, "b h w f"]:
+    """Give the content features the per-channel mean and spread of the style features.
+
+    s(style) (content - m(content)) / s(content) + m(style), with s^2 = unbiased variance + epsilon for both, so
+    that adain(a, a) = a and a constant content channel becomes the style's mean.
+
+    Args:
+        content: features ``[b, h, w, f]``.
+        style: features ``[b, h1, w1, f]``; its spatial size is free.
+        epsilon: added to both variances, in the squared unit of the features.
+
+    Returns:
+        Features shaped as ``content``.
+
+    Source: Huang and Belongie 2017, eq. 8; compared with pytorch-AdaIN function.py.
+    """
+    mean, variance = _mean_and_variance(content)
+    style_mean, style_variance = _mean_and_variance(style)
+    gain = jnp.sqrt((style_variance + epsilon) / (variance + epsilon))
+    return gain * (content - mean) + style_mean
+
+
+class FusedStyle(nn.Module):
+    """Bring the fused modality into the reconstruction features, out = alpha style(a) + (1 - alpha) a.
+
+    kind:
+        ``conv``: AdaIN with a 3x3 convolution of the fused image; ``image``: AdaIN with the image itself, its two
+        statistics serving every channel; ``decoder_feature``: AdaIN with a linear map of the fusion decoder's
+        features, which are then passed as ``fused``; ``film``: a scale and a shift predicted from the pooled
+        convolution (Perez et al. 2018), the identity at the start.
+
+    AdaIN hands over two scalars a channel: nothing spatial of the fused image enters here.
+    """
+
+    kind: Literal["conv", "image", "decoder_feature", "film"] = "conv"
+    alpha: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self, content: Float[Array, "b h w f"], fused: Float[Array, "b h1 w1 k"]
+    ) -> Float[Array, "b h w f"]:
+        features = content.shape[-1]
+        if self.kind == "image":
+            if fused.shape[-1] != 1:
+                raise ValueError(f"style kind 'image' wants one channel [b, h, w, 1], got {fused.shape}")
+            style = jnp.broadcast_to(fused, (*fused.shape[:-1], features))
+        elif self.kind == "decoder_feature":
+            style = Pointwise(features, use_bias=True, name="style")(fused)
+        else:
+            style = Conv(features, use_bias=True, name="style")(fused)
+
+        if self.kind == "film":
+            pooled = style.mean((1, 2), keepdims=True)  # [b, 1, 1, f]
+            modulation = Pointwise(2 * features, use_bias=True, kernel_init=nn.initializers.zeros, name="film")(pooled)
+            scale, shift = jnp.split(modulation, 2, axis=-1)
+            styled = (1 + scale) * content + shift
+        else:
+            styled = adain(content, style)
+        return styled if self.alpha == 1 else self.alpha * styled + (1 - self.alpha) * content

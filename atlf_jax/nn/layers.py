@@ -1,0 +1,181 @@
+"""Elementary layers in the formulations that are fast in XLA, under their ordinary names.
+
+Each layer computes exactly what its plain ``lax`` form computes (``tests/nn/test_layers.py`` compares value and
+gradient); only the order of the work differs. Measured ratios are in docs/DESIGN.md.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+__all__ = [
+    "ChannelNorm",
+    "Conv",
+    "Depthwise",
+    "Pointwise",
+    "channel_norm",
+    "depthwise",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "uniform_fan_in",
+    "xavier",
+]
+
+Initializer = Callable[..., Array]
+
+# PyTorch's default convolution initialisation, U(+-1/sqrt(fan_in)): what the published blocks started from.
+uniform_fan_in: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+xavier: Initializer = nn.initializers.xavier_normal()
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution, written as one matrix product over all pixels (2-5 times faster than ``lax.conv``)."""
+
+    features: int
+    use_bias: bool = False
+    kernel_init: Initializer = uniform_fan_in
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b f"]) -> Float[Array, "*b k"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), x.dtype)
+        y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel)  # [pixels, f] . [f, k]
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)[None]
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class Conv(nn.Module):
+    """A ``size`` x ``size`` convolution with symmetric zero padding ``size // 2``, as in PyTorch."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Initializer = uniform_fan_in
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h1 w1 k"]:
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, x.dtype)
+        pad = self.size // 2
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)[None, None, None]
+        return y
+
+
+def _shifted_sum(padded: Array, kernel: Array) -> Array:
+    """Return sum over (i, j) of kernel[i, j] * padded shifted by (i, j): a valid depthwise correlation."""
+    rows, columns, _ = kernel.shape
+    h, w = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
+    kernel = kernel[:, :, None, None, None]  # [rows, columns, 1, 1, 1, f]
+    return sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i in range(rows) for j in range(columns))
+
+
+@jax.custom_vjp
+def depthwise(padded: Float[Array, "b h1 w1 f"], kernel: Float[Array, "rows columns f"]) -> Float[Array, "b h w f"]:
+    """Correlate every channel of an already padded map with its own small kernel.
+
+    y[b, h, w, f] = sum_ij kernel[i, j, f] padded[b, h + i, w + j, f]
+
+    ``lax.conv`` with ``feature_group_count`` is 5 to 50 times slower on CPU, and the automatic gradient of the
+    shifted sum reads the map nine times; the gradient here reads each row once.
+    """
+    return _shifted_sum(padded, kernel)
+
+
+def _depthwise_forward(padded: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise(padded, kernel), (padded, kernel)
+
+
+def _depthwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    padded, kernel = saved
+    rows, columns, _ = kernel.shape
+    h, w = dy.shape[1:3]
+    border = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
+    d_padded = _shifted_sum(jnp.pad(dy, border), kernel[::-1, ::-1])
+
+    def add_row(total: Array, row: Array) -> tuple[Array, None]:
+        window = lax.dynamic_slice_in_dim(padded, row, rows, axis=1)  # [b, rows, w1, f]
+        d_row = lax.dynamic_slice_in_dim(dy, row, 1, axis=1)  # [b, 1, w, f]
+        taps = [(window[:, :, j : j + w] * d_row).sum((0, 2)) for j in range(columns)]  # columns x [rows, f]
+        return total + jnp.stack(taps, axis=1), None
+
+    d_kernel, _ = lax.scan(add_row, jnp.zeros_like(kernel), jnp.arange(h))
+    return d_padded, d_kernel
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+class Depthwise(nn.Module):
+    """A depthwise ``size`` x ``size`` convolution; ``pad_mode`` is numpy's ("constant" = zeros, or "reflect")."""
+
+    size: int = 3
+    use_bias: bool = False
+    pad_mode: str = "constant"
+    kernel_init: Initializer = uniform_fan_in
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+        features, pad = x.shape[-1], self.size // 2
+        # stored as [size, size, 1, f], the layout of a grouped convolution, so that the fan-in is size * size
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, 1, features), x.dtype)
+        padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=self.pad_mode)
+        y = depthwise(padded, kernel[:, :, 0])
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (features,), x.dtype)[None, None, None]
+        return y
+
+
+def channel_norm(x: Float[Array, "*b f"], *, epsilon: float = 1e-5, centre: bool = True) -> Float[Array, "*b f"]:
+    """Normalise each pixel over its channels, (x - mean) / sqrt(var + eps), biased variance.
+
+    ``centre=False`` divides without subtracting the mean (Restormer's bias-free norm; the variance is still taken
+    about the mean).
+    """
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    return (x - mean if centre else x) * lax.rsqrt(variance + epsilon)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each pixel, with scale and (unless bias-free) shift; eps 1e-5 as PyTorch."""
+
+    bias_free: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b f"]) -> Float[Array, "*b f"]:
+        shape = (x.shape[-1],)
+        ones = (1,) * (x.ndim - 1)
+        y = channel_norm(x, centre=not self.bias_free)
+        y = y * self.param("scale", nn.initializers.ones, shape, x.dtype).reshape(*ones, -1)
+        if not self.bias_free:
+            y = y + self.param("bias", nn.initializers.zeros, shape, x.dtype).reshape(*ones, -1)
+        return y
+
+
+def pixel_unshuffle(x: Float[Array, "b h w f"], factor: int) -> Float[Array, "b h1 w1 f1"]:
+    """Move each ``factor`` x ``factor`` cell of pixels into the features; both sides must be multiples of it."""
+    b, h, w, f = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, f).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // factor, w // factor, factor * factor * f)
+
+
+def pixel_shuffle(x: Float[Array, "b h1 w1 f1"], factor: int) -> Float[Array, "b h w f"]:
+    """Undo ``pixel_unshuffle``."""
+    b, h, w, f = x.shape
+    x = x.reshape(b, h, w, factor, factor, f // factor**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * factor, w * factor, f // factor**2)

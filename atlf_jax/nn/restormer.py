@@ -1,0 +1,264 @@
+"""Restormer blocks, and the encoder and decoder of the fusion process.
+
+Source: Zamir et al. 2022, "Restormer" (blocks); Zhao et al. 2023, "CDDFuse" ``net.py`` (encoder, decoder);
+houxiaotong/ATLF-NET ``fusion_interfaces.py`` (kind "published"). Parameter names follow CDDFuse.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, uniform_fan_in
+from atlf_jax.nn.scaffold import ConvBatchNorm, batch_norm
+
+__all__ = [
+    "GDFN",
+    "MDTA",
+    "EncoderKind",
+    "RestormerBlock",
+    "RestormerDecoder",
+    "RestormerEncoder",
+    "channel_attention",
+    "project_attended",
+]
+
+EncoderKind = Literal["cddfuse", "published", "unet"]
+
+
+def _inverse_norm(x: Float[Array, "b n f"]) -> Float[Array, "b f"]:
+    """Return 1 / max(||x||, 1e-12) over the pixels: PyTorch's ``normalize``, with gradient 0 of the norm at 0."""
+    return lax.rsqrt(jnp.maximum(jnp.square(x).sum(1), 1e-24))
+
+
+def channel_attention(
+    query: Float[Array, "b n f"], key: Float[Array, "b n f"], temperature: Float[Array, " g"]
+) -> Float[Array, "b g f1 f1"]:
+    """Return the attention between the f1 = f / g channels of each head; every row sums to 1.
+
+    A_ij = softmax_j(t_g <q_i / ||q_i||, k_j / ||k_j||>), inner products and norms over all pixels
+
+    The norms divide the small product instead of the maps, so that q and k are read once. The channels of a head
+    are contiguous.
+    """
+    b, n, f = query.shape
+    g = temperature.shape[0]
+    if f % g:
+        raise ValueError(f"channel attention: got {f} features and {g} heads, wanted heads that divide the features")
+    heads = (b, n, g, f // g)
+    product = jnp.einsum("bngi,bngj->bgij", query.reshape(heads), key.reshape(heads))
+    rows = _inverse_norm(query).reshape(b, g, f // g, 1)
+    columns = _inverse_norm(key).reshape(b, g, 1, f // g)
+    return jax.nn.softmax(product * rows * columns * temperature.reshape(1, g, 1, 1), axis=-1)
+
+
+def project_attended(
+    attention: Float[Array, "b g f1 f1"], value: Float[Array, "b n f"], projection: Float[Array, "f k"]
+) -> Float[Array, "b n k"]:
+    """Return (A v) . projection, with the attention folded into the projection first.
+
+    y_no = sum_gj v_n(gj) sum_i A_gij P_(gi)o
+
+    The attended map is never formed: one matrix product over the pixels instead of two.
+    """
+    b, g, f1, _ = attention.shape
+    folded = jnp.einsum("bgij,gik->bgjk", attention, projection.reshape(g, f1, -1))
+    return jnp.einsum("bnf,bfk->bnk", value, folded.reshape(b, g * f1, -1))
+
+
+def attend_channels(
+    qkv: Float[Array, "b h w f3"], temperature: Float[Array, " g"], projection: Float[Array, "f k"]
+) -> Float[Array, "b h w k"]:
+    """Apply channel attention to the stacked maps (query, key, value) and project the result."""
+    b, h, w, _ = qkv.shape
+    query, key, value = jnp.split(qkv.reshape(b, h * w, -1), 3, axis=-1)  # 3 x [b, n, f]
+    y = project_attended(channel_attention(query, key, temperature), value, projection)
+    return y.reshape(b, h, w, -1)
+
+
+class MDTA(nn.Module):
+    """Multi-Dconv head transposed attention: attention between channels, linear in the number of pixels.
+
+    q, k, v = DW3x3(PW(x)); y = PW(softmax(t q k^T) v)
+    Source: Zamir et al. 2022, eq. 1; CDDFuse ``net.py`` Attention.
+    """
+
+    heads: int = 8
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+        features = x.shape[-1]
+        qkv = Pointwise(3 * features, use_bias=self.use_bias, name="qkv")(x)
+        qkv = Depthwise(use_bias=self.use_bias, name="qkv_dwconv")(qkv)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), x.dtype)
+        projection = self.param("project_out", uniform_fan_in, (features, features), x.dtype)
+        y = attend_channels(qkv, temperature, projection)
+        if self.use_bias:
+            y = y + self.param("project_out_bias", nn.initializers.zeros, (features,), x.dtype)[None, None, None]
+        return y
+
+
+class GDFN(nn.Module):
+    """Gated-Dconv feed-forward network with int(f * expansion) hidden features.
+
+    a, b = DW3x3(PW(x)); y = PW(gelu(a) b), exact GELU
+    Source: Zamir et al. 2022, eq. 2; CDDFuse ``net.py`` FeedForward.
+    """
+
+    expansion: float = 2.0
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+        features = x.shape[-1]
+        hidden = int(features * self.expansion)
+        y = Pointwise(2 * hidden, use_bias=self.use_bias, name="project_in")(x)
+        y = Depthwise(use_bias=self.use_bias, name="dwconv")(y)
+        gate, signal = jnp.split(y, 2, axis=-1)
+        y = nn.gelu(gate, approximate=False) * signal
+        return Pointwise(features, use_bias=self.use_bias, name="project_out")(y)
+
+
+class RestormerBlock(nn.Module):
+    """Compute x <- x + MDTA(LN x); x <- x + GDFN(LN x).
+
+    Source: Zamir et al. 2022, section 3; CDDFuse ``net.py`` TransformerBlock.
+    """
+
+    heads: int = 8
+    expansion: float = 2.0
+    use_bias: bool = False
+    bias_free_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+        normed = ChannelNorm(bias_free=self.bias_free_norm, name="norm1")(x)
+        x = x + MDTA(self.heads, use_bias=self.use_bias, name="attn")(normed)
+        normed = ChannelNorm(bias_free=self.bias_free_norm, name="norm2")(x)
+        return x + GDFN(self.expansion, use_bias=self.use_bias, name="ffn")(normed)
+
+
+def _pixel_unshuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b h2 w2 f4"]:
+    """Move each 2x2 neighbourhood into the features."""
+    b, h, w, f = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, f).transpose(0, 1, 3, 2, 4, 5)  # [b, h/2, w/2, 2, 2, f]
+    return x.reshape(b, h // 2, w // 2, 4 * f)
+
+
+def _pixel_shuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b 2h 2w f/4"]:
+    """Undo ``_pixel_unshuffle``."""
+    b, h, w, f = x.shape
+    x = x.reshape(b, h, w, 2, 2, f // 4).transpose(0, 1, 3, 2, 4, 5)  # [b, h, 2, w, 2, f/4]
+    return x.reshape(b, 2 * h, 2 * w, f // 4)
+
+
+class RestormerEncoder(nn.Module):
+    """Encode one image into features; the same weights serve CT and MR.
+
+    kind "cddfuse": conv3x3 and ``blocks`` Restormer blocks at full resolution -> [b, h, w, width].
+    kind "unet": the same number of blocks on three levels of width, 2 width and 4 width features (one block on each
+    finer level, the others on the coarsest; heads double with the width), joined by conv3x3 and pixel-unshuffle on
+    the way down, conv1x1, pixel-shuffle and a skip sum on the way up -> [b, h, w, width]. Sides that 4 does not
+    divide are continued at the border and cropped again.
+    kind "published": convolutions with BatchNorm -> the pair (local [b, h, w, width], global [b, h/4, w/4, 2 width]),
+    quarter sides rounded up.
+    """
+
+    kind: EncoderKind = "cddfuse"
+    width: int = 64
+    blocks: int = 4
+    heads: int = 8
+    expansion: float = 2.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w k"], *, deterministic: bool = True
+    ) -> Float[Array, "b h w f"] | tuple[Float[Array, "b h w f"], Float[Array, "b h4 w4 f2"]]:
+        if self.kind == "published":
+            return self._published(x, deterministic=deterministic)
+        if self.kind == "unet":
+            return self._unet(x)
+        if self.kind == "cddfuse":
+            x = Conv(self.width, name="patch_embed")(x)
+            return self._blocks(x, range(self.blocks), self.heads)
+        raise ValueError(f"encoder kind: got {self.kind!r}, wanted 'cddfuse', 'published' or 'unet'")
+
+    def _blocks(self, x: Array, numbers: range, heads: int) -> Array:
+        for i in numbers:
+            x = RestormerBlock(heads, self.expansion, name=f"block_{i}")(x)
+        return x
+
+    def _unet(self, x: Array) -> Array:
+        if self.blocks < 3:
+            raise ValueError(f"the 'unet' encoder has three levels: got blocks={self.blocks}, wanted 3 or more")
+        width, heads, (h, w) = self.width, self.heads, x.shape[1:3]
+        x = jnp.pad(x, ((0, 0), (0, -h % 4), (0, -w % 4), (0, 0)), mode="edge")
+        full = self._blocks(Conv(width, name="patch_embed")(x), range(1), heads)
+        half = _pixel_unshuffle(Conv(width // 2, name="down_0")(full))
+        half = self._blocks(half, range(1, 2), 2 * heads)
+        quarter = _pixel_unshuffle(Conv(width, name="down_1")(half))
+        quarter = self._blocks(quarter, range(2, self.blocks), 4 * heads)
+        half = half + _pixel_shuffle(Pointwise(8 * width, name="up_1")(quarter))
+        full = full + _pixel_shuffle(Pointwise(4 * width, name="up_0")(half))
+        return full[:, :h, :w]
+
+    def _published(self, x: Array, *, deterministic: bool) -> tuple[Array, Array]:
+        local, quarter = x, x
+        for i in range(2):
+            local = ConvBatchNorm(self.width, name=f"local_{i}")(local, deterministic=deterministic)
+            wide = ConvBatchNorm(self.width * (1 + i), stride=2, name=f"global_{i}")
+            quarter = wide(quarter, deterministic=deterministic)
+        return local, quarter
+
+
+class RestormerDecoder(nn.Module):
+    """Decode the fused global and local features into an image.
+
+    kind "cddfuse" and "unet": sigmoid(convs(blocks(PW[global, local])) + skip), in (0, 1). CDDFuse's min-max
+    normalisation after the sigmoid at test time is left out: it belongs to its fusion metrics.
+    kind "published": the quarter-resolution global features are enlarged by a transposed convolution; the output is
+    linear.
+    """
+
+    kind: EncoderKind = "cddfuse"
+    width: int = 64
+    blocks: int = 4
+    heads: int = 8
+    expansion: float = 2.0
+
+    @nn.compact
+    def __call__(
+        self,
+        global_features: Float[Array, "b h1 w1 f1"],
+        local_features: Float[Array, "b h w f"],
+        skip: Float[Array, "b h w 1"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "b h w 1"]:
+        if self.kind == "published":
+            y = self._published(global_features, local_features, deterministic=deterministic)
+            return y if skip is None else y + skip
+        if self.kind not in ("cddfuse", "unet"):
+            raise ValueError(f"decoder kind: got {self.kind!r}, wanted 'cddfuse', 'published' or 'unet'")
+        x = jnp.concatenate([global_features, local_features], axis=-1)  # [b, h, w, 2f]
+        x = Pointwise(self.width, name="reduce_channel")(x)
+        for i in range(self.blocks):
+            x = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")(x)
+        x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
+        x = Conv(1, name="output_1")(x)
+        return nn.sigmoid(x if skip is None else x + skip)
+
+    def _published(self, global_features: Array, local_features: Array, *, deterministic: bool) -> Array:
+        h, w = local_features.shape[1:3]
+        size, dtype = (4, 4), local_features.dtype
+        enlarge = nn.ConvTranspose(
+            self.width, size, strides=size, padding="VALID", use_bias=False, param_dtype=dtype, name="enlarge"
+        )
+        x = nn.relu(batch_norm(enlarge(global_features), deterministic=deterministic, name="enlarge_norm"))
+        x = jnp.concatenate([x[:, :h, :w], local_features], axis=-1)  # [b, h, w, 2f]
+        x = ConvBatchNorm(self.width, name="fuse")(x, deterministic=deterministic)
+        return Pointwise(1, use_bias=True, name="output")(x)

@@ -1,0 +1,26 @@
+"""Pure functions of arrays: the Fourier transform, the acquisition operator, data consistency, resampling."""
+
+from atlf_jax.ops import consistency
+from atlf_jax.ops.complex import from_channels, magnitude, rss, to_channels
+from atlf_jax.ops.fourier import fft2c, ifft2c
+from atlf_jax.ops.linear_solve import solve_hermitian
+from atlf_jax.ops.operators import adjoint, birdcage_maps, forward, normal, normalise_maps, operator_norm
+from atlf_jax.ops.resample import bilinear
+
+__all__ = [
+    "adjoint",
+    "bilinear",
+    "birdcage_maps",
+    "consistency",
+    "fft2c",
+    "forward",
+    "from_channels",
+    "ifft2c",
+    "magnitude",
+    "normal",
+    "normalise_maps",
+    "operator_norm",
+    "rss",
+    "solve_hermitian",
+    "to_channels",
+]

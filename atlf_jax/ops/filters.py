@@ -1,0 +1,76 @@
+"""Small image filters, and the structural similarity map that metrics and losses share."""
+
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from jaxtyping import Array, Float, jaxtyped
+
+__all__ = ["UNIFORM_7", "GAUSSIAN_11", "separable", "similarity_map"]
+
+UNIFORM_7 = np.full(7, 1 / 7)
+_GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+GAUSSIAN_11 = _GAUSSIAN / _GAUSSIAN.sum()
+
+
+@jaxtyped(typechecker=beartype)
+def separable(
+    image: Float[Array, "*b h w"], rows: Float[np.ndarray, " n"], columns: Float[np.ndarray, " m"]
+) -> Float[Array, "*b hv wv"]:
+    """Correlate images with ``outer(rows, columns)`` where it fits wholly inside.
+
+    Args:
+        image: ``[*b, h, w]``.
+        rows: taps along h.
+        columns: taps along w.
+
+    Returns:
+        ``[*b, h - n + 1, w - m + 1]``.
+
+    Raises:
+        ValueError: when the image is smaller than the filter.
+    """
+    height, width = image.shape[-2] - len(rows) + 1, image.shape[-1] - len(columns) + 1
+    if height < 1 or width < 1:
+        raise ValueError(f"got images of {image.shape[-2:]}, want at least the filter's {len(rows), len(columns)}")
+    image = sum(float(tap) * image[..., i : i + height, :] for i, tap in enumerate(rows) if tap)
+    return sum(float(tap) * image[..., i : i + width] for i, tap in enumerate(columns) if tap)
+
+
+@jaxtyped(typechecker=beartype)
+def similarity_map(
+    prediction: Float[Array, "*b h w"],
+    target: Float[Array, "*b h w"],
+    window: Float[np.ndarray, " n"],
+    *,
+    data_range: float | Float[Array, ""] | Float[Array, "*#b 1 1"],
+    sample_covariance: bool,
+) -> Float[Array, "*b hv wv"]:
+    """Compute the structural similarity of two images around each pixel, where the window fits.
+
+    ``(2 m_p m_t + c1) (2 s_pt + c2) / ((m_p^2 + m_t^2 + c1) (s_p^2 + s_t^2 + c2))``, ``c = (k data_range)^2``,
+    k1 = .01, k2 = .03, with window means m and covariances s.
+
+    Args:
+        prediction: ``[*b, h, w]``.
+        target: ``[*b, h, w]``.
+        window: taps of the separable window, summing to 1.
+        data_range: a scalar or ``[*#b, 1, 1]``.
+        sample_covariance: divide by ``n^2 - 1`` in place of ``n^2`` (scikit-image's default; Wang et al. do not).
+
+    Returns:
+        ``[*b, h - n + 1, w - n + 1]``.
+
+    Source: Wang et al. 2004, eq. 13.
+    """
+
+    def mean(x: Array) -> Array:
+        return separable(x, window, window)
+
+    data_range = jnp.asarray(data_range, target.dtype)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    points = len(window) ** 2
+    norm = points / (points - 1) if sample_covariance else 1.0
+    mean_p, mean_t = mean(prediction), mean(target)
+    covariance = norm * (mean(prediction * target) - mean_p * mean_t)
+    variances = norm * (mean(prediction**2) - mean_p**2 + mean(target**2) - mean_t**2)
+    return ((2 * mean_p * mean_t + c1) * (2 * covariance + c2)) / ((mean_p**2 + mean_t**2 + c1) * (variances + c2))

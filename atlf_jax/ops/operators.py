@@ -1,0 +1,162 @@
+"""The acquisition operator A = M F S, its adjoint and its norm; coil maps.
+
+Images are ``[*b, h, w]``. Masks are ``[*#b, 1|h, w]`` and never carry a coil axis. k-space is ``[*b, h, w]``, or
+``[*b, c, h, w]`` when coil maps ``[*#b, c, h, w]`` are given.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Complex, Float, Key, jaxtyped
+
+from atlf_jax.ops.complex import rss
+from atlf_jax.ops.fourier import fft2c, ifft2c
+
+__all__ = ["adjoint", "birdcage_maps", "forward", "normal", "normalise_maps", "operator_norm"]
+
+
+def _check_ranks(mask: Array, image_rank: int, coil_maps: Array | None) -> None:
+    """Refuse arguments that would broadcast by rank: ``jnp.where`` escapes JAX's own check."""
+    if mask.ndim != image_rank:
+        raise ValueError(
+            f"got a mask of shape {mask.shape} for images with {image_rank} axes; want the same number of axes "
+            "(insert axes of length 1), without a coil axis"
+        )
+    if coil_maps is not None and coil_maps.ndim != image_rank + 1:
+        raise ValueError(
+            f"got coil maps of shape {coil_maps.shape} for images with {image_rank} axes; want one axis more, [*b, c, h, w]"
+        )
+
+
+@jaxtyped(typechecker=beartype)
+def forward(
+    image: Complex[Array, "*b h w"],
+    mask: Bool[Array, "*#b #h w"],
+    coil_maps: Complex[Array, "*#b c h w"] | None = None,
+) -> Complex[Array, "*bc h w"]:
+    """Measure an image: ``A x = M F (S_c x)``.
+
+    Args:
+        image: ``[*b, h, w]``.
+        mask: ``[*#b, 1|h, w]``, True = acquired, zero frequency at index ``n // 2``.
+        coil_maps: ``[*#b, c, h, w]``, or None for one coil.
+
+    Returns:
+        k-space, zero where not acquired: ``[*b, h, w]``, with coil maps ``[*b, c, h, w]``.
+
+    Raises:
+        ValueError: when the arguments' numbers of axes do not match.
+
+    Example:
+        >>> image = jnp.ones((1, 4, 4), jnp.complex64)
+        >>> forward(image, jnp.ones((1, 1, 4), bool)).shape
+        (1, 4, 4)
+    """
+    _check_ranks(mask, image.ndim, coil_maps)
+    if coil_maps is None:
+        return jnp.where(mask, fft2c(image), 0)
+    coil_images = coil_maps * image[..., None, :, :]  # [*b c h w]
+    return jnp.where(mask[..., None, :, :], fft2c(coil_images), 0)
+
+
+@jaxtyped(typechecker=beartype)
+def adjoint(
+    kspace: Complex[Array, "*bc h w"],
+    mask: Bool[Array, "*#b #h w"],
+    coil_maps: Complex[Array, "*#b c h w"] | None = None,
+) -> Complex[Array, "*b h w"]:
+    """Apply the adjoint, ``A^H y = sum_c conj(S_c) F^H (M y_c)``: the zero-filled reconstruction.
+
+    Args:
+        kspace: ``[*b, h, w]``, with coil maps ``[*b, c, h, w]``; what lies off the mask is ignored.
+        mask: ``[*#b, 1|h, w]``.
+        coil_maps: ``[*#b, c, h, w]``, or None for one coil.
+
+    Returns:
+        Images, ``[*b, h, w]``.
+
+    Raises:
+        ValueError: when the arguments' numbers of axes do not match.
+    """
+    if coil_maps is None:
+        _check_ranks(mask, kspace.ndim, None)
+        return ifft2c(jnp.where(mask, kspace, 0))
+    _check_ranks(mask, kspace.ndim - 1, coil_maps)
+    coil_images = ifft2c(jnp.where(mask[..., None, :, :], kspace, 0))  # [*b c h w]
+    return jnp.sum(coil_maps.conj() * coil_images, axis=-3)
+
+
+@jaxtyped(typechecker=beartype)
+def normal(
+    image: Complex[Array, "*b h w"],
+    mask: Bool[Array, "*#b #h w"],
+    coil_maps: Complex[Array, "*#b c h w"] | None = None,
+) -> Complex[Array, "*b h w"]:
+    """Apply ``A^H A``. With one coil it is a projection; with normalised maps its norm is at most 1."""
+    return adjoint(forward(image, mask, coil_maps), mask, coil_maps)
+
+
+@jaxtyped(typechecker=beartype)
+def operator_norm(
+    key: Key[Array, ""],
+    mask: Bool[Array, "*#b #h w"],
+    coil_maps: Complex[Array, "*#b c h w"] | None = None,
+    *,
+    shape: tuple[int, ...],
+    iterations: int = 30,
+) -> Float[Array, "*b"]:
+    """Estimate the largest singular value of A by power iteration on ``A^H A``.
+
+    Args:
+        key: for the random first vector.
+        mask: ``[*#b, 1|h, w]``.
+        coil_maps: ``[*#b, c, h, w]``, or None for one coil.
+        shape: of the image, ``(*b, h, w)``.
+        iterations: of the power method; the estimate approaches the norm from below.
+
+    Returns:
+        ``||A||`` for each example, ``[*b]``. Gradient descent on ``||A x - y||^2 / 2`` is stable below ``2 / ||A||^2``.
+    """
+    dtype = jnp.complex64 if coil_maps is None else coil_maps.dtype
+
+    def step(_: int, x: Array) -> Array:
+        x = normal(x, mask, coil_maps)
+        return x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True).astype(dtype)
+
+    x = lax.fori_loop(0, iterations, step, jax.random.normal(key, shape, dtype))
+    return jnp.sqrt(jnp.linalg.norm(normal(x, mask, coil_maps), axis=(-2, -1)))
+
+
+def birdcage_maps(
+    shape: tuple[int, int], coils: int, *, radius: float = 1.5, dtype: DTypeLike = jnp.complex64
+) -> Complex[Array, "c h w"]:
+    """Simulate the receive maps of a birdcage coil, normalised to ``sum_c |S_c|^2 = 1``.
+
+    Args:
+        shape: ``(h, w)``.
+        coils: number of coils on the circle.
+        radius: of the circle of coils, in half field-of-view units.
+        dtype: of the result.
+
+    Returns:
+        ``[c, h, w]``, complex64.
+
+    Source: sigpy ``mri.birdcage_maps`` (two-dimensional case), the same values.
+    """
+    h, w = shape
+    c, y, x = np.ogrid[:coils, :h, :w]
+    angle = 2 * np.pi * c / coils
+    dx = (x - w / 2) / (w / 2) - radius * np.cos(angle)
+    dy = (y - h / 2) / (h / 2) - radius * np.sin(angle)
+    maps = np.exp(1j * (np.arctan2(dx, -dy) - angle)) / np.hypot(dx, dy)
+    return normalise_maps(jnp.asarray(maps, dtype))
+
+
+@jaxtyped(typechecker=beartype)
+def normalise_maps(coil_maps: Complex[Array, "*b c h w"]) -> Complex[Array, "*b c h w"]:
+    """Scale coil maps to ``sum_c |S_c|^2 = 1`` wherever they are not all zero, so that ``||A|| <= 1``."""
+    norm = rss(coil_maps)[..., None, :, :]  # [*b 1 h w]
+    return coil_maps / jnp.where(norm > 0, norm, 1).astype(coil_maps.dtype)

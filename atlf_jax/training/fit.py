@@ -1,0 +1,331 @@
+"""The fit loop: all stages of one run, from its last checkpoint to its end."""
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from beartype import beartype
+
+from atlf_jax.array_types import Batch
+from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
+from atlf_jax.masks import MaskConfig
+from atlf_jax.training.checkpoint import Checkpoints, evaluated, read_meta, restore_latest
+from atlf_jax.training.logging import RunLog
+from atlf_jax.training.objective import LossConfig, Model
+from atlf_jax.training.optimiser import StageConfig
+from atlf_jax.training.sharding import data_mesh, place
+from atlf_jax.training.step import FUSION, Programs, TrainState, compile_stage, initialise
+
+__all__ = ["Stage", "TrainConfig", "fit", "stage_at", "stages"]
+
+
+@beartype
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train: the stages in their order, then what they share."""
+
+    autoencode: StageConfig = field(default_factory=StageConfig)
+    """Phase I of the fusion process: encode and decode each modality by itself."""
+    fusion: StageConfig = field(default_factory=StageConfig)
+    """Phase II of the fusion process: learn the fused image."""
+    reconstruction: StageConfig = field(default_factory=StageConfig)
+    """Train the reconstruction process while the fusion process is frozen."""
+    joint: StageConfig = field(default_factory=StageConfig)
+    """Train everything together."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the loss terms."""
+    batch_size: int = 4
+    """Records a batch, over all devices; a multiple of their number."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one update."""
+    ema_decay: float = 0.999
+    """Decay of the parameter average that is evaluated and kept; 0 keeps the last parameters."""
+    seed: int = 0
+    """Of initial parameters, order, augmentation, masks, mu and gates."""
+    log_every: int = 20
+    """Steps between logged lines."""
+    eval_every: int = 500
+    """Steps between validations, which choose the best checkpoint; also done at the end."""
+    save_every: int = 500
+    """Steps between saves of the latest checkpoint; also done at the end and when interrupted."""
+    picture_every: int = 500
+    """Steps between picture panels, made when a validation is also due; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "log_every", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.picture_every < 0 or self.seed < 0:
+            raise ValueError(f"picture_every and seed must be >= 0, got {self.picture_every} and {self.seed}")
+        for stage in stages(self):
+            if stage.config.steps % self.accumulate:
+                raise ValueError(
+                    f"{stage.name}.steps must be a multiple of accumulate = {self.accumulate}, got {stage.config.steps}"
+                )
+
+
+class Stage(NamedTuple):
+    """One stage that is not skipped, from step ``start`` until before ``end``."""
+
+    name: str
+    config: StageConfig
+    start: int
+    end: int
+
+
+def stages(config: TrainConfig) -> list[Stage]:
+    """Return the stages of a run in order; the step count runs through all of them."""
+    result: list[Stage] = []
+    for name in ("autoencode", "fusion", "reconstruction", "joint"):
+        stage: StageConfig = getattr(config, name)
+        if stage.steps:
+            start = result[-1].end if result else 0
+            result.append(Stage(name, stage, start, start + stage.steps))
+    return result
+
+
+def stage_at(config: TrainConfig, step: int) -> Stage:
+    """Return the stage that takes ``step``; the last stage also stands for the end of the run."""
+    every = stages(config)
+    return next((stage for stage in every if step < stage.end), every[-1])
+
+
+@beartype
+def fit(
+    config: TrainConfig,
+    model: Any,
+    train_source: Any,
+    valid_source: Any,
+    *,
+    train_mask: MaskConfig,
+    valid_mask: MaskConfig,
+    augment: AugmentConfig,
+    acquisition: AcquisitionConfig,
+    workers: int,
+    workdir: str | Path,
+    record: dict[str, Any],
+    devices: Sequence[jax.Device] | None = None,
+) -> Path:
+    """Train a model, going on from the last checkpoint in the folder if there is one.
+
+    Args:
+        config: stages, losses and intervals.
+        model: a Flax module (see ``objective.Model``).
+        train_source: records to train on.
+        valid_source: records to choose the best checkpoint on.
+        train_mask: mask family of training; fresh masks.
+        valid_mask: mask family of validation; fixed masks.
+        augment: random changes of the training pairs.
+        acquisition: phase and noise of the simulated scan.
+        workers: loader processes.
+        workdir: folder of this run's checkpoints and logs.
+        record: the whole configuration as a JSON dictionary, kept in the checkpoints; a run with another
+            ``record["model"]`` is refused.
+        devices: devices to train on; all by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: no stage has steps, a stage does not suit the model, the batch does not suit the devices, or the
+            folder holds a run of another model.
+        FloatingPointError: the loss or the gradient was not finite.
+    """
+    workdir = Path(workdir).expanduser().resolve()
+    if not stages(config):
+        raise ValueError("nothing to train: every stage has 0 steps; set for example train.reconstruction.steps")
+    mesh = data_mesh(batch_size=config.batch_size, devices=devices)
+    total = stages(config)[-1].end
+    saved = _saved(workdir, record)
+    step = saved["step"] if saved else 0
+    best = (read_meta(workdir, "best") or {"psnr": -math.inf})["psnr"]
+
+    batches = train_batches(
+        train_source,
+        mask=train_mask,
+        augment=augment,
+        acquisition=acquisition,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=step,
+        workers=workers,
+    )
+
+    def validation() -> Iterator[tuple[Batch, list[str]]]:
+        return evaluation_batches(
+            valid_source, mask=valid_mask, acquisition=acquisition, batch_size=config.batch_size
+        )
+
+    def programs_of(stage: Stage) -> Programs:
+        return compile_stage(
+            stage.name,
+            stage.config,
+            model=model,
+            losses=config.loss,
+            start=stage.start,
+            seed=config.seed,
+            ema_decay=config.ema_decay,
+            accumulate=config.accumulate,
+            mesh=mesh,
+        )
+
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, record) as checkpoints,
+        RunLog(workdir, start=step, total=total, batch_size=config.batch_size, every=config.log_every) as log,
+        _interruptible() as interrupted,
+        jax.transfer_guard("disallow"),
+    ):
+        state = initialise(model, next(validation())[0], seed=config.seed, mesh=mesh)
+        _check_stages(config, model, state)
+        if saved:
+            state = restore_latest(workdir, like=programs_of(_stage_named(config, saved["stage"])).begin(state))
+            log.say(f"resumed at step {step} of {total} from {checkpoints.last_good}")
+        first, stage, pending = step, None, None
+
+        while True:
+            if stage != stage_at(config, step):
+                stage = stage_at(config, step)
+                programs = programs_of(stage)
+                if step == stage.start:
+                    state = programs.begin(state)
+
+            ending = step >= total or interrupted.is_set()
+            evaluation_due = step > first and (step % config.eval_every == 0 or step >= total)
+            save_due = step > first and (step % config.save_every == 0 or ending)
+            if evaluation_due or save_due:
+                pending = _log(log, pending, checkpoints)  # never save what went wrong
+            if evaluation_due:
+                pictures = config.picture_every > 0 and step % config.picture_every == 0
+                means = _evaluate(programs, state, validation(), mesh, stage=stage.name, log=log, pictures=pictures)
+                if means.get("psnr", -math.inf) > best:
+                    best = means["psnr"]
+                    checkpoints.save_best(state, step=step, stage=stage.name, psnr=best)
+                    save_due = True
+            if save_due:
+                checkpoints.save_latest(state, step=step, stage=stage.name)
+            if evaluation_due or save_due:
+                log.restart_clock()
+            if ending:
+                break
+
+            batch = next(batches)
+            state, metrics = programs.step(state, place(batch, mesh))
+            step += 1
+            pending = _log(log, pending, checkpoints) or Pending(step, stage.name, metrics, batch.record)
+
+        log.say(f"interrupted at step {step}; run the same command to go on" if step < total else f"done: {workdir}")
+    return workdir
+
+
+class Pending(NamedTuple):
+    """The metrics of a step that may still be under way."""
+
+    step: int  # steps done with it
+    stage: str
+    metrics: dict[str, jax.Array]
+    records: np.ndarray
+
+
+def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
+    """Wait for a step, stop the run if it went wrong, and log it."""
+    if pending is None:
+        return
+    metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if "loss" in broken or "grad_norm" in broken:
+        raise FloatingPointError(
+            f"{', '.join(broken)} not finite at step {pending.step} of stage {pending.stage}, "
+            f"records {pending.records.tolist()} of the training source; last good checkpoint: {checkpoints.last_good}. "
+            f"Lower train.{pending.stage}.learning_rate or clip_norm, or look at these records"
+        )
+    log.train(pending.step, pending.stage, metrics)
+
+
+def _evaluate(
+    programs: Programs,
+    state: TrainState,
+    batches: Iterator[tuple[Batch, list[str]]],
+    mesh: jax.sharding.Mesh,
+    *,
+    log: RunLog,
+    step: int,
+    stage: str,
+    pictures: bool,
+) -> dict[str, float]:
+    """Return and log the means of the stage's scores over the validation records, from the averaged parameters."""
+    values: dict[str, list[float]] = {}
+    for number, (batch, names) in enumerate(batches):
+        outcome = programs.evaluate(evaluated(state), place(batch, mesh))
+        scores = {f"loss/{name}": value for name, value in outcome.terms.items()} | outcome.scores
+        for name, value in jax.device_get(scores).items():
+            values.setdefault(name, []).extend(value[: len(names)].tolist())
+        if number == 0 and pictures:
+            log.picture(step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
+    means = {name: float(np.mean(value)) for name, value in values.items()}
+    means = {"loss": sum(value for name, value in means.items() if name.startswith("loss/"))} | means
+    log.evaluation(step, stage, means)
+    log.restart_clock()
+    return means
+
+
+def _saved(workdir: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the meta data of the folder's latest checkpoint, if there is one and it is of this model."""
+    saved = read_meta(workdir, "latest")
+    if saved and saved["config"]["model"] != record["model"]:
+        old, new = saved["config"]["model"], record["model"]
+        differing = ", ".join(
+            f"model.{name} = {old.get(name)} there, {new.get(name)} here"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        )
+        raise ValueError(f"{workdir} holds a run of another model ({differing}); give another workdir")
+    return saved
+
+
+def _stage_named(config: TrainConfig, name: str) -> Stage:
+    found = [stage for stage in stages(config) if stage.name == name]
+    if not found:
+        raise ValueError(f"the checkpoint is in stage {name}, which has 0 steps here; give another workdir")
+    return found[0]
+
+
+def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
+    """Refuse stages that the model has no part for."""
+    for stage in stages(config):
+        if stage.name in ("autoencode", "fusion") and FUSION not in state.params:
+            raise ValueError(
+                f"stage {stage.name} needs a model with a fusion process, and {type(model).__name__} as configured has "
+                f"none; set train.{stage.name}.steps to 0"
+            )
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event, so that the loop can save and end; a second one acts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield event
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        event.set()
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

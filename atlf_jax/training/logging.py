@@ -1,0 +1,134 @@
+"""What a run tells: the terminal, ``log.jsonl`` and TensorBoard."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+__all__ = ["RunLog", "panel"]
+
+
+class RunLog:
+    """The log of one run; a context manager.
+
+    On a terminal a progress bar shows loss, PSNR, images a second and the time left; elsewhere a line is printed at
+    each logged step. ``log.jsonl`` and TensorBoard get the means since the last logged step.
+
+    Args:
+        workdir: the run's folder.
+        start: first step of this process; lines of an interrupted run at later steps are dropped.
+        total: steps of the run.
+        batch_size: images a step.
+        every: steps between logged lines.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, total: int, batch_size: int, every: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from tensorboardX import SummaryWriter
+
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._file = workdir / "log.jsonl"
+        self._before = self._keep_until(start)
+        self._jsonl = self._file.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("start", total=total, completed=start, shown="")
+        self._total, self._batch_size, self._every = total, batch_size, every
+        self._began = time.monotonic()
+        self._window: list[dict[str, float]] = []
+        self._window_began = self._began
+        self._rate = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        self._jsonl.close()
+        self._board.close()
+
+    def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
+        """Take the metrics of one step; ``step`` counts the steps done."""
+        self._window.append(metrics)
+        now = time.monotonic()
+        self._rate = len(self._window) * self._batch_size / max(now - self._window_began, 1e-9)
+        shown = f"loss {metrics['loss']:.3g}"
+        if "psnr" in metrics:
+            shown += f"  psnr {metrics['psnr']:.2f} dB"
+        self._bar.update(self._task, completed=step, description=stage, shown=f"{shown}  {self._rate:.3g} images/s")
+        if step % self._every == 0 or step == self._total:
+            means = {name: float(np.mean([m[name] for m in self._window])) for name in metrics}
+            self._write("train", step, stage, means | {"images_per_second": self._rate})
+            if not self._console.is_terminal:
+                left = (self._total - step) * self._batch_size / self._rate
+                self._console.print(f"{stage} {step}/{self._total}  {shown}  {self._rate:.3g} images/s  {left:.0f} s left")
+            self.restart_clock()
+
+    def evaluation(self, step: int, stage: str, metrics: dict[str, float]) -> None:
+        """Take the means over the validation records."""
+        self._write("valid", step, stage, metrics)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" not in name)
+        self.say(f"{stage} {step}/{self._total}  validation  {shown}")
+
+    def picture(self, step: int, pictures: dict[str, Float[np.ndarray, "h w"]]) -> None:
+        """Show pictures side by side."""
+        self._board.add_image("validation/" + " | ".join(pictures), panel(list(pictures.values())), step, dataformats="HW")
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self._console.print(text, markup=False)
+
+    def restart_clock(self) -> None:
+        """Begin a new window of means and of the rate, so that evaluation does not count as training time."""
+        self._window, self._window_began = [], time.monotonic()
+
+    def _write(self, kind: str, step: int, stage: str, metrics: dict[str, float]) -> None:
+        elapsed, cpu = time.monotonic() - self._began, time.process_time()
+        line = {"kind": kind, "step": step, "stage": stage, **metrics}
+        line |= {"elapsed_seconds": self._before[0] + elapsed, "cpu_seconds": self._before[1] + cpu}
+        self._jsonl.write(json.dumps(line) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _keep_until(self, start: int) -> tuple[float, float]:
+        """Drop the lines after ``start`` and return the seconds spent until then."""
+        if not self._file.exists():
+            return 0.0, 0.0
+        lines: list[dict[str, Any]] = []
+        for text in self._file.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # cut short when the run was killed
+                continue
+            if line["step"] <= start:
+                lines.append(line)
+        self._file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return (lines[-1]["elapsed_seconds"], lines[-1]["cpu_seconds"]) if lines else (0.0, 0.0)
+
+
+def panel(pictures: list[Float[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w2"]:
+    """Return pictures in one row, black 0 to white 1, as bytes.
+
+    Args:
+        pictures: images of one size; values outside [0, 1] are clipped.
+
+    Example:
+        >>> import numpy as np
+        >>> panel([np.zeros((1, 2)), np.ones((1, 2))])
+        array([[  0,   0, 255, 255]], dtype=uint8)
+    """
+    return (np.clip(np.concatenate(pictures, axis=-1), 0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,40 @@
+"""Train a network: ``python train.py --config=configs/phantom_smoke.py [--workdir=DIR] [--train.joint.steps=10 ...]``."""
+
+import logging
+import os
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/atlf_jax"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
+
+from atlf_jax.config import parse, to_dict
+
+
+def main() -> None:
+    """Parse, build, fit."""
+    config, workdir = parse(description="Train a network; go on where the run in the folder was left.")
+
+    from atlf_jax.data import open_source
+    from atlf_jax.models import build
+    from atlf_jax.training import fit
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
+    try:
+        fit(
+            config.train,
+            build(config.model),
+            open_source(config.data, config.data.train_split),
+            open_source(config.data, config.data.valid_split),
+            train_mask=config.mask,
+            valid_mask=config.mask,
+            augment=config.augment,
+            acquisition=config.data.acquisition,
+            workers=config.data.workers,
+            workdir=workdir,
+            record=to_dict(config),
+        )
+    except (FloatingPointError, ValueError) as error:
+        raise SystemExit(f"train.py: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
