@@ -1,9 +1,10 @@
-"""Train a network: ``python train.py --config=configs/phantom_smoke.py [--workdir=DIR] [--train.joint.steps=10 ...]``."""
+"""Train a network: ``python train.py --config=configs/NAME.py [--workdir=DIR] [--train.joint.steps=10 ...]``."""
 
 import logging
 import os
+from pathlib import Path
 
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/atlf_jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
 
 from atlf_jax.config import parse, to_dict
@@ -24,8 +25,7 @@ def main() -> None:
             build(config.model),
             open_source(config.data, config.data.train_split),
             open_source(config.data, config.data.valid_split),
-            train_mask=config.mask,
-            valid_mask=config.mask,
+            mask=config.mask,
             augment=config.augment,
             acquisition=config.data.acquisition,
             workers=config.data.workers,

@@ -5,15 +5,15 @@ the command line.
 """
 
 import dataclasses
-import os
+import re
 import runpy
 import sys
-import types
+import traceback
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
 from beartype import beartype
 from beartype.roar import BeartypeCallHintParamViolation
@@ -54,30 +54,30 @@ def load_config(path: str | Path) -> Config:
         path: a Python file.
 
     Raises:
-        ValueError: there is no such file, it has no ``get_config``, or a value in it is wrong.
+        ValueError: there is no such file, it has no ``get_config``, or something in it is wrong; with the line.
     """
     path = Path(path)
     if not path.is_file():
         there = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "no configuration"
         raise ValueError(f"no configuration file {path}; in that folder: {there}")
-    namespace = runpy.run_path(str(path))
-    if "get_config" not in namespace:
-        raise ValueError(f"{path} has no function get_config() -> Config")
     try:
-        config = namespace["get_config"]()
-    except (BeartypeCallHintParamViolation, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {_one_line(error)}") from error
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if get_config else None
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, Config):
-        raise ValueError(f"{path}: get_config() returned {type(config).__name__}, wanted Config")
+        raise ValueError(f"{path}: wanted a function get_config() -> Config, its result is {config!r}")
     return config
 
 
 def parse(argv: Sequence[str] | None = None, *, description: str = "") -> tuple[Config, Path]:
     """Return the configuration and the run's folder that a command line asks for; on a mistake, say so and exit.
 
-    ``--config=FILE`` comes first in effect, wherever it stands; ``--train.joint.steps 10``,
-    ``--train.joint.steps=10`` and ``--config.train.joint.steps=10`` override its fields; ``--workdir=DIR`` is
-    ``runs/NAME`` by default; ``--help`` lists every field with the file's values.
+    ``--config=FILE`` gives the defaults; ``--train.joint.steps 10``, ``--train.joint.steps=10`` and
+    ``--config.train.joint.steps=10`` override them; ``--workdir=DIR`` is ``runs/NAME`` by default; ``--help`` lists
+    every field with its default.
 
     Args:
         argv: arguments after the program's name; those of the process by default.
@@ -90,18 +90,18 @@ def parse(argv: Sequence[str] | None = None, *, description: str = "") -> tuple[
     try:
         path, argv = _take(argv, "--config")
         workdir, argv = _take(argv, "--workdir")
-        if path is None:
-            raise ValueError("give an experiment with --config=configs/NAME.py (and --help after it lists its fields)")
-        default = load_config(path)
+        if path is None and not {"-h", "--help"} & set(argv):
+            raise ValueError("give an experiment with --config=configs/NAME.py; --help lists all there is to set")
+        default = Config() if path is None else load_config(path)
     except ValueError as error:
         raise SystemExit(f"{program}: {error}") from error
-    argv = ["--" + argument.removeprefix("--config.") if argument.startswith("--config.") else argument for argument in argv]
     config = tyro.cli(
         Config,
-        prog=f"{program} --config={path} [--workdir=DIR]",
+        prog=f"{program} --config={path or 'FILE'} [--workdir=DIR]",
         description=description,
         default=default,
-        args=argv,
+        args=[re.sub(r"^--config\.", "--", text) for text in argv],
+        use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
     return config, Path(workdir or Path("runs") / config.name)
@@ -120,8 +120,8 @@ def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain JSON values; ``from_dict`` undoes it."""
-    return _plain(config)
+    """Return a configuration as a dictionary of plain JSON values; ``from_dict`` undoes it."""
+    return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
 
 
 def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
@@ -147,29 +147,22 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
     unknown = values.keys() - hints.keys()
     if unknown:
         raise ValueError(f"{where}: {kind.__name__} has no field {sorted(unknown)[0]!r}")
-    built = {name: _typed(hints[name], value, where=f"{where}.{name}") for name, value in values.items()}
+    fields = {
+        name: from_dict(hints[name], value, where=f"{where}.{name}")
+        if dataclasses.is_dataclass(hints[name])
+        else _tuples(value)
+        for name, value in values.items()
+    }
     try:
-        return kind(**built)
+        return kind(**fields)  # beartype checks the types
     except (BeartypeCallHintParamViolation, ValueError) as error:
         raise ValueError(f"{where}: {_one_line(error)}") from error
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _typed(hint: Any, value: Any, *, where: str) -> Any:
-    """Turn JSON's dictionaries and lists back to dataclasses and tuples; beartype checks the rest on construction."""
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where=where)
-    if typing.get_origin(hint) in (Union, types.UnionType) and isinstance(value, dict):
-        kinds = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
-        return from_dict(kinds[0], value, where=where)
-    return _tuples(value)
+        return to_dict(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _tuples(value: Any) -> Any:

@@ -144,8 +144,8 @@ def ssim(prediction: Images, target: Images, *, data_range: float = 1.0) -> PerE
 
     Source: kornia ``SSIMLoss(11)``. Unlike ``metrics.ssim``, every pixel counts, the border too.
     """
-    edge = len(GAUSSIAN_11) // 2
-    width = ((0, 0), (edge, edge), (edge, edge))
+    border = len(GAUSSIAN_11) // 2
+    width = ((0, 0), (border, border), (border, border))
     prediction, target = jnp.pad(prediction, width, mode="reflect"), jnp.pad(target, width, mode="reflect")
     similarity = similarity_map(prediction, target, GAUSSIAN_11, data_range=data_range, sample_covariance=False)
     return jnp.mean(jnp.clip((1 - similarity) / 2, 0, 1), axis=_PIXELS)
@@ -211,7 +211,7 @@ def l1(prediction: ComplexImages, target: ComplexImages) -> PerExample:
 def charbonnier(prediction: ComplexImages, target: ComplexImages, *, epsilon: float = 1e-6) -> PerExample:
     """Smooth absolute error of complex images, ``mean sqrt(|p - t|^2 + epsilon)``.
 
-    Source: Lai et al. 2017 (LapSRN), whose code takes epsilon = 1e-6 under the root, unsquared.
+    Source: CIPM-Net ``cipm-train.py``: epsilon stands under the root unsquared, so errors round off below 1e-3.
     """
     error = prediction - target
     return jnp.mean(jnp.sqrt(error.real**2 + error.imag**2 + epsilon), axis=_PIXELS)

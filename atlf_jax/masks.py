@@ -64,7 +64,8 @@ class MaskConfig:
     def __post_init__(self) -> None:
         if self.kind not in MASKS:
             nearest = difflib.get_close_matches(str(self.kind), MASKS, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown mask kind {self.kind!r}: did you mean {nearest!r}? The kinds are {', '.join(MASKS)}")
+            kinds = ", ".join(MASKS)
+            raise ValueError(f"unknown mask kind {self.kind!r}: did you mean {nearest!r}? The kinds are {kinds}")
         for field in fields(self):
             value = getattr(self, field.name)
             if not is_bearable(value, field.type, conf=BeartypeConf(is_pep484_tower=True)):
@@ -317,9 +318,7 @@ def poisson_disc(
     return best, acs
 
 
-def radial(
-    rng: np.random.RandomState, radius: Float[np.ndarray, "h w"], acceleration: float, _: MaskConfig
-) -> Plane:
+def radial(rng: np.random.RandomState, radius: Float[np.ndarray, "h w"], acceleration: float, _: MaskConfig) -> Plane:
     """Keep the grid points nearest to spokes at golden-angle steps from a random first angle (pseudo-radial).
 
     As many spokes as bring the mask nearest to ``1 / R``; point-symmetric about the zero frequency.
@@ -423,8 +422,8 @@ def _disc(radius: Float[np.ndarray, "h w"], acceleration: float, config: MaskCon
     disc = radius < config.center_radius
     if disc.mean() > 1 / acceleration:
         raise ValueError(
-            f"the fully sampled disc of center_radius {config.center_radius:.3g} covers {disc.mean():.3g} of k-space, more "
-            f"than 1 / {acceleration}: want a smaller center_radius or a lower acceleration"
+            f"the fully sampled disc of center_radius {config.center_radius:.3g} covers {disc.mean():.3g} of k-space, "
+            f"more than 1 / {acceleration}: want a smaller center_radius or a lower acceleration"
         )
     return disc
 

@@ -89,9 +89,7 @@ def ssim(
     if data_range.ndim:
         data_range = data_range[..., None, None]  # [*b 1 1]
     taps = _WINDOWS[window]
-    similarity = similarity_map(
-        prediction, target, taps, data_range=data_range, sample_covariance=window == "uniform7"
-    )
+    similarity = similarity_map(prediction, target, taps, data_range=data_range, sample_covariance=window == "uniform7")
     edge = len(taps) // 2
     return _mean(similarity, None if body is None else body[..., edge:-edge, edge:-edge])
 
@@ -140,8 +138,8 @@ def score_picture(
     Args:
         prediction: ``[s, h, w]`` magnitudes, in the units of target.
         target: ``[s, h, w]`` magnitudes.
-        full_range: what white is in these units, a scalar or ``[s]``: 1 for an 8-bit picture divided by 255, and 1 / scale
-            for images that were divided by scale after that. It is a property of the format, not the slice's maximum.
+        full_range: what white is in these units, a scalar or ``[s]``: 1 for an 8-bit picture divided by 255, 1 / scale
+            for images that were divided by scale after that. A property of the format, not the slice's maximum.
         body: ``[s, h, w]``, True where pixels count; all by default.
 
     Returns:

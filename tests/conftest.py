@@ -30,9 +30,9 @@ def data_dir():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "data" in item.keywords and not os.environ.get("ATLF_DATA_DIR"):
+        if item.get_closest_marker("data") and not os.environ.get("ATLF_DATA_DIR"):
             item.add_marker(pytest.mark.skip(reason="ATLF_DATA_DIR is not set"))
-        if "gpu" in item.keywords and jax.default_backend() != "gpu":
+        if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
@@ -41,7 +41,8 @@ def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if not os.environ.get("ATLF_DATA_DIR") or reporter is None:
         return
-    skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if "data" in r.keywords]
+    real = {item.nodeid for item in session.items if item.get_closest_marker("data")}
+    skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if report.nodeid in real]
     if skipped:
         reporter.write_line(f"ATLF_DATA_DIR is set but {len(skipped)} tests on real data were skipped: {skipped}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -96,7 +96,8 @@ def _list_slices(root: Path, split: Split) -> list[tuple[str, str, Path, Path]]:
     """Pair the pictures under root and keep the split's subjects: (name, case, CT file, MR file)."""
     if not root.is_dir():
         raise ValueError(f"AANLIB folder {root} does not exist; point data.aanlib.root (or ${DATA_DIR}) at it")
-    parts = [part for part in (root, root / "train", root / "test") if (part / "CT").is_dir() or (part / "MRI").is_dir()]
+    places = (root, root / "train", root / "test")
+    parts = [place for place in places if (place / "CT").is_dir() or (place / "MRI").is_dir()]
     if not parts:
         raise ValueError(f"{root} holds neither CT/ and MRI/ nor train/ and test/ with these; is it the AANLIB folder?")
     found: dict[str, tuple[str, str, Path, Path]] = {}
@@ -119,9 +120,8 @@ def _list_slices(root: Path, split: Split) -> list[tuple[str, str, Path, Path]]:
     cases = {case for _, case, _, _ in found.values()}
     wanted = SPLITS[split]
     if unknown := cases - set(SPLITS["all"]):
-        raise ValueError(
-            f"{root} holds case {', '.join(sorted(unknown))}, which no split names; known are {', '.join(SPLITS['all'])}"
-        )
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"{root} holds case {names}, which no split names; known are {', '.join(SPLITS['all'])}")
     if not cases & set(wanted):
         raise ValueError(
             f"split {split!r} is cases {', '.join(wanted)}, and {root} holds only {', '.join(sorted(cases))}; "

@@ -75,9 +75,7 @@ def train_batches(
         if not flags.FLAGS.is_parsed():  # grain reads its flags in the workers
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        # Through pipes, not shared memory: containers give 64 MB of it, and a killed run would leave its share behind.
-        plain = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-        batches = grain.experimental.WithOptionsIterDataset(batches, plain).mp_prefetch(options, worker_init_fn=functools.partial(_die_with, os.getpid()))
+        batches = batches.mp_prefetch(options, worker_init_fn=functools.partial(_die_with, os.getpid()))
     return _until_closed(batches)
 
 
@@ -118,14 +116,20 @@ def evaluation_batches(
 
 
 def _until_closed(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Iterate, and end loader threads and processes when the caller closes or drops the iterator."""
-    iterator = iter(batches)
-    atexit.register(iterator.close)  # an iterator still open at exit would be closed after the modules it needs
+    """Iterate, and end loader threads and processes when the caller drops the iterator or Python exits."""
+    held = [iter(batches)]
+
+    def close() -> None:
+        if held:
+            held.pop().close()
+
+    atexit.register(close)  # closed any later, Grain misses modules that are already gone
     try:
-        yield from iterator
+        while held:
+            yield next(held[0])
     finally:
-        atexit.unregister(iterator.close)
-        iterator.close()
+        atexit.unregister(close)
+        close()
 
 
 @dataclass(frozen=True)

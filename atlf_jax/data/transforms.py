@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from beartype import beartype
-from jaxtyping import Bool, Complex, Complex64, Float, Float32, Shaped, jaxtyped
+from jaxtyping import Bool, Complex, Float, Float32, jaxtyped
 from scipy import ndimage
 
 from atlf_jax.array_types import Batch, Measurement
@@ -43,8 +43,9 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {  # Hounsfield units that become 0
 class AugmentConfig:
     """Random changes of the training pairs, the same for CT and MR, made before k-space is simulated."""
 
-    crop: int = 0
-    """Side in pixels of a random square crop of the images (0: none; never a crop of k-space)."""
+    crop: tuple[int, int] = (0, 0)
+    """Rows and columns of a random crop of the images, 0 keeps the side. Cropping rows alone leaves the physics of
+    line masks exact (the readout decouples), for a fraction of the cost; k-space itself is never cropped."""
     flip: bool = True
     """Mirror each axis with probability 1/2."""
     rotate90: bool = True
@@ -61,7 +62,9 @@ class AugmentConfig:
     """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
 
     def __post_init__(self) -> None:
-        for name in ("crop", "rotation", "scale", "shift", "gamma"):
+        if min(self.crop) < 0:
+            raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
+        for name in ("rotation", "scale", "shift", "gamma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
         if not 0 <= self.ct_dropout <= 1:
@@ -121,7 +124,7 @@ def ifft2c_numpy(kspace: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "
 
 @beartype
 def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Example:
-    """Change CT and MR together: one random crop, rotation, zoom, shift, flip and quarter turn for both.
+    """Change CT and MR together: one random flip, quarter turn, crop, rotation, zoom and shift for both.
 
     Args:
         example: a validated pair.
@@ -129,13 +132,12 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         rng: generator, consumed in the order of the lines below.
 
     Returns:
-        The changed pair, of the same size or ``crop`` x ``crop``; name and subject stay.
+        The changed pair, of the same size or as ``crop`` says; name and subject stay.
 
     Raises:
         ValueError: when the crop is larger than the image.
     """
     images = [example.ct, example.target]
-    images = _crop_and_warp(images, config, rng, name=example.name)
     if config.flip:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         images = [np.flip(image, axes) for image in images]
@@ -144,6 +146,7 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         if images[0].shape[0] != images[0].shape[1]:
             quarters *= 2
         images = [np.rot90(image, quarters) for image in images]
+    images = _crop_and_warp(images, config, rng, name=example.name)
     ct, target = images
     if config.gamma:
         ct_exponent, mr_exponent = (1 + config.gamma) ** rng.uniform(-1, 1, size=2)
@@ -154,9 +157,7 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
             target = target * relative ** (mr_exponent - 1)
     if config.ct_dropout and rng.random() < config.ct_dropout:
         ct = np.zeros_like(ct)
-    return example._replace(
-        ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64)
-    )
+    return example._replace(ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64))
 
 
 def _crop_and_warp(
@@ -164,10 +165,11 @@ def _crop_and_warp(
 ) -> list[np.ndarray]:
     """Cut the crop window out of the rotated, zoomed and shifted images, in one interpolation."""
     shape = np.array(images[0].shape)
-    size = np.array([config.crop, config.crop]) if config.crop else shape
+    size = np.where(config.crop, config.crop, shape)
     if (size > shape).any():
-        raise ValueError(f"record {name!r} is {shape[0]}x{shape[1]}; augment.crop wanted {config.crop}x{config.crop}")
-    corner = rng.integers(shape - size + 1)
+        wanted = f"{config.crop[0]}x{config.crop[1]}"
+        raise ValueError(f"record {name!r} is {shape[0]}x{shape[1]}; augment.crop wanted {wanted}")
+    corner = _busy_corner(np.abs(images[1]), size, rng)
     if not (config.rotation or config.scale or config.shift):
         window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
         return [image[window] for image in images]
@@ -187,10 +189,18 @@ def _crop_and_warp(
     return [warp(image) for image in images]
 
 
+def _busy_corner(magnitude: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a window's corner, up to 8 times until more than air is in it: empty windows teach nothing."""
+    for _ in range(8):
+        corner = rng.integers(magnitude.shape - size + 1)
+        window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+        if magnitude[window].max() >= 0.2 * magnitude.max():
+            break
+    return corner
+
+
 @jaxtyped(typechecker=beartype)
-def smooth_phase(
-    shape: tuple[int, int], rng: np.random.Generator, *, maximum: float
-) -> Float32[np.ndarray, "h w"]:
+def smooth_phase(shape: tuple[int, int], rng: np.random.Generator, *, maximum: float) -> Float32[np.ndarray, "h w"]:
     """Draw a smooth random phase map, as coil sensitivities and field offsets leave in real scans.
 
     A random polynomial of degree 3 in both coordinates, scaled to its largest magnitude.

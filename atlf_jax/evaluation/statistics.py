@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from beartype import beartype
 
-from atlf_jax.evaluation.scoring import METRICS, Score
+from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, Score
+from atlf_jax.metrics import METRICS
 
 __all__ = ["Comparison", "Summary", "bootstrap_interval", "compare", "remark", "subject_means", "summarise", "wilcoxon"]
 
@@ -132,11 +133,11 @@ def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int =
     """
     summaries = []
     for (mask, method), group in _grouped(rows).items():
-        for metric, higher_is_better in METRICS.items():
-            values = [getattr(row, metric) for row in group]
+        for metric in METRICS:
+            values = [row.values[metric] for row in group]
             means = subject_means(values, [row.subject for row in group])
             over = list(means.values())
-            worst = int(np.argmin(values) if higher_is_better else np.argmax(values))
+            worst = int(np.argmax(values) if metric in LOWER_IS_BETTER else np.argmin(values))
             spread = len(over) > 1 and bool(np.isfinite(over).all())
             summaries.append(
                 Summary(
@@ -160,7 +161,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
     """Compare every pair of methods on the slices that both were scored on, under each mask and by each metric.
 
     Args:
-        rows: scores of slices; the later of two methods comes first in their difference.
+        rows: scores of slices; differences are first method minus second, and anything minus zero-filled.
 
     Returns:
         One comparison for each mask, pair of methods and metric.
@@ -170,15 +171,17 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
     """
     groups = _grouped(rows)
     comparisons = []
-    for (mask, second), (other, first) in itertools.combinations(groups, 2):
+    for (mask, first), (other, second) in itertools.combinations(groups, 2):
         if mask != other:
             continue
+        if first == ZERO_FILLED:
+            first, second = second, first
         ours, theirs = groups[mask, first], groups[mask, second]
         if [row.name for row in ours] != [row.name for row in theirs]:
             raise ValueError(f"{first} and {second} were scored on different slices under {mask}; score both together")
         subjects = [row.subject for row in ours]
-        for metric, higher_is_better in METRICS.items():
-            pairs = [(getattr(a, metric), getattr(b, metric)) for a, b in zip(ours, theirs, strict=True)]
+        for metric in METRICS:
+            pairs = [(a.values[metric], b.values[metric]) for a, b in zip(ours, theirs, strict=True)]
             differences = [0.0 if a == b else a - b for a, b in pairs]  # inf - inf is no number
             means = subject_means(differences, subjects)
             over = list(means.values())
@@ -191,7 +194,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
                     difference=float(np.mean(over)),
                     subjects=means,
                     slices=len(differences),
-                    better_slices=sum(d > 0 if higher_is_better else d < 0 for d in differences),
+                    better_slices=sum(d < 0 if metric in LOWER_IS_BETTER else d > 0 for d in differences),
                     slice_p=wilcoxon(differences),
                     subject_p=wilcoxon(over) if len(over) >= MIN_SUBJECTS else None,
                 )

@@ -24,8 +24,8 @@ from atlf_jax.nn.layers import Conv, pixel_shuffle, pixel_unshuffle, xavier
 from atlf_jax.nn.lfab import LFAB
 from atlf_jax.nn.lrfm import LRFM
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
-from atlf_jax.ops import adjoint, coilwise, conjugate_gradient, forward, from_channels, gradient, normal, to_channels
-from atlf_jax.ops.consistency import hard, weighted
+from atlf_jax.ops import adjoint, from_channels, normal, to_channels
+from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
 
 __all__ = ["PRESETS", "ATLFConfig", "ATLFNet", "FusionConfig", "FusionProcess", "Phase", "ReconstructionConfig"]
 
@@ -97,6 +97,8 @@ class ReconstructionConfig:
     """Work on stride x stride cells of pixels (pixel-unshuffle): the cost falls by stride^2."""
     avat: bool = True
     """Use the transformer."""
+    avat_every: int = 1
+    """AVAT and AdaIN act in phases 0, n, 2n, ... for avat_every = n; the phases between are gradient, BRB and DC."""
     avat_sampling: Literal["dat", "local9", "full", "window"] = "dat"
     """Keys: deformed grid, deformed 3x3 neighbourhood, all pixels (small images only), or windows."""
     key_grid: int = 16
@@ -129,6 +131,8 @@ class ReconstructionConfig:
     """How the fused image styles the features; none = not at all."""
     adain_alpha: float = 1.0
     """Blend of styled and plain features."""
+    neutral_start: bool = False
+    """AVAT's output and AdaIN's (then learned) blend start at zero: every phase starts as ISTA-Net+'s."""
     aux_concat: Literal["none", "fused", "fused+ct"] = "none"
     """Also give conv_D the fused image (and the CT) as channels: the spatial way in."""
     shrink: Literal["soft", "none"] = "soft"
@@ -149,6 +153,8 @@ class ReconstructionConfig:
     """Recompute each phase in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
+        if self.avat_every < 1:
+            raise ValueError(f"got avat_every {self.avat_every}, wanted 1 (every phase) or more")
         for name in ("heads", "groups"):
             if self.width % getattr(self, name):
                 raise ValueError(
@@ -156,6 +162,8 @@ class ReconstructionConfig:
                 )
         if self.phases < 1:
             raise ValueError(f"got {self.phases} phases, wanted at least 1")
+        if self.share_phases and self.avat_every > 1:
+            raise ValueError("share_phases has one set of weights for every phase: set avat_every to 1")
         if not 0 <= self.mu_classes <= len(MU_VALUES):
             raise ValueError(f"got mu_classes {self.mu_classes}, wanted 0 to {len(MU_VALUES)}")
 
@@ -198,7 +206,7 @@ class FusionProcess(nn.Module):
         self.gfab = GFAB(c.gfab, c.heads, name="gfab")
         self.lfab = LFAB(c.lfab, c.lfab_layers, c.s_clamp, name="lfab")
         global_width = 2 * c.width if c.encoder == "published" else c.width
-        lrfm = {"rank": c.rank, "order": c.lrfm_order, "kind": c.lrfm, "init": c.lrfm_init, "subnet": c.lrfm_subnet}
+        lrfm = {"rank": c.rank, "order": c.lrfm_order, "kind": c.lrfm, "start": c.lrfm_init, "subnet": c.lrfm_subnet}
         self.lrfm_global = LRFM(global_width, **lrfm, name="lrfm_global")
         self.lrfm_local = LRFM(c.width, **lrfm, name="lrfm_local")
         if c.post_fuse_layers:
@@ -267,6 +275,7 @@ class Phase(nn.Module):
     """
 
     config: ReconstructionConfig
+    styled: bool = True  # whether AVAT and AdaIN act in this phase
 
     @nn.compact
     def __call__(
@@ -291,7 +300,7 @@ class Phase(nn.Module):
         f = Conv(c.width, kernel_init=xavier, name="conv_D")(pixel_unshuffle(image, c.stride))
 
         cost = jnp.zeros(x.shape[:1], f.dtype)
-        if c.avat:
+        if c.avat and self.styled:
             attended, cost = AVAT(
                 heads=c.heads,
                 groups=c.groups,
@@ -307,12 +316,13 @@ class Phase(nn.Module):
                 gumbel_hard=c.gumbel_hard,
                 tau=c.tau,
                 mu_classes=c.mu_classes,
+                neutral_start=c.neutral_start,
                 name="avat",
             )(f, mu_index, deterministic=deterministic)
             f = f + attended
-        if c.adain != "none":
+        if c.adain != "none" and self.styled:
             style = pixel_unshuffle(fused[..., None], 1 if c.adain == "image" else c.stride)
-            f = FusedStyle(c.adain, c.adain_alpha, name="adain")(f, style)
+            f = FusedStyle(c.adain, c.adain_alpha, c.neutral_start, name="adain")(f, style)
         g, e = BRB(c.width, c.shrink, c.brb_levels, c.brb_width_factor, name="brb")(f)
         update = Conv(channels * c.stride**2, kernel_init=xavier, name="conv_G")(g)
         update = from_channels(pixel_shuffle(update, c.stride))
@@ -360,9 +370,12 @@ class ATLFNet(nn.Module):
         c = self.config
         if c.use_fusion:
             self.fusion = FusionProcess(c.fusion, name="fusion")
-        phase = nn.remat(Phase, static_argnums=(5,)) if c.reconstruction.remat else Phase
-        names = ["phase"] if c.reconstruction.share_phases else [f"phase_{k}" for k in range(c.reconstruction.phases)]
-        self.phases = [phase(c.reconstruction, name=name) for name in names]
+        r = c.reconstruction
+        phase = nn.remat(Phase, static_argnums=(5,)) if r.remat else Phase
+        if r.share_phases:
+            self.phases = [phase(r, name="phase")] * r.phases
+        else:
+            self.phases = [phase(r, k % r.avat_every == 0, name=f"phase_{k}") for k in range(r.phases)]
 
     def __call__(
         self, measurement: Measurement, *, mu_index: Int[Array, " b"] | None = None, deterministic: bool = True
@@ -374,10 +387,9 @@ class ATLFNet(nn.Module):
         if not r.complex:
             x = x.real.astype(x.dtype)
         symmetry, cost = 0.0, 0.0
-        for k in range(r.phases):
-            phase = self.phases[0 if r.share_phases else k]
+        for phase in self.phases:
             x, phase_symmetry, phase_cost = phase(x, measurement, fused, mu_index, deterministic)
-            symmetry, cost = symmetry + phase_symmetry, cost + phase_cost / r.phases
+            symmetry, cost = symmetry + phase_symmetry, cost + phase_cost / -(-r.phases // r.avat_every)
         return Reconstruction(x, fused, symmetry, cost, features)
 
     def fuse(

@@ -61,16 +61,17 @@ class FusedStyle(nn.Module):
         features, which are then passed as ``fused``; ``film``: a scale and a shift predicted from the pooled
         convolution (Perez et al. 2018), the identity at the start.
 
+    With ``neutral_start`` alpha is learned and starts at zero, so that the features pass unchanged at first.
+
     AdaIN hands over two scalars a channel: nothing spatial of the fused image enters here.
     """
 
     kind: Literal["conv", "image", "decoder_feature", "film"] = "conv"
     alpha: float = 1.0
+    neutral_start: bool = False
 
     @nn.compact
-    def __call__(
-        self, content: Float[Array, "b h w f"], fused: Float[Array, "b h1 w1 k"]
-    ) -> Float[Array, "b h w f"]:
+    def __call__(self, content: Float[Array, "b h w f"], fused: Float[Array, "b h1 w1 k"]) -> Float[Array, "b h w f"]:
         features = content.shape[-1]
         if self.kind == "image":
             if fused.shape[-1] != 1:
@@ -88,4 +89,10 @@ class FusedStyle(nn.Module):
             styled = (1 + scale) * content + shift
         else:
             styled = adain(content, style)
-        return styled if self.alpha == 1 else self.alpha * styled + (1 - self.alpha) * content
+        if self.neutral_start:
+            alpha = self.param("alpha", nn.initializers.zeros, (), content.dtype)
+        elif self.alpha == 1:
+            return styled
+        else:
+            alpha = self.alpha
+        return alpha * styled + (1 - alpha) * content

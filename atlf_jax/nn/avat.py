@@ -6,46 +6,67 @@ learned direction; a bias on the logits depends on the distance between a key an
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, jaxtyped
 
+from atlf_jax.nn.attention import RowBias, attend
 from atlf_jax.nn.layers import ChannelNorm, Pointwise, uniform_fan_in
 from atlf_jax.nn.path_attention import DynamicPaths
+from atlf_jax.nn.position_bias import (
+    STRIPE_BINS,
+    STRIPE_NORMALS,
+    PairBias,
+    PairFunction,
+    log_displacement_bias,
+    stripe_pair_bias,
+    stripe_row_bias,
+    table_bias,
+)
 from atlf_jax.ops.resample import bilinear
 
-__all__ = ["AVAT", "attend", "reference_grid", "stripe_bias", "strided_depthwise"]
+__all__ = ["AVAT", "reference_grid", "strided_depthwise"]
 
-RowBias = Callable[[Array], Array]  # image row -> [b, heads, w, m] added to the logits of that row's pixels
+OFFSET_KERNEL = 17  # whatever the stride, so that parameters do not depend on the image's size
 
 
 def reference_grid(h: int, w: int, stride: int) -> np.ndarray:
-    """Return the centres of the stride x stride cells, ((i + 1/2) s - 1/2, (j + 1/2) s - 1/2) in pixels, [hk, wk, 2]."""
+    """Return the centres of the stride x stride cells, ((i + 1/2) s - 1/2, (j + 1/2) s - 1/2) pixels, [hk, wk, 2]."""
     rows, columns = (np.arange(-(-size // stride)) * stride + (stride - 1) / 2 for size in (h, w))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
 
 
+@jaxtyped(typechecker=beartype)
 def strided_depthwise(
-    x: Float[Array, "b h w f"], kernel: Float[Array, "size size f"], stride: int
+    x: Float[Array, "b h w f"], kernel: Float[Array, "size size f"], *, stride: int
 ) -> Float[Array, "b hk wk f"]:
-    """Correlate each channel with its kernel at every ``stride``-th pixel, padding ``size // 2``; hk = ceil(h / s).
+    """Correlate each channel with its own large kernel at every ``stride``-th pixel, zero padding ``size // 2``.
 
-    The windows are cut from blocks of ``stride`` rows, then columns: few slices, each read once, where a grouped
-    ``lax.conv`` of this kernel is slow.
+    y[b, i, j, f] = sum_pq kernel[p, q, f] x[b, s i + p - size // 2, s j + q - size // 2, f], hk = ceil(h / s)
+
+    The windows are cut out as a few blocks of ``stride`` rows, then columns; a grouped ``lax.conv`` is slow here.
+
+    Args:
+        x: ``[b, h, w, f]``.
+        kernel: ``[size, size, f]``, size odd.
+        stride: in pixels.
+
+    Returns:
+        ``[b, ceil(h / stride), ceil(w / stride), f]``.
     """
     size = kernel.shape[0]
     windows = _windows(_windows(x, size, stride, axis=1), size, stride, axis=3)  # [b, hk, size, wk, size, f]
     return (windows * kernel[None, None, :, None]).sum((2, 4))
 
 
-def _windows(x: Array, size: int, stride: int, axis: int) -> Array:
-    """Replace an axis of n pixels by [ceil(n / stride), size]: windows around every ``stride``-th pixel, zero padded."""
+def _windows(x: Array, size: int, stride: int, *, axis: int) -> Array:
+    """Replace an axis of n pixels by [ceil(n / stride), size]: the zero-padded windows around every stride-th pixel."""
     count, blocks = -(-x.shape[axis] // stride), -(-size // stride)
     total = (count + blocks - 1) * stride
     pad = [(0, 0)] * x.ndim
@@ -56,128 +77,53 @@ def _windows(x: Array, size: int, stride: int, axis: int) -> Array:
     return lax.slice_in_dim(x, 0, size, axis=axis + 1)
 
 
-def attend(
-    q: Float[Array, "b h w f"],
-    k: Float[Array, "b m f"],
-    v: Float[Array, "b m f"],
-    row_bias: RowBias | None,
-    *,
-    heads: int,
-    query_chunk: int,
-) -> Float[Array, "b h w f"]:
-    """Multi-head attention of every pixel to m keys, softmax(q k^T / sqrt(f / heads) + bias) v, whole rows at a time.
+@jaxtyped(typechecker=beartype)
+def stretch(angle: Float[Array, " g"], ratio: Float[Array, " g"]) -> Float[Array, "g 2 2"]:
+    """Return the matrices that stretch (row, column) vectors along a direction and keep areas.
 
-    Logits exist for ``query_chunk`` queries (at least one image row) at a time and are computed anew in the backward
-    pass. The softmax runs in float32 at least.
+    R(t) diag(e^a, e^-a) R(t)^T, the identity at a = 0.
+
+    Args:
+        angle: t, in radians, ``[g]``.
+        ratio: a, the logarithm of the stretch, ``[g]``.
+
+    Returns:
+        Symmetric matrices of determinant 1, ``[g, 2, 2]``.
     """
-    b, h, w, f = q.shape
-    rows = min(max(query_chunk // w, 1), h)
-    chunks = -(-h // rows)
-
-    def split(x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], heads, f // heads)
-
-    q = jnp.pad(q * (f // heads) ** -0.5, ((0, 0), (0, chunks * rows - h), (0, 0), (0, 0)))
-    q = split(q).reshape(b, chunks, rows * w, heads, -1).transpose(1, 0, 3, 2, 4)  # [chunks, b, g, n, d]
-    k, v = split(k).transpose(0, 2, 3, 1), split(v).swapaxes(1, 2)  # [b, g, d, m], [b, g, m, d]
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
-
-    @jax.checkpoint
-    def chunk(first_row: Array, q: Array) -> Array:
-        logits = jnp.matmul(q, k, preferred_element_type=dtype)  # [b, g, n, m]
-        if row_bias is not None:
-            logits = logits + jnp.concatenate([row_bias(first_row + i) for i in range(rows)], axis=2)
-        return jnp.matmul(nn.softmax(logits).astype(v.dtype), v)  # [b, g, n, d]
-
-    out = lax.map(lambda arguments: chunk(*arguments), (rows * jnp.arange(chunks), q))
-    return out.transpose(1, 0, 3, 2, 4).reshape(b, chunks * rows, w, f)[:, :h]  # [chunks, b, g, n, d] -> [b, h, w, f]
-
-
-def _lookup(tables: Float[Array, "*t bins"], position: Float[Array, "*t n"]) -> Float[Array, "*t n"]:
-    """Interpolate tables linearly at positions in [0, bins - 1]."""
-    bins = tables.shape[-1]
-    position = jnp.clip(position, 0, bins - 1)
-    index = jnp.clip(jnp.floor(position), 0, bins - 2).astype(jnp.int32)
-    part = position - index.astype(position.dtype)
-    low, high = (jnp.take_along_axis(tables, index + i, axis=-1, mode="clip") for i in (0, 1))
-    return low + part * (high - low)
-
-
-STRIPE_NORMALS = tuple((math.cos(t), -math.sin(t)) for t in np.deg2rad((0, 45, 90, 135)))  # (row, column)
-STRIPE_BINS = 65
-
-
-def _stripe_term(table: Float[Array, "g bins"], distance: Float[Array, "b g *n"], size: int) -> Float[Array, "b g *n"]:
-    """Evaluate one direction's table at signed distances in pixels; its ends stand for -+ sqrt(2) ``size``."""
-    b, heads = distance.shape[:2]
-    position = (distance / (math.sqrt(2) * size) + 1) * ((STRIPE_BINS - 1) / 2)
-    tables = jnp.broadcast_to(table[None], (b, *table.shape)).astype(distance.dtype)
-    return _lookup(tables, position.reshape(b, heads, -1)).reshape(distance.shape)
-
-
-def pair_stripe_bias(
-    tables: Float[Array, "g t bins"], displacement: Float[Array, "b g *n 2"], size: int
-) -> Float[Array, "b g *n"]:
-    """Sum over the stripe directions of T[n . displacement], displacement = query - key in pixels."""
-    return sum(
-        _stripe_term(tables[:, i], displacement[..., 0] * row + displacement[..., 1] * column, size)
-        for i, (row, column) in enumerate(STRIPE_NORMALS)
-    )
-
-
-def row_stripe_bias(tables: Float[Array, "g t bins"], positions: Float[Array, "b g m 2"], h: int, w: int) -> RowBias:
-    """Return the function row -> ``pair_stripe_bias`` between that row's pixels and the keys at ``positions``.
-
-    On the pixel grid the query's part n . p takes only h, w or h + w - 1 values, so each table is evaluated once for
-    these (h + w + 2 (h + w - 1) times m values instead of 4 h w m), and a row of queries reads one line, all lines
-    or one window of w lines of the result.
-    """
-    along_row = jnp.arange(w)
-    diagonal = np.arange(h + w - 1)
-    queries = (np.arange(h), diagonal[::-1] - (w - 1), -np.arange(w), -diagonal)  # y, y - x, -x, -(y + x)
-
-    def table(i: int) -> Array:
-        row, column = STRIPE_NORMALS[i]
-        along = jnp.asarray(queries[i] * max(abs(row), abs(column)), positions.dtype)
-        key = positions[..., 0] * row + positions[..., 1] * column  # [b, g, m]
-        return _stripe_term(tables[:, i], along[None, None, :, None] - key[:, :, None], max(h, w))
-
-    lines, falling, columns, rising = (table(i) for i in range(4))  # each [b, g, values, m]
-    del along_row
-
-    def row_bias(row: Array) -> Array:
-        return (
-            lax.dynamic_slice_in_dim(lines, row, 1, axis=2)
-            + columns
-            + lax.dynamic_slice_in_dim(falling, h - 1 - row, w, axis=2)  # y - x for x = 0 .. w - 1
-            + lax.dynamic_slice_in_dim(rising, row, w, axis=2)  # y + x
-        )
-
-    return row_bias
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    rotation = jnp.stack([jnp.stack([c, -s], axis=-1), jnp.stack([s, c], axis=-1)], axis=-2)  # [g, 2, 2]
+    scale = jnp.exp(jnp.stack([ratio, -ratio], axis=-1))[:, None]  # [g, 1, 2]
+    return jnp.matmul(rotation * scale, rotation.swapaxes(-1, -2))
 
 
 class AVAT(nn.Module):
     """Attention branch of a phase: norm, queries, sampled keys and values along selected paths, output projection.
 
-    out = PW(softmax(q k^T / sqrt(f / heads) + B) v). Returns the branch (the caller adds it to its input) and the cost
-    of the chosen paths ``[b]``. Randomness: stream ``gumbel`` unless ``deterministic``.
+    out = PW(softmax(q k^T / sqrt(f / heads) + B) v). Returns the branch, which the caller adds to the input, and the
+    cost of the chosen paths ``[b]``. Randomness: stream ``gumbel`` unless ``deterministic``. ``mu_index`` is each
+    example's class of mu, the price of computation; None means the last class.
 
     sampling:
-        ``dat``: about ``key_grid`` x ``key_grid`` points shared by all queries, the cell centres of stride
-        ceil(h / key_grid) moved by offsets that a 17 x 17 depthwise convolution predicts for each of ``groups``;
-        ``local9``: each query's own 3 x 3 neighbourhood, moved; ``window``: the pixels of the query's
-        ``window`` x ``window`` tile; ``full``: every pixel (quadratic, for tests).
+        ``dat``: about ``key_grid`` x ``key_grid`` points for all queries, the centres of cells of stride
+        ceil(max(h, w) / key_grid), moved by offsets that a 17 x 17 depthwise convolution of the queries predicts for each
+        of ``groups``; ``local9``: the 3 x 3 neighbourhood of each query, moved; ``window``: the pixels of the query's
+        ``window`` x ``window`` tile; ``full``: every pixel (quadratic cost, for tests).
     offset_tanh, offset_range:
-        offsets are ``offset_range`` cells times tanh, or free (the position is clipped to the image in both cases).
+        offsets are ``offset_range`` cells times tanh, or unbounded; positions are clipped to the image either way.
     stripe_position:
-        stretch offsets by S = R(t) diag(e^a, e^-a) R(t)^T and add a smooth shift, for each group; both start neutral.
+        offsets are stretched by R(t) diag(e^a, e^-a) R(t)^T and shifted by a smooth map, for each group.
     stripe_logit:
-        ``stripe1d``: tables over the signed distance to the stripes of 0, 45, 90, 135 degrees through the query;
-        ``dat2d``: a table over the 2-D displacement (its size is the image's); ``log_cpb``: a small network of the
-        log-scaled displacement (DAT++); ``feature``: an 8 x 8 map resized and added to the queries; ``none``.
+        ``stripe1d``: tables over the signed distance to the stripes through the query (``stripes``); ``dat2d``: a
+        table over the displacement, as large as the image (DAT); ``log_cpb``: a small network of the log-scaled
+        displacement (DAT++); ``feature``: an 8 x 8 map, resized and added to the queries; ``none``.
+        All start at zero, so that every choice starts from the same attention.
+    neutral_start:
+        the output projection starts at zero, so that the branch adds nothing at first.
+    paths, path_act, gumbel_hard, tau, mu_classes, selector:
+        see ``path_attention.DynamicPaths``.
 
-    Source: Xia et al. 2022 (DAT), sections 3.2-3.3, with the reference points in pixels; the stripe terms and
-    switches as in the method description in docs/ATLF.md.
+    Source: Xia et al. 2022 (DAT), section 3, with reference points in pixels and zero initial offsets; the stripe
+    terms as in the method description in docs/ATLF.md.
     """
 
     heads: int = 4
@@ -189,7 +135,8 @@ class AVAT(nn.Module):
     offset_range: float = 1.0
     stripe_position: bool = True
     stripe_logit: Literal["stripe1d", "none", "dat2d", "log_cpb", "feature"] = "stripe1d"
-    query_chunk: int = 256
+    query_chunk: int = 128
+    neutral_start: bool = False
     paths: Literal["conv", "skip"] = "conv"
     path_act: Literal["none", "softplus"] = "none"
     gumbel_hard: bool = True
@@ -201,10 +148,10 @@ class AVAT(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None = None, *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w f"], Float[Array, " b"]]:
-        b, h, w, f = x.shape
+        _, h, w, f = x.shape
         if f % self.heads or self.heads % self.groups:
             raise ValueError(
-                f"heads must divide the features and groups the heads, got {f} features, {self.heads} heads, "
+                f"features must be a multiple of heads and heads of groups, got {f} features, {self.heads} heads, "
                 f"{self.groups} groups"
             )
         x = ChannelNorm(name="norm")(x)
@@ -213,66 +160,174 @@ class AVAT(nn.Module):
             feature = self.param("stripe_feature", nn.initializers.zeros, (8, 8, f), x.dtype)
             q = q + jax.image.resize(feature, (h, w, f), "bilinear", antialias=False)[None]
 
-        positions = self._positions(q)  # [b, groups, hk, wk, 2]
-        hk, wk = positions.shape[2:4]
-        grouped = x.reshape(b, h, w, self.groups, -1).transpose(0, 3, 1, 2, 4)  # [b, groups, h, w, f / groups]
-        sampled = bilinear(
-            grouped.reshape(b * self.groups, h, w, -1), positions.reshape(b * self.groups, hk * wk, 2)
-        )  # [b * groups, m, f / groups]
-        sampled = sampled.reshape(b, self.groups, hk, wk, -1).transpose(0, 2, 3, 1, 4).reshape(b, hk, wk, f)
-        k, v, executed, cost = DynamicPaths(
+        dynamic_paths = DynamicPaths(
             self.paths, self.path_act, self.gumbel_hard, self.tau, self.mu_classes, self.selector, name="paths"
-        )(sampled, mu_index, queries=h * w, deterministic=deterministic)
-
-        tables = self.param("stripe_tables", nn.initializers.zeros, (self.heads, 4, STRIPE_BINS), x.dtype)
-        per_head = positions.reshape(b, self.groups, hk * wk, 2).repeat(self.heads // self.groups, axis=1)
-        row_bias = row_stripe_bias(tables, per_head, h, w)
-        out = attend(
-            q,
-            k.reshape(b, hk * wk, f),
-            v.reshape(b, hk * wk, f),
-            row_bias,
-            heads=self.heads,
-            query_chunk=self.query_chunk,
         )
-        return Pointwise(f, use_bias=True, name="out")(out), cost
+        if self.sampling == "dat":
+            positions = self._positions(q)  # [b, groups, hk, wk, 2]
+            x, queries = self._sample(x, positions), h * w
+        elif self.sampling == "full":
+            positions, queries = self._whole_grid(q), h * w
+        else:
+            queries = 9 if self.sampling == "local9" else self.window**2
+        k, v, executed, cost = dynamic_paths(x, mu_index, queries=queries, deterministic=deterministic)
+
+        if self.sampling == "local9":
+            out = self._attend_locally(q, k, v)
+        elif self.sampling == "window":
+            out = self._attend_in_windows(q, k, v)
+        else:
+            flat = positions.reshape(*positions.shape[:2], -1, 2)  # [b, groups, m, 2]
+            k, v = (t.reshape(t.shape[0], -1, f) for t in (k, v))  # [b, hk, wk, f] -> [b, m, f]
+            bias = self._row_bias(flat, h, w)
+            out = attend(q, k, v, bias, heads=self.heads, query_chunk=self.query_chunk)
+        out_init = nn.initializers.zeros if self.neutral_start else uniform_fan_in
+        out = Pointwise(f, use_bias=True, kernel_init=out_init, name="out")(out)
+        return out * executed[:, None, None, None] if self.paths == "skip" else out, cost
+
+    # --- where keys are sampled -------------------------------------------------------------------------------------
 
     def _positions(self, q: Float[Array, "b h w f"]) -> Float[Array, "b groups hk wk 2"]:
         b, h, w, f = q.shape
-        stride = -(-h // self.key_grid)
-        folded = q.reshape(b, h, w, self.groups, -1).transpose(0, 3, 1, 2, 4).reshape(b * self.groups, h, w, -1)
-        kernel = self.param("offset_kernel", uniform_fan_in, (17, 17, 1, f // self.groups), q.dtype)
-        bias = self.param("offset_bias", nn.initializers.zeros, (f // self.groups,), q.dtype)
-        offset = strided_depthwise(folded, kernel[:, :, 0], stride) + bias[None, None, None]
+        stride, features = -(-max(h, w) // self.key_grid), f // self.groups
+        kernel = self.param("offset_kernel", uniform_fan_in, (OFFSET_KERNEL, OFFSET_KERNEL, 1, features), q.dtype)
+        bias = self.param("offset_bias", nn.initializers.zeros, (features,), q.dtype)
+        # the groups share the weights: [b, h, w, f] -> [b groups, h, w, f / groups]
+        grouped = self._grouped(q).reshape(b * self.groups, h, w, features)
+        offset = strided_depthwise(grouped, kernel[:, :, 0], stride=stride) + bias[None, None, None]
         offset = nn.gelu(ChannelNorm(name="offset_norm")(offset), approximate=False)
         offset = Pointwise(2, kernel_init=nn.initializers.zeros, name="offset")(offset)
-        hk, wk = offset.shape[1:3]
-        offset = offset.reshape(b, self.groups, hk, wk, 2).astype(jnp.promote_types(q.dtype, jnp.float32))
-        if self.offset_tanh:
-            offset = jnp.tanh(offset)
-        offset = offset * (self.offset_range * stride)
+        offset = offset.reshape(b, self.groups, *offset.shape[1:])  # [b groups, hk, wk, 2] -> [b, groups, hk, wk, 2]
+        return self._move(reference_grid(h, w, stride), self._bounded(offset, stride), h, w)
+
+    def _bounded(self, offset: Array, stride: int) -> Array:
+        offset = offset.astype(jnp.promote_types(offset.dtype, jnp.float32))  # positions never in half precision
+        return (jnp.tanh(offset) if self.offset_tanh else offset) * (self.offset_range * stride)
+
+    def _move(
+        self, reference: np.ndarray, offset: Float[Array, "b groups hk wk *n 2"], h: int, w: int
+    ) -> Float[Array, "b groups hk wk *n 2"]:
+        """Add the offsets to the reference points, along the stripe and inside the image."""
+        ones = (1,) * (offset.ndim - 5)
         if self.stripe_position:
-            offset = self._stretch(offset)
-        positions = offset + jnp.asarray(reference_grid(h, w, stride), offset.dtype)[None, None]
-        return jnp.clip(positions, 0, jnp.array((h - 1, w - 1), positions.dtype)[None, None, None, None])
+            groups, hk, wk = offset.shape[1:4]
+            even = jnp.arange(groups, dtype=offset.dtype) * (math.pi / groups)
+            angle = self.param("stripe_angle", lambda _: even)
+            ratio = self.param("stripe_ratio", nn.initializers.zeros, (groups,), offset.dtype)
+            shift = self.param("stripe_shift", nn.initializers.zeros, (groups, 8, 8, 2), offset.dtype)
+            shift = jax.image.resize(shift, (groups, hk, wk, 2), "bilinear", antialias=False)
+            offset = jnp.einsum("gij,bg...j->bg...i", stretch(angle, ratio), offset)
+            offset = offset + shift.reshape(1, groups, hk, wk, *ones, 2)
+        positions = offset + jnp.asarray(reference, offset.dtype).reshape(1, 1, *reference.shape[:2], *ones, 2)
+        last = jnp.array((h - 1, w - 1), offset.dtype).reshape(*(1,) * (offset.ndim - 1), 2)
+        return jnp.clip(positions, 0, last)
 
-    def _stretch(self, offset: Float[Array, "b groups hk wk 2"]) -> Float[Array, "b groups hk wk 2"]:
-        groups, hk, wk = offset.shape[1:4]
+    def _whole_grid(self, q: Float[Array, "b h w f"]) -> Float[Array, "b groups h w 2"]:
+        b, h, w, _ = q.shape
+        grid = jnp.asarray(reference_grid(h, w, 1), jnp.promote_types(q.dtype, jnp.float32))
+        return jnp.broadcast_to(grid[None, None], (b, self.groups, h, w, 2))
 
-        def even(_: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-            return jnp.arange(groups, dtype=dtype).reshape(shape) * (math.pi / groups)
+    def _grouped(self, x: Float[Array, "b h w f"]) -> Float[Array, "b groups h w f1"]:
+        return jnp.moveaxis(x.reshape(*x.shape[:3], self.groups, -1), 3, 1)
 
-        angle = self.param("stripe_angle", even, (groups,), offset.dtype)
-        ratio = self.param("stripe_ratio", nn.initializers.zeros, (groups,), offset.dtype)
-        shift = self.param("stripe_shift", nn.initializers.zeros, (groups, 8, 8, 2), offset.dtype)
-        shift = jax.image.resize(shift, (groups, hk, wk, 2), "bilinear", antialias=False)
-        return jnp.einsum("gij,bghwj->bghwi", stretch(angle, ratio), offset) + shift[None]
+    def _sample(self, x: Float[Array, "b h w f"], positions: Float[Array, "b groups hk wk 2"]) -> Array:
+        """Sample each group's channels at its own points: [b, hk, wk, f]."""
+        b, h, w, f = x.shape
+        hk, wk = positions.shape[2:4]
+        grouped = self._grouped(x).reshape(b * self.groups, h, w, -1)
+        sampled = bilinear(grouped, positions.reshape(b * self.groups, hk * wk, 2))  # [b groups, m, f / groups]
+        return jnp.moveaxis(sampled.reshape(b, self.groups, hk, wk, -1), 1, 3).reshape(b, hk, wk, f)
 
+    # --- what the logits know of positions --------------------------------------------------------------------------
 
-def stretch(angle: Float[Array, " g"], ratio: Float[Array, " g"]) -> Float[Array, "g 2 2"]:
-    """Return R(t) diag(e^a, e^-a) R(t)^T acting on (row, column): area is kept, and a = 0 is the identity."""
-    c, s = jnp.cos(angle), jnp.sin(angle)
-    grow, shrink = jnp.exp(ratio), jnp.exp(-ratio)
-    off_diagonal = c * s * (grow - shrink)
-    rows = (c * c * grow + s * s * shrink, off_diagonal), (off_diagonal, s * s * grow + c * c * shrink)
-    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)  # [g, 2, 2]
+    def _pair_bias(self, h: int, w: int, dtype: jnp.dtype) -> tuple[Any, PairFunction] | None:
+        """Return the parameters of the logit bias and the function that evaluates it for single pairs."""
+        per_group = self.heads // self.groups
+        zeros = nn.initializers.zeros
+        if self.stripe_logit == "stripe1d":
+            tables = self.param("stripe_tables", zeros, (self.heads, len(STRIPE_NORMALS), STRIPE_BINS), dtype)
+            return tables, lambda tables, d: stripe_pair_bias(tables, d.repeat(per_group, axis=1), size=max(h, w))
+        if self.stripe_logit == "dat2d":
+            table = self.param("displacement_table", zeros, (self.groups, 2 * h - 1, 2 * w - 1, per_group), dtype)
+            return table, table_bias
+        if self.stripe_logit == "log_cpb":
+            hidden = self.param("displacement_hidden", uniform_fan_in, (3, 32), dtype)
+            out = self.param("displacement_out", zeros, (32, per_group), dtype)
+            side = np.maximum((h - 1, w - 1), 1).reshape(1, 1, 1, 1, 2)
+            return (hidden, out), lambda weights, d: log_displacement_bias(*weights, d / jnp.asarray(side, d.dtype))
+        return None
+
+    def _row_bias(self, positions: Float[Array, "b groups m 2"], h: int, w: int) -> RowBias | None:
+        pair_bias = self._pair_bias(h, w, positions.dtype)
+        if pair_bias is None:
+            return None
+        parameters, function = pair_bias
+        if self.stripe_logit == "stripe1d":
+            return stripe_row_bias(parameters, positions.repeat(self.heads // self.groups, axis=1), h=h, w=w)
+        return PairBias(parameters, positions, function, w)
+
+    # --- attention to keys of one's own -----------------------------------------------------------------------------
+
+    def _attend_locally(
+        self, q: Float[Array, "b h w f"], k: Float[Array, "b h w f"], v: Float[Array, "b h w f"]
+    ) -> Float[Array, "b h w f"]:
+        """Attend to the query's own 3 x 3 neighbourhood, moved by offsets predicted from it."""
+        b, h, w, f = q.shape
+        n = h * w
+        offset = Pointwise(18 * self.groups, kernel_init=nn.initializers.zeros, name="offset")(q)
+        offset = self._bounded(jnp.moveaxis(offset.reshape(b, h, w, self.groups, 9, 2), 3, 1), stride=1)
+        neighbours = reference_grid(3, 3, 1).reshape(1, 1, 1, 1, 9, 2) - 1  # -1, 0, 1 in both axes
+        grid = reference_grid(h, w, 1)
+        offset = offset + jnp.asarray(neighbours, offset.dtype)
+        positions = self._move(grid, offset, h, w).reshape(b, self.groups, n, 9, 2)
+
+        def sample(x: Array) -> Array:
+            grouped = self._grouped(x).reshape(b * self.groups, h, w, -1)
+            sampled = bilinear(grouped, positions.reshape(b * self.groups, n * 9, 2))  # [b groups, n 9, f / groups]
+            sampled = sampled.reshape(b, self.groups, n, 9, self.heads // self.groups, -1)
+            return jnp.moveaxis(sampled, 4, 2).reshape(b, self.heads, n, 9, -1)  # [b, heads, n, 9, d]
+
+        queries = q.reshape(b, n, self.heads, -1).swapaxes(1, 2) * (f // self.heads) ** -0.5  # [b, heads, n, d]
+        logits = jnp.einsum("bgnd,bgnmd->bgnm", queries, sample(k)).astype(positions.dtype)
+        pair_bias = self._pair_bias(h, w, positions.dtype)
+        if pair_bias is not None:
+            parameters, function = pair_bias
+            pixels = jnp.asarray(grid.reshape(1, 1, n, 1, 2), positions.dtype)
+            logits = logits + function(parameters, pixels - positions)
+        out = jnp.einsum("bgnm,bgnmd->bngd", nn.softmax(logits).astype(v.dtype), sample(v))
+        return out.reshape(b, h, w, f)
+
+    def _attend_in_windows(
+        self, q: Float[Array, "b h w f"], k: Float[Array, "b h w f"], v: Float[Array, "b h w f"]
+    ) -> Float[Array, "b h w f"]:
+        """Attend to the pixels of the query's own tile; tiles beyond the border are cut."""
+        b, h, w, f = q.shape
+        side, pixels = self.window, self.window**2
+        tiles_h, tiles_w = -(-h // side), -(-w // side)
+
+        def tiles(x: Array) -> Array:
+            x = jnp.pad(x, ((0, 0), (0, tiles_h * side - h), (0, tiles_w * side - w), (0, 0)))
+            x = x.reshape(x.shape[0], tiles_h, side, tiles_w, side, self.heads, -1)
+            # [b, tiles_h, side, tiles_w, side, heads, d] -> [tiles_h, b, tiles_w, heads, side, side, d]
+            return x.transpose(1, 0, 3, 5, 2, 4, 6).reshape(tiles_h, x.shape[0], tiles_w, self.heads, pixels, -1)
+
+        dtype = jnp.promote_types(q.dtype, jnp.float32)
+        inside = tiles(jnp.ones((1, h, w, self.heads), bool))[..., 0][..., None, :]  # [.., 1, tiles_w, heads, 1, m]
+        bias = jnp.zeros((1, 1, 1, 1), dtype)
+        pair_bias = self._pair_bias(h, w, dtype)
+        if pair_bias is not None:
+            parameters, function = pair_bias
+            grid = jnp.asarray(reference_grid(side, side, 1).reshape(pixels, 2), dtype)
+            displacement = grid[:, None] - grid[None]  # [n, m, 2]
+            bias = function(parameters, jnp.broadcast_to(displacement, (1, self.groups, pixels, pixels, 2)))
+
+        @jax.checkpoint
+        def row_of_tiles(inputs: tuple[Array, ...]) -> Array:
+            q, k, v, inside = inputs
+            logits = jnp.matmul(q, k.swapaxes(-1, -2)).astype(dtype) + bias[:, None]  # [b, tiles_w, heads, n, m]
+            weights = nn.softmax(jnp.where(jnp.broadcast_to(inside, logits.shape), logits, -jnp.inf))
+            return jnp.matmul(weights.astype(v.dtype), v)
+
+        out = lax.map(row_of_tiles, (tiles(q * (f // self.heads) ** -0.5), tiles(k), tiles(v), inside))
+        out = out.reshape(tiles_h, b, tiles_w, self.heads, side, side, -1).transpose(1, 0, 4, 2, 5, 3, 6)
+        return out.reshape(b, tiles_h * side, tiles_w * side, f)[:, :h, :w]

@@ -149,11 +149,11 @@ def _pixel_unshuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b h2 w2 f4"]:
     return x.reshape(b, h // 2, w // 2, 4 * f)
 
 
-def _pixel_shuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b 2h 2w f/4"]:
-    """Undo ``_pixel_unshuffle``."""
+def _pixel_shuffle(x: Float[Array, "b h w f"], *, side: int = 2) -> Float[Array, "b h1 w1 f1"]:
+    """Spread the features of each pixel over ``side`` x ``side`` pixels; undoes ``_pixel_unshuffle`` at 2."""
     b, h, w, f = x.shape
-    x = x.reshape(b, h, w, 2, 2, f // 4).transpose(0, 1, 3, 2, 4, 5)  # [b, h, 2, w, 2, f/4]
-    return x.reshape(b, 2 * h, 2 * w, f // 4)
+    x = x.reshape(b, h, w, side, side, -1).transpose(0, 1, 3, 2, 4, 5)  # [b, h, side, w, side, f / side^2]
+    return x.reshape(b, side * h, side * w, f // side**2)
 
 
 class RestormerEncoder(nn.Module):
@@ -229,16 +229,17 @@ class RestormerDecoder(nn.Module):
     blocks: int = 4
     heads: int = 8
     expansion: float = 2.0
+    outputs: int = 1
 
     @nn.compact
     def __call__(
         self,
         global_features: Float[Array, "b h1 w1 f1"],
         local_features: Float[Array, "b h w f"],
-        skip: Float[Array, "b h w 1"] | None = None,
+        skip: Float[Array, "b h w o"] | None = None,
         *,
         deterministic: bool = True,
-    ) -> Float[Array, "b h w 1"]:
+    ) -> Float[Array, "b h w o"]:
         if self.kind == "published":
             y = self._published(global_features, local_features, deterministic=deterministic)
             return y if skip is None else y + skip
@@ -249,16 +250,14 @@ class RestormerDecoder(nn.Module):
         for i in range(self.blocks):
             x = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")(x)
         x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
-        x = Conv(1, name="output_1")(x)
+        x = Conv(self.outputs, name="output_1")(x)
         return nn.sigmoid(x if skip is None else x + skip)
 
     def _published(self, global_features: Array, local_features: Array, *, deterministic: bool) -> Array:
         h, w = local_features.shape[1:3]
-        size, dtype = (4, 4), local_features.dtype
-        enlarge = nn.ConvTranspose(
-            self.width, size, strides=size, padding="VALID", use_bias=False, param_dtype=dtype, name="enlarge"
-        )
-        x = nn.relu(batch_norm(enlarge(global_features), deterministic=deterministic, name="enlarge_norm"))
+        # a transposed 4x4 convolution of stride 4 does not overlap: it is a 1x1 convolution and a shuffle
+        x = _pixel_shuffle(Pointwise(16 * self.width, name="enlarge")(global_features), side=4)
+        x = nn.relu(batch_norm(x, deterministic=deterministic, name="enlarge_norm"))
         x = jnp.concatenate([x[:, :h, :w], local_features], axis=-1)  # [b, h, w, 2f]
         x = ConvBatchNorm(self.width, name="fuse")(x, deterministic=deterministic)
-        return Pointwise(1, use_bias=True, name="output")(x)
+        return Pointwise(self.outputs, use_bias=True, name="output")(x)

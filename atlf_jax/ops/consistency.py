@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float, jaxtyped
 
 from atlf_jax.ops.fourier import fft2c, ifft2c
 from atlf_jax.ops.linear_solve import solve_hermitian
-from atlf_jax.ops.operators import adjoint, forward, normal
+from atlf_jax.ops.operators import adjoint, check_ranks, forward, normal
 
 __all__ = ["coilwise", "conjugate_gradient", "gradient", "hard", "varnet", "weighted"]
 
@@ -38,7 +38,9 @@ def hard(
     Returns:
         ``[*b, h, w]``. With one coil, ``M F x = M y``.
     """
-    return weighted(image, kspace, mask, jnp.inf) if coil_maps is None else coilwise(image, kspace, mask, jnp.inf, coil_maps)
+    if coil_maps is not None:
+        return coilwise(image, kspace, mask, jnp.inf, coil_maps)
+    return weighted(image, kspace, mask, jnp.inf)
 
 
 @jaxtyped(typechecker=beartype)
@@ -70,7 +72,7 @@ def weighted(
     """
     if coil_maps is not None:
         return conjugate_gradient(image, kspace, mask, v, coil_maps)
-    _check_rank(mask, image.ndim)
+    check_ranks(mask, image.ndim)
     k = fft2c(image)
     # v / (1 + v), written so that v = inf gives 1 and the gradient at v = 0 is finite.
     share = 1 - 1 / (1 + jnp.asarray(v, k.real.dtype))
@@ -195,10 +197,5 @@ def varnet(
     if estimate.ndim == mask.ndim + 1:
         mask = mask[..., None, :, :]  # [*b 1 h w]
         step = step if step.ndim == 0 else step[..., None, :, :]
-    _check_rank(mask, estimate.ndim)
+    check_ranks(mask, estimate.ndim)
     return jnp.where(mask, estimate - step * (estimate - kspace), estimate)
-
-
-def _check_rank(mask: Array, rank: int) -> None:
-    if mask.ndim != rank:
-        raise ValueError(f"got a mask of shape {mask.shape}, want {rank} axes (insert axes of length 1)")

@@ -28,12 +28,23 @@ def separable(
 
     Raises:
         ValueError: when the image is smaller than the filter.
+
+    Written as two products with banded matrices. For SSIM at 256 x 256 on CPU, sums of shifted images are twice as
+    fast forward, but 20 times slower in the gradient and 10 times slower to compile; ``lax.conv`` with one channel
+    is 10 times slower in both (jax 0.10).
     """
-    height, width = image.shape[-2] - len(rows) + 1, image.shape[-1] - len(columns) + 1
-    if height < 1 or width < 1:
-        raise ValueError(f"got images of {image.shape[-2:]}, want at least the filter's {len(rows), len(columns)}")
-    image = sum(float(tap) * image[..., i : i + height, :] for i, tap in enumerate(rows) if tap)
-    return sum(float(tap) * image[..., i : i + width] for i, tap in enumerate(columns) if tap)
+    h, w = image.shape[-2:]
+    if h < len(rows) or w < len(columns):
+        raise ValueError(f"got images of {h, w}, want at least the filter's {len(rows), len(columns)}")
+    left, right = jnp.asarray(_banded(rows, h), image.dtype), jnp.asarray(_banded(columns, w), image.dtype)
+    # "highest": a GPU would round float32 to ten bits here, and window variances are small differences.
+    return jnp.einsum("ih,...hw,jw->...ij", left, image, right, precision="highest")
+
+
+def _banded(taps: Float[np.ndarray, " n"], size: int) -> Float[np.ndarray, "rows size"]:
+    """Return the matrix that correlates vectors of a size with the taps, where they fit."""
+    rows = size - len(taps) + 1
+    return sum(tap * np.eye(rows, size, offset) for offset, tap in enumerate(taps))
 
 
 @jaxtyped(typechecker=beartype)

@@ -34,7 +34,7 @@ def solve_hermitian(
         return jnp.sum(a.real * b.real + a.imag * b.imag, axis=(-2, -1), keepdims=True)
 
     def ratio(a: Array, b: Array, dtype: jnp.dtype) -> Array:
-        """a / b, and 0 once the residual is exactly 0."""
+        """Divide, with 0 once the residual is exactly 0."""
         return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0).astype(dtype)
 
     def solve(matvec: Callable[[Array], Array], right: Array) -> Array:

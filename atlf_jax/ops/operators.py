@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Complex, Float, Key, jaxtyped
 from atlf_jax.ops.complex import rss
 from atlf_jax.ops.fourier import fft2c, ifft2c
 
-__all__ = ["adjoint", "birdcage_maps", "forward", "normal", "normalise_maps", "operator_norm"]
+__all__ = ["adjoint", "birdcage_maps", "check_ranks", "forward", "normal", "normalise_maps", "operator_norm"]
 
 
-def _check_ranks(mask: Array, image_rank: int, coil_maps: Array | None) -> None:
+def check_ranks(mask: Array, image_rank: int, coil_maps: Array | None = None) -> None:
     """Refuse arguments that would broadcast by rank: ``jnp.where`` escapes JAX's own check."""
     if mask.ndim != image_rank:
         raise ValueError(
@@ -27,7 +27,8 @@ def _check_ranks(mask: Array, image_rank: int, coil_maps: Array | None) -> None:
         )
     if coil_maps is not None and coil_maps.ndim != image_rank + 1:
         raise ValueError(
-            f"got coil maps of shape {coil_maps.shape} for images with {image_rank} axes; want one axis more, [*b, c, h, w]"
+            f"got coil maps of shape {coil_maps.shape} for images with {image_rank} axes; "
+            "want one axis more, [*b, c, h, w]"
         )
 
 
@@ -55,7 +56,7 @@ def forward(
         >>> forward(image, jnp.ones((1, 1, 4), bool)).shape
         (1, 4, 4)
     """
-    _check_ranks(mask, image.ndim, coil_maps)
+    check_ranks(mask, image.ndim, coil_maps)
     if coil_maps is None:
         return jnp.where(mask, fft2c(image), 0)
     coil_images = coil_maps * image[..., None, :, :]  # [*b c h w]
@@ -82,9 +83,9 @@ def adjoint(
         ValueError: when the arguments' numbers of axes do not match.
     """
     if coil_maps is None:
-        _check_ranks(mask, kspace.ndim, None)
+        check_ranks(mask, kspace.ndim)
         return ifft2c(jnp.where(mask, kspace, 0))
-    _check_ranks(mask, kspace.ndim - 1, coil_maps)
+    check_ranks(mask, kspace.ndim - 1, coil_maps)
     coil_images = ifft2c(jnp.where(mask[..., None, :, :], kspace, 0))  # [*b c h w]
     return jnp.sum(coil_maps.conj() * coil_images, axis=-3)
 

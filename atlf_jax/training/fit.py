@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -19,96 +19,22 @@ from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_b
 from atlf_jax.masks import MaskConfig
 from atlf_jax.training.checkpoint import Checkpoints, evaluated, read_meta, restore_latest
 from atlf_jax.training.logging import RunLog
-from atlf_jax.training.objective import LossConfig, Model
-from atlf_jax.training.optimiser import StageConfig
+from atlf_jax.training.objective import Model
 from atlf_jax.training.sharding import data_mesh, place
+from atlf_jax.training.stages import Stage, TrainConfig, stage_at, stages
 from atlf_jax.training.step import FUSION, Programs, TrainState, compile_stage, initialise
 
-__all__ = ["Stage", "TrainConfig", "fit", "stage_at", "stages"]
-
-
-@beartype
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train: the stages in their order, then what they share."""
-
-    autoencode: StageConfig = field(default_factory=StageConfig)
-    """Phase I of the fusion process: encode and decode each modality by itself."""
-    fusion: StageConfig = field(default_factory=StageConfig)
-    """Phase II of the fusion process: learn the fused image."""
-    reconstruction: StageConfig = field(default_factory=StageConfig)
-    """Train the reconstruction process while the fusion process is frozen."""
-    joint: StageConfig = field(default_factory=StageConfig)
-    """Train everything together."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of the loss terms."""
-    batch_size: int = 4
-    """Records a batch, over all devices; a multiple of their number."""
-    accumulate: int = 1
-    """Batches whose gradients are averaged into one update."""
-    ema_decay: float = 0.999
-    """Decay of the parameter average that is evaluated and kept; 0 keeps the last parameters."""
-    seed: int = 0
-    """Of initial parameters, order, augmentation, masks, mu and gates."""
-    log_every: int = 20
-    """Steps between logged lines."""
-    eval_every: int = 500
-    """Steps between validations, which choose the best checkpoint; also done at the end."""
-    save_every: int = 500
-    """Steps between saves of the latest checkpoint; also done at the end and when interrupted."""
-    picture_every: int = 500
-    """Steps between picture panels, made when a validation is also due; 0 for none."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "log_every", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        if self.picture_every < 0 or self.seed < 0:
-            raise ValueError(f"picture_every and seed must be >= 0, got {self.picture_every} and {self.seed}")
-        for stage in stages(self):
-            if stage.config.steps % self.accumulate:
-                raise ValueError(
-                    f"{stage.name}.steps must be a multiple of accumulate = {self.accumulate}, got {stage.config.steps}"
-                )
-
-
-class Stage(NamedTuple):
-    """One stage that is not skipped, from step ``start`` until before ``end``."""
-
-    name: str
-    config: StageConfig
-    start: int
-    end: int
-
-
-def stages(config: TrainConfig) -> list[Stage]:
-    """Return the stages of a run in order; the step count runs through all of them."""
-    result: list[Stage] = []
-    for name in ("autoencode", "fusion", "reconstruction", "joint"):
-        stage: StageConfig = getattr(config, name)
-        if stage.steps:
-            start = result[-1].end if result else 0
-            result.append(Stage(name, stage, start, start + stage.steps))
-    return result
-
-
-def stage_at(config: TrainConfig, step: int) -> Stage:
-    """Return the stage that takes ``step``; the last stage also stands for the end of the run."""
-    every = stages(config)
-    return next((stage for stage in every if step < stage.end), every[-1])
+__all__ = ["fit"]
 
 
 @beartype
 def fit(
     config: TrainConfig,
-    model: Any,
-    train_source: Any,
-    valid_source: Any,
+    model: Model,
+    train_source: Source,
+    valid_source: Source,
     *,
-    train_mask: MaskConfig,
-    valid_mask: MaskConfig,
+    mask: MaskConfig,
     augment: AugmentConfig,
     acquisition: AcquisitionConfig,
     workers: int,
@@ -123,8 +49,7 @@ def fit(
         model: a Flax module (see ``objective.Model``).
         train_source: records to train on.
         valid_source: records to choose the best checkpoint on.
-        train_mask: mask family of training; fresh masks.
-        valid_mask: mask family of validation; fixed masks.
+        mask: mask family; each training record gets a fresh member, each validation record always the same.
         augment: random changes of the training pairs.
         acquisition: phase and noise of the simulated scan.
         workers: loader processes.
@@ -144,6 +69,8 @@ def fit(
     workdir = Path(workdir).expanduser().resolve()
     if not stages(config):
         raise ValueError("nothing to train: every stage has 0 steps; set for example train.reconstruction.steps")
+    if not len(valid_source):
+        raise ValueError("the validation source holds no records; wanted at least one to choose checkpoints on")
     mesh = data_mesh(batch_size=config.batch_size, devices=devices)
     total = stages(config)[-1].end
     saved = _saved(workdir, record)
@@ -152,7 +79,7 @@ def fit(
 
     batches = train_batches(
         train_source,
-        mask=train_mask,
+        mask=mask,
         augment=augment,
         acquisition=acquisition,
         batch_size=config.batch_size,
@@ -161,23 +88,10 @@ def fit(
         workers=workers,
     )
 
-    def validation() -> Iterator[tuple[Batch, list[str]]]:
-        return evaluation_batches(
-            valid_source, mask=valid_mask, acquisition=acquisition, batch_size=config.batch_size
-        )
-
-    def programs_of(stage: Stage) -> Programs:
-        return compile_stage(
-            stage.name,
-            stage.config,
-            model=model,
-            losses=config.loss,
-            start=stage.start,
-            seed=config.seed,
-            ema_decay=config.ema_decay,
-            accumulate=config.accumulate,
-            mesh=mesh,
-        )
+    validation = partial(
+        evaluation_batches, valid_source, mask=mask, acquisition=acquisition, batch_size=config.batch_size
+    )
+    programs_of = partial(compile_stage, config=config, model=model, mesh=mesh)
 
     with (
         jax.set_mesh(mesh),
@@ -204,10 +118,13 @@ def fit(
             evaluation_due = step > first and (step % config.eval_every == 0 or step >= total)
             save_due = step > first and (step % config.save_every == 0 or ending)
             if evaluation_due or save_due:
-                pending = _log(log, pending, checkpoints)  # never save what went wrong
+                _log(log, pending, checkpoints)  # never save what went wrong
+                pending = None
             if evaluation_due:
-                pictures = config.picture_every > 0 and step % config.picture_every == 0
-                means = _evaluate(programs, state, validation(), mesh, stage=stage.name, log=log, pictures=pictures)
+                pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
+                means = _evaluate(
+                    programs, state, validation(), mesh, stage=stage.name, step=step, log=log, pictures=pictures
+                )
                 if means.get("psnr", -math.inf) > best:
                     best = means["psnr"]
                     checkpoints.save_best(state, step=step, stage=stage.name, psnr=best)
@@ -222,7 +139,8 @@ def fit(
             batch = next(batches)
             state, metrics = programs.step(state, place(batch, mesh))
             step += 1
-            pending = _log(log, pending, checkpoints) or Pending(step, stage.name, metrics, batch.record)
+            _log(log, pending, checkpoints)
+            pending = Pending(step, stage.name, metrics, batch.record)
 
         log.say(f"interrupted at step {step}; run the same command to go on" if step < total else f"done: {workdir}")
     return workdir
@@ -246,8 +164,8 @@ def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None
     if "loss" in broken or "grad_norm" in broken:
         raise FloatingPointError(
             f"{', '.join(broken)} not finite at step {pending.step} of stage {pending.stage}, "
-            f"records {pending.records.tolist()} of the training source; last good checkpoint: {checkpoints.last_good}. "
-            f"Lower train.{pending.stage}.learning_rate or clip_norm, or look at these records"
+            f"records {pending.records.tolist()} of the training source; last good checkpoint: "
+            f"{checkpoints.last_good}. Look at these records, or lower train.{pending.stage}.learning_rate"
         )
     log.train(pending.step, pending.stage, metrics)
 
@@ -258,9 +176,9 @@ def _evaluate(
     batches: Iterator[tuple[Batch, list[str]]],
     mesh: jax.sharding.Mesh,
     *,
-    log: RunLog,
-    step: int,
     stage: str,
+    step: int,
+    log: RunLog,
     pictures: bool,
 ) -> dict[str, float]:
     """Return and log the means of the stage's scores over the validation records, from the averaged parameters."""
@@ -275,7 +193,6 @@ def _evaluate(
     means = {name: float(np.mean(value)) for name, value in values.items()}
     means = {"loss": sum(value for name, value in means.items() if name.startswith("loss/"))} | means
     log.evaluation(step, stage, means)
-    log.restart_clock()
     return means
 
 
@@ -285,7 +202,7 @@ def _saved(workdir: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     if saved and saved["config"]["model"] != record["model"]:
         old, new = saved["config"]["model"], record["model"]
         differing = ", ".join(
-            f"model.{name} = {old.get(name)} there, {new.get(name)} here"
+            f"model.{name}: {old.get(name)} there, {new.get(name)} here"
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)
         )

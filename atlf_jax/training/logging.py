@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from beartype import beartype
+from jaxtyping import Float, UInt8, jaxtyped
 
 __all__ = ["RunLog", "panel"]
 
@@ -50,7 +51,6 @@ class RunLog:
         self._began = time.monotonic()
         self._window: list[dict[str, float]] = []
         self._window_began = self._began
-        self._rate = 0.0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -75,7 +75,9 @@ class RunLog:
             self._write("train", step, stage, means | {"images_per_second": self._rate})
             if not self._console.is_terminal:
                 left = (self._total - step) * self._batch_size / self._rate
-                self._console.print(f"{stage} {step}/{self._total}  {shown}  {self._rate:.3g} images/s  {left:.0f} s left")
+                self._console.print(
+                    f"{stage} {step}/{self._total}  {shown}  {self._rate:.3g} images/s  {left:.0f} s left"
+                )
             self.restart_clock()
 
     def evaluation(self, step: int, stage: str, metrics: dict[str, float]) -> None:
@@ -86,7 +88,9 @@ class RunLog:
 
     def picture(self, step: int, pictures: dict[str, Float[np.ndarray, "h w"]]) -> None:
         """Show pictures side by side."""
-        self._board.add_image("validation/" + " | ".join(pictures), panel(list(pictures.values())), step, dataformats="HW")
+        self._board.add_image(
+            "validation/" + " | ".join(pictures), panel(list(pictures.values())), step, dataformats="HW"
+        )
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -120,7 +124,8 @@ class RunLog:
         return (lines[-1]["elapsed_seconds"], lines[-1]["cpu_seconds"]) if lines else (0.0, 0.0)
 
 
-def panel(pictures: list[Float[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w2"]:
+@jaxtyped(typechecker=beartype)
+def panel(pictures: list[Float[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h all_w"]:
     """Return pictures in one row, black 0 to white 1, as bytes.
 
     Args:

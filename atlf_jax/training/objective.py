@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,13 @@ __all__ = ["OBJECTIVES", "LossConfig", "Model", "Outcome", "Variables", "zero_fi
 Variables = dict[str, Any]  # the collections of a Flax module: "params" and, in some presets, "batch_stats"
 
 
+@runtime_checkable
 class Model(Protocol):
-    """What training asks of a network: a Flax module that takes a Measurement and returns a Reconstruction.
+    """What training asks of a network: a Flax module ``(measurement, *, mu_index, deterministic) -> Reconstruction``.
 
-    With a fusion process (parameters under "fusion") it also has the methods ``autoencode(ct, mr) -> (ct, mr,
-    FusionFeatures)`` and ``fuse(measurement) -> (fused, FusionFeatures)``.
+    With a fusion process (parameters under "fusion") it also has the methods ``autoencode(ct, mr, *, deterministic)
+    -> (ct, mr, FusionFeatures)`` and ``fuse(measurement, *, deterministic) -> (fused, FusionFeatures)``. A model with
+    ``mu_values`` is conditioned on one of these multipliers of ``Reconstruction.path_cost``, named by ``mu_index``.
     """
 
     @property
@@ -59,7 +61,7 @@ class LossConfig:
     charbonnier: float = 0.0
     """Charbonnier error of the complex image (0.1 in CIPM-Net)."""
     ssim: float = 0.0
-    """1 - SSIM of the magnitude."""
+    """(1 - SSIM) / 2 of the magnitude."""
     gamma_symmetry: float = 0.01
     """Weight of the sum over phases of the symmetry residual (ISTA-Net+)."""
     beta_fusion: float = 0.1
@@ -77,6 +79,7 @@ class LossConfig:
             raise ValueError("one of the loss weights mse, l1, charbonnier, ssim must be above 0")
 
 
+@beartype
 def zero_filled(measurement: Measurement) -> Complex[Array, "b h w"]:
     """Return A^H y, the image without any reconstruction."""
     return adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
@@ -91,7 +94,7 @@ def autoencode(
     """
     ct, (start, mr) = batch.measurement.ct, _fusion_images(batch, config)
     (ct_hat, mr_hat, features), state = _apply(model, variables, ct, start, method="autoencode", key=key)
-    terms = {"autoencode": losses.autoencode(ct_hat, mr_hat, ct, mr, features)}
+    terms = {"autoencode": losses.autoencode(ct_hat, ct, mr_hat, mr, features)}
     pictures = {"ct": ct, "ct decoded": ct_hat, "zero-filled": start, "mr decoded": mr_hat, "mr": mr}
     return Outcome(terms, {}, pictures, state)
 
@@ -102,7 +105,7 @@ def fusion(
     """Phase II of the fusion process: L_int + 10 L_grad + 2 L_dec + eta_gap * |x_F - x_m|_1."""
     ct, (start, mr) = batch.measurement.ct, _fusion_images(batch, config)
     (fused, features), state = _apply(model, variables, batch.measurement, method="fuse", key=key)
-    terms = {"fusion": losses.fusion(fused, ct, mr, features, eta_gap=config.eta_gap)}
+    terms = {"fusion": losses.fusion(fused, ct, mr, features, gap_weight=config.eta_gap)}
     pictures = {"ct": ct, "zero-filled": start, "fused": fused, "mr": mr}
     return Outcome(terms, {}, pictures, state)
 
@@ -143,15 +146,11 @@ def _reconstruct(
     result, state = _apply(model, variables, batch.measurement, mu_index=mu_index, key=key)
     image, target = result.image, batch.target
     magnitude, truth = jnp.abs(image), jnp.abs(target)
-    terms = {}
-    if config.mse:
-        terms["mse"] = config.mse * losses.mse(image, target)
-    if config.l1:
-        terms["l1"] = config.l1 * losses.l1(image, target)
-    if config.charbonnier:
-        terms["charbonnier"] = config.charbonnier * losses.charbonnier(image, target)
-    if config.ssim:
-        terms["ssim"] = config.ssim * losses.ssim(magnitude, truth)
+    terms = {
+        name: getattr(config, name) * loss(image, target)
+        for name, loss in losses.RECONSTRUCTION_LOSSES.items()
+        if getattr(config, name)
+    }
     if config.gamma_symmetry and result.symmetry is not None:
         terms["symmetry"] = config.gamma_symmetry * result.symmetry
     if mu is not None and result.path_cost is not None:
@@ -159,10 +158,9 @@ def _reconstruct(
     start, mr = _fusion_images(batch, config)
     if beta and result.fused is not None:
         terms["fusion"] = beta * losses.fusion(
-            result.fused, batch.measurement.ct, mr, result.features, eta_gap=config.eta_gap
+            result.fused, batch.measurement.ct, mr, result.features, gap_weight=config.eta_gap
         )
-    scale = batch.scale[:, None, None]  # [b 1 1]; the peak of 1 is meant in the source's own units
-    scores = {"psnr": metrics.psnr(magnitude * scale, truth * scale, peak=1.0)}
+    scores = {"psnr": metrics.psnr(magnitude, truth, peak=1 / batch.scale)}  # the peak is 1 in the source's own units
     pictures = {"ct": batch.measurement.ct, "zero-filled": start}
     if result.fused is not None:
         pictures["fused"] = result.fused
@@ -181,9 +179,9 @@ def _apply(
     model: Model, variables: Variables, *args: Any, method: str | None = None, key: Key[Array, ""] | None, **kwargs: Any
 ) -> tuple[Any, Variables]:
     """Call the model: with a key as in training, without as in evaluation; also return the changed collections."""
-    if method is None:
-        kwargs["deterministic"] = key is None
     rngs = None if key is None else {"gumbel": key}
     changing = [name for name in variables if name != "params"] if key is not None else []
-    output = model.apply(variables, *args, method=method, rngs=rngs, mutable=changing or False, **kwargs)
+    output = model.apply(
+        variables, *args, method=method, deterministic=key is None, rngs=rngs, mutable=changing or False, **kwargs
+    )
     return output if changing else (output, {})

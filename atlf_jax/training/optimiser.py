@@ -74,18 +74,19 @@ def make_schedule(config: StageConfig, *, updates: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup), main], [warmup])
 
 
-def make_optimiser(config: StageConfig, *, accumulate: int = 1) -> optax.MultiSteps:
-    """Return the optimiser of a stage: clip by global norm, Adam(W), schedule, one update per ``accumulate`` batches.
+def make_optimiser(config: StageConfig, *, accumulate: int = 1) -> optax.GradientTransformation:
+    """Return the optimiser of a stage: clip by global norm, then Adam or AdamW at the scheduled rate.
 
     Args:
         config: the stage.
-        accumulate: batches whose gradients are averaged into one update.
+        accumulate: batches whose gradients are averaged into one update; the other batches update by zero.
     """
     schedule = make_schedule(config, updates=config.steps // accumulate)
-    adam = (
-        optax.adamw(schedule, weight_decay=config.weight_decay)
-        if config.optimiser == "adamw"
-        else optax.adam(schedule)
-    )
-    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-    return optax.MultiSteps(chain, every_k_schedule=accumulate)
+    if config.optimiser == "adamw":
+        adam = optax.adamw(schedule, weight_decay=config.weight_decay)
+    else:
+        adam = optax.adam(schedule)
+    optimiser = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    if accumulate == 1:
+        return optimiser
+    return optax.MultiSteps(optimiser, every_k_schedule=accumulate).gradient_transformation()

@@ -1,17 +1,19 @@
 """The compiled programs of a training stage: begin, step and evaluate."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from beartype import beartype
+from jaxtyping import Array, Float, Int, jaxtyped
 
 from atlf_jax.array_types import Batch
-from atlf_jax.training.objective import OBJECTIVES, LossConfig, Model, Outcome, Variables
-from atlf_jax.training.optimiser import StageConfig, make_optimiser
+from atlf_jax.training.objective import OBJECTIVES, Model, Outcome, Variables
+from atlf_jax.training.optimiser import make_optimiser, make_schedule
 from atlf_jax.training.sharding import replicated, split
+from atlf_jax.training.stages import Stage, TrainConfig
 
 __all__ = ["FUSION", "TRAINED", "Programs", "TrainState", "compile_stage", "initialise"]
 
@@ -61,74 +63,66 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
         average = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, average, model_state, ())
 
-    shardings = jax.tree.map(lambda _: replicated(mesh), jax.eval_shape(init))
-    return jax.jit(init, out_shardings=shardings)()
+    return jax.jit(init, out_shardings=replicated(mesh))()
 
 
-def compile_stage(
-    name: str,
-    stage: StageConfig,
-    *,
-    model: Model,
-    losses: LossConfig,
-    start: int,
-    seed: int,
-    ema_decay: float,
-    accumulate: int,
-    mesh: jax.sharding.Mesh,
-) -> Programs:
+def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.sharding.Mesh) -> Programs:
     """Return the programs of a stage; each compiles when first called.
 
     A stage begins from the averaged parameters of the one before, with a new optimiser. Only the parameters that it
-    trains are differentiated, so frozen parts cost no backward pass.
+    trains are differentiated, so frozen parts cost no backward pass. Step k draws from ``fold_in(key(seed), k)``.
 
     Args:
-        name: row of ``OBJECTIVES`` and ``TRAINED``.
-        stage: its settings.
+        stage: its name is a row of ``OBJECTIVES`` and ``TRAINED``.
+        config: what the stages share.
         model: the network.
-        losses: weights of the loss terms.
-        start: first step of the stage.
-        seed: of all randomness; step k uses ``fold_in(key(seed), k)``.
-        ema_decay: of the parameter average, ramped up as ``min(decay, (1 + t) / (10 + t))`` within the stage.
-        accumulate: batches an update.
         mesh: the devices.
     """
-    optimiser = make_optimiser(stage, accumulate=accumulate)
-    objective = OBJECTIVES[name]
+    accumulate = config.accumulate
+    schedule = make_schedule(stage.config, updates=stage.config.steps // accumulate)
+    optimiser = make_optimiser(stage.config, accumulate=accumulate)
+    objective, is_trained = OBJECTIVES[stage.name], TRAINED[stage.name]
 
     def parts(params: Variables) -> tuple[Variables, Variables]:
-        trained = {key: value for key, value in params.items() if TRAINED[name](key)}
-        frozen = {key: value for key, value in params.items() if not TRAINED[name](key)}
-        return trained, frozen
+        """Split into what the stage trains and what it leaves."""
+        trained = {name: tree for name, tree in params.items() if is_trained(name)}
+        return trained, {name: tree for name, tree in params.items() if name not in trained}
 
     def begin(state: TrainState) -> TrainState:
         params = jax.tree.map(jnp.copy, state.average)
         return state._replace(params=params, optimiser=optimiser.init(parts(params)[0]))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         trained, frozen = parts(state.params)
 
         def loss(trained: Variables) -> tuple[Array, Outcome]:
             variables = {"params": trained | frozen, **state.model_state}
-            outcome = objective(model, variables, batch, config=losses, key=key)
+            outcome = objective(model, variables, batch, config=config.loss, key=key)
             return outcome.loss, outcome._replace(pictures={})
 
         (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
         trained = optax.apply_updates(trained, updates)
-        params = trained | frozen
-        t = (state.step - start) // accumulate
-        decay = jnp.minimum(ema_decay, (1 + t) / (10 + t)) if ema_decay else 0.0
-        decay = jnp.where(optimiser.has_updated(optimiser_state), decay, 1.0)
-        average = optax.incremental_update(params, state.average, 1 - decay)
-        state = TrainState(state.step + 1, params, average, state.model_state | outcome.state, optimiser_state)
-        parts_of_loss = {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
-        scores = {name: value.mean() for name, value in outcome.scores.items()}
-        return state, {"loss": outcome.loss, "grad_norm": optax.tree.norm(gradient), **parts_of_loss, **scores}
+        rate = schedule((state.step - stage.start) // accumulate)
+        done = state.step - stage.start + 1  # batches seen in this stage
+        decay = jnp.where(done % accumulate == 0, average_decay(done // accumulate, limit=config.ema_decay), 1.0)
+        average, frozen_average = parts(state.average)
+        average = optax.incremental_update(trained, average, 1 - decay)
+        state = TrainState(
+            step=state.step + 1,
+            params=trained | frozen,
+            average=average | frozen_average,
+            model_state=state.model_state | outcome.state,
+            optimiser=optimiser_state,
+        )
+        metrics = {"loss": outcome.loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": rate}
+        metrics |= {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
+        metrics |= {name: value.mean() for name, value in outcome.scores.items()}
+        return state, metrics
 
     def evaluate(variables: Variables, batch: Batch) -> Outcome:
-        return objective(model, variables, batch, config=losses, key=None)._replace(state={})
+        return objective(model, variables, batch, config=config.loss, key=None)._replace(state={})
 
     whole, batches = replicated(mesh), split(mesh)
     return Programs(
@@ -136,3 +130,13 @@ def compile_stage(
         step=jax.jit(step, in_shardings=(whole, batches), out_shardings=(whole, whole), donate_argnums=0),
         evaluate=jax.jit(evaluate, in_shardings=(whole, batches)),
     )
+
+
+@jaxtyped(typechecker=beartype)
+def average_decay(updates: Int[Array, "*n"], *, limit: float) -> Float[Array, "*n"]:
+    """Return the decay of the parameter average at an update: ``min(limit, t / (9 + t))``, t = 1, 2, ...
+
+    The ramp keeps early parameters from lingering in the average of a short stage. Source: the ``num_updates`` rule
+    of TensorFlow's ExponentialMovingAverage.
+    """
+    return jnp.minimum(limit, updates / (9 + updates))

@@ -1,0 +1,366 @@
+"""What a study found, as tables on the terminal, scores.csv, summary.json and one self-contained report.html."""
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jinja2
+import numpy as np
+from beartype import beartype
+from PIL import Image
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from atlf_jax.evaluation import figures
+from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, EvaluationConfig, Panel, Score
+from atlf_jax.evaluation.statistics import compare, remark, summarise
+from atlf_jax.metrics import METRICS
+
+__all__ = ["Method", "Study", "environment", "render", "summary", "tables", "write"]
+
+DECIMALS = {"psnr": 2}  # 4 for the others
+UNITS = {"psnr": "dB"}
+
+PROFILE_WORDS = {
+    "picture": "each slice for itself, in units of its full range: PSNR with peak 1, SSIM with data range 1",
+    "fastmri": "one value a volume: PSNR peak and SSIM data range are the maximum of the target's volume",
+}
+METRIC_WORDS = (
+    "Magnitude images, neither clipped nor rescaled. SSIM: 7 × 7 uniform window, k1 .01, k2 .03. "
+    "NMSE: ‖p − t‖² / ‖t‖². HFEN: Laplacian of Gaussian, 15 × 15, sigma 1.5, nearest edges."
+)
+REAL_WORDS = (
+    "The targets have no phase, so their k-space is Hermitian: a sample also tells its mirror image, and the masks "
+    "give away the part of k-space named coverage, not only what they sample. Against raw k-space of a scanner this "
+    "flatters every method, zero-filled included (Shimron et al., PNAS 2022)."
+)
+DATASET_WORDS = {
+    "aanlib": (
+        "The data are processed 8-bit magnitude pictures of a teaching atlas: scores on them compare methods on these "
+        "pictures and do not foretell scores on scanner data."
+    ),
+    "phantom": "The heads are generated: scores on them show that the method works, not how well it does on patients.",
+}
+CLINICAL_WORDS = "Research software: nothing here is fit for diagnosis or any other clinical use."
+
+
+class Method(NamedTuple):
+    """Where the rows of one method come from."""
+
+    parameters: int = 0
+    checkpoint: str = ""  # path; empty for a method that is not learned
+    config: dict[str, Any] | None = None  # the whole configuration that it was trained with
+
+
+@beartype
+@dataclass(frozen=True)
+class Study:
+    """One evaluation with everything that its report says."""
+
+    dataset: str
+    split: str
+    config: EvaluationConfig
+    methods: Mapping[str, Method]  # without the zero-filled image
+    rows: Sequence[Score]
+    panels: Sequence[Panel] = ()
+    acquisition: Mapping[str, float] = field(default_factory=dict)
+
+
+@beartype
+def summary(study: Study) -> dict[str, Any]:
+    """Gather everything that a report says in numbers and words.
+
+    Returns:
+        ``protocol``, ``environment``, ``methods``, ``results`` (see ``statistics.Summary``), ``comparisons`` (see
+        ``statistics.Comparison``) and ``remarks``; plain values, infinite and undefined numbers among them.
+    """
+    rows, config = study.rows, study.config
+    first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
+    names = [row.subject for row in first]
+    subjects = {subject: names.count(subject) for subject in dict.fromkeys(names)}
+    chosen = {"confidence": config.confidence, "samples": config.bootstrap}
+    return {
+        "protocol": {
+            "dataset": study.dataset,
+            "split": study.split,
+            "subjects": subjects,
+            "slices": len(first),
+            "profile": config.profile,
+            "acquisition": dict(study.acquisition),
+            "masks": [_mask_facts(label, rows) for label in dict.fromkeys(row.mask for row in rows)],
+            "confidence": config.confidence,
+            "bootstrap": config.bootstrap,
+        },
+        "environment": environment(),
+        "methods": {
+            method: {
+                "parameters": known.parameters,
+                "seconds_a_slice": float(np.median([row.seconds for row in rows if row.method == method])),
+                "checkpoint": known.checkpoint,
+                "config": known.config,
+            }
+            for method, known in {ZERO_FILLED: Method(), **study.methods}.items()
+        },
+        "results": [item._asdict() for item in summarise(rows, **chosen)],
+        "comparisons": [item._asdict() for item in compare(rows)],
+        "remarks": _remarks(study, len(subjects)),
+    }
+
+
+@beartype
+def environment() -> dict[str, str]:
+    """Return the versions and the device that the numbers were made with."""
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")}
+    kind = jax.devices()[0].device_kind  # "cpu", or the name of the card
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "device": f"{kind}, {os.cpu_count()} CPU cores",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@beartype
+def tables(facts: Mapping[str, Any]) -> list[Table]:
+    """Set the results as tables for the terminal: one for each mask, and one of the methods.
+
+    Args:
+        facts: what ``summary`` returned.
+    """
+    built = []
+    for mask in facts["protocol"]["masks"]:
+        table = _table(_mask_line(mask, facts), ["metric", "method"], ["mean", "±", "interval", "slices", "worst"])
+        by_method = {method: _results(facts, mask["label"], method) for method in facts["methods"]}
+        for metric in METRICS:
+            for method, results in by_method.items():
+                result = results[metric]
+                mean, deviation, slices, worst = (
+                    number(result[key], metric) for key in ("mean", "deviation", "slice_mean", "worst")
+                )
+                label = _heading(metric) if method == ZERO_FILLED else ""
+                table.add_row(*map(escape, (label, method, mean, deviation, interval(result), slices, worst)))
+            table.add_section()
+        built.append(table)
+    methods = _table(f"on {facts['environment']['device']}", ["method"], ["parameters", "s / slice"])
+    for method, known in facts["methods"].items():
+        methods.add_row(escape(method), f"{known['parameters']:,}", f"{known['seconds_a_slice']:.3g}")
+    return [*built, methods]
+
+
+@beartype
+def write(folder: Path, study: Study) -> tuple[dict[str, Any], Path]:
+    """Write scores.csv, summary.json, report.html and, where there are panels, panels.png.
+
+    Args:
+        folder: made where it is missing.
+        study: what to tell.
+
+    Returns:
+        What ``summary`` returns, and the path of the report.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = summary(study)
+    with (folder / "scores.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*(name for name in Score._fields if name != "values"), *METRICS])
+        writer.writeheader()
+        for row in study.rows:
+            fields = row._asdict()
+            writer.writerow(fields.pop("values") | fields)
+    (folder / "summary.json").write_text(json.dumps(_finite(facts), indent=1, allow_nan=False) + "\n")
+    if study.panels:
+        (folder / "panels.png").write_bytes(figures.png(figures.comparison_figure(study.panels, study.rows), dpi=110))
+    report = folder / "report.html"
+    report.write_text(render(study, facts), encoding="utf-8")
+    return facts, report
+
+
+@beartype
+def render(study: Study, facts: Mapping[str, Any]) -> str:
+    """Return the report as one HTML page that asks for nothing outside itself.
+
+    Args:
+        study: whose pictures are shown.
+        facts: what ``summary`` returned for it.
+    """
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("atlf_jax", "evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"number": number, "spread": spread, "interval": interval, "heading": _heading, "count": _count}
+    plots = {
+        theme: figures.data_uri(figures.png(figures.metric_figure(study.rows, dark=theme == "dark")))
+        for theme in ("light", "dark")
+    }
+    limit = figures.error_limit(study.panels) if study.panels else 0.0
+    return pages.get_template("report.html.jinja").render(
+        facts,
+        metrics=list(METRICS),
+        results={
+            mask["label"]: {method: _results(facts, mask["label"], method) for method in facts["methods"]}
+            for mask in facts["protocol"]["masks"]
+        },
+        best=_best(facts),
+        colours=figures.method_colours(list(facts["methods"])),
+        profile_words=PROFILE_WORDS[study.config.profile],
+        metric_words=METRIC_WORDS,
+        plots=plots,
+        panels=[_panel(panel, study, limit) for panel in study.panels],
+        limit=f"{limit:g}",
+        colour_bar=figures.data_uri(figures.colour_bar()),
+    )
+
+
+@beartype
+def number(value: float | None, metric: str, *, signed: bool = False) -> str:
+    """Write a score with the digits that belong to its metric; infinity as its sign, an undefined one as a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:{'+' if signed else ''}.{DECIMALS.get(metric, 4)}f}".replace("-", "−")
+
+
+@beartype
+def spread(result: Mapping[str, Any]) -> str:
+    """Write mean and standard deviation over subjects."""
+    mean, deviation = (number(result[key], result["metric"]) for key in ("mean", "deviation"))
+    return mean if deviation == "–" else f"{mean} ± {deviation}"
+
+
+@beartype
+def interval(result: Mapping[str, Any]) -> str:
+    """Write the bootstrap interval over subjects; empty where there is none."""
+    if result["interval"] is None:
+        return ""
+    low, high = (number(end, result["metric"]) for end in result["interval"])
+    return f"[{low}, {high}]"
+
+
+def _count(amount: int, noun: str) -> str:
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def _heading(metric: str) -> str:
+    unit = f" [{UNITS[metric]}]" if metric in UNITS else ""
+    return f"{metric.upper()}{unit} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+
+
+def _results(facts: Mapping[str, Any], mask: str, method: str) -> dict[str, dict[str, Any]]:
+    """Return the results of one method under one mask, by metric."""
+    return {item["metric"]: item for item in facts["results"] if (item["mask"], item["method"]) == (mask, method)}
+
+
+def _best(facts: Mapping[str, Any]) -> set[tuple[str, str, str]]:
+    """Return (mask, method, metric) of the best mean of each column."""
+    best = set()
+    for mask in facts["protocol"]["masks"]:
+        for metric in METRICS:
+            column = {method: _results(facts, mask["label"], method)[metric]["mean"] for method in facts["methods"]}
+            choose = min if metric in LOWER_IS_BETTER else max
+            best.add((mask["label"], choose(column, key=lambda method: column[method]), metric))
+    return best
+
+
+def _mask_facts(label: str, rows: Sequence[Score]) -> dict[str, Any]:
+    """Describe the masks that were drawn under one label; each slice has its own, fixed by its name."""
+    drawn = list({row.name: row for row in rows if row.mask == label}.values())
+    effective = [row.effective for row in drawn]
+    hashes = [row.mask_hash for row in drawn]
+    distinct = len(set(hashes))
+    return {
+        "label": label,
+        "nominal": drawn[0].nominal,
+        "effective": float(np.mean(effective)),
+        "effective_range": [min(effective), max(effective)],
+        "sampled": float(np.mean([1 / value for value in effective])),
+        "coverage": float(np.mean([row.coverage for row in drawn])),
+        "distinct": distinct,
+        "hash": hashes[0] if distinct == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:8],
+    }
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
+    table = Table(title=escape(title), title_justify="left", title_style="bold", **style)
+    for heading in words:
+        table.add_column(heading, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _mask_line(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    protocol = facts["protocol"]
+    of = f"of {mask['distinct']} masks " if mask["distinct"] > 1 else ""
+    return (
+        f"{mask['label']} · nominal {mask['nominal']:g}x · effective {mask['effective']:.2f}x · coverage "
+        f"{mask['coverage']:.3f} · hash {of}{mask['hash']} · profile {protocol['profile']} · {protocol['dataset']} "
+        f"{protocol['split']}: {_count(protocol['slices'], 'slice')} of {_count(len(protocol['subjects']), 'subject')}"
+    )
+
+
+def _remarks(study: Study, subjects: int) -> list[str]:
+    words = [remark(subjects)]
+    if all(row.real for row in study.rows):
+        words.append(REAL_WORDS)
+    if study.dataset in DATASET_WORDS:
+        words.append(DATASET_WORDS[study.dataset])
+    return [*words, CLINICAL_WORDS]
+
+
+def _panel(panel: Panel, study: Study, limit: float) -> dict[str, Any]:
+    """Lay one slice out as columns, a picture above another."""
+    scored = [row for row in study.rows if row.mask == panel.mask]
+    values = {row.method: row.values for row in scored if row.record == panel.record}
+    white = float(panel.target.max()) or 1.0
+
+    def cell(title: str, image: Image.Image, caption: str = "") -> dict[str, str]:
+        return {"title": title, "uri": figures.data_uri(image), "caption": caption}
+
+    mask = figures.mask_picture(panel.sampling.mask, panel.target.shape)
+    columns = [
+        [cell("CT", figures.picture(panel.ct)), cell("mask", mask, f"effective {panel.sampling.effective:.2f}x")]
+    ]
+    fused = [cell(f"fused, {method}", figures.picture(image)) for method, image in panel.fused.items()]
+    columns += [fused[start : start + 2] for start in range(0, len(fused), 2)]
+    for method, image in panel.images.items():
+        error = figures.error_picture(np.abs(image - panel.target), limit=limit)
+        caption = f"{number(values[method]['psnr'], 'psnr')} dB · {number(values[method]['ssim'], 'ssim')}"
+        columns.append([cell(method, figures.picture(image, white=white), caption), cell("error", error)])
+    columns.append([cell("truth", figures.picture(panel.target, white=white))])
+
+    lead = next(iter(study.methods), ZERO_FILLED)
+    ranked = sorted((row for row in scored if row.method == lead), key=lambda row: row.values["psnr"])
+    place = next(rank for rank, row in enumerate(ranked, 1) if row.record == panel.record)
+    place = {1: "worst", len(ranked): "best"}.get(place, f"{place}. from the worst")
+    return {
+        "mask": panel.mask,
+        "hash": panel.sampling.hash,
+        "title": f"{panel.name}, subject {panel.subject}: {place} of {len(ranked)}",
+        "lead": lead,
+        "columns": columns,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON does not have: infinities by the strings inf and -inf, undefined ones by null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

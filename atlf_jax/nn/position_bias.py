@@ -1,0 +1,237 @@
+"""Biases on attention logits that depend on where the query and the key lie. Positions are (row, column) in pixels.
+
+The stripe bias is ours: a stripe is a straight line through the query at 0, 45, 90 or 135 degrees, and a table per
+head and direction holds the bias for each signed distance of a key from it. The others, of DAT and DAT++, are
+functions of the displacement that are evaluated pair by pair.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from jax import lax
+from jaxtyping import Array, Float, jaxtyped
+
+from atlf_jax.ops.resample import bilinear
+
+__all__ = [
+    "STRIPE_BINS",
+    "STRIPE_NORMALS",
+    "PairBias",
+    "StripeBias",
+    "log_displacement_bias",
+    "stripe_pair_bias",
+    "stripe_row_bias",
+    "table_bias",
+]
+
+STRIPE_BINS = 65  # entries of a table, for distances from -sqrt(2) max(h, w) to sqrt(2) max(h, w)
+STRIPE_NORMALS = tuple((math.cos(t), -math.sin(t)) for t in np.deg2rad((0, 45, 90, 135)))  # unit normals of the stripes
+# the same without the 1 / sqrt(2) of the diagonals: on whole pixels these projections are whole numbers
+STEPS = ((1, 0), (1, -1), (0, -1), (-1, -1))
+
+
+@jaxtyped(typechecker=beartype)
+def stripe_pair_bias(
+    tables: Float[Array, "g t bins"], displacement: Float[Array, "b g n m 2"], *, size: int
+) -> Float[Array, "b g n m"]:
+    """Evaluate the bias for single query-key pairs.
+
+    sum over directions of T[n . (p_query - P_key)], linearly interpolated at ((d / (sqrt(2) size)) + 1) / 2 * 64.
+
+    Args:
+        tables: ``[heads, 4, 65]``, in logit units.
+        displacement: query minus key in pixels, ``[b, heads, n, m, 2]``.
+        size: the longer side of the image, in pixels.
+
+    Returns:
+        ``[b, heads, n, m]``.
+    """
+    b, g, n, m, _ = displacement.shape
+    total = jnp.zeros((b, g, n * m), displacement.dtype)
+    for i, (row, column) in enumerate(STRIPE_NORMALS):
+        distance = displacement[..., 0] * row + displacement[..., 1] * column
+        position = (distance.reshape(b, g, -1) / (math.sqrt(2) * size) + 1) * ((STRIPE_BINS - 1) / 2)
+        position = jnp.clip(position, 0, STRIPE_BINS - 1)
+        index = jnp.clip(jnp.floor(position), 0, STRIPE_BINS - 2).astype(jnp.int32)
+        table = jnp.broadcast_to(tables[None, :, i].astype(total.dtype), (b, g, STRIPE_BINS))
+        low, high = (jnp.take_along_axis(table, index + j, axis=-1, mode="clip") for j in (0, 1))
+        total = total + low + (position - index.astype(position.dtype)) * (high - low)
+    return total.reshape(b, g, n, m)
+
+
+@flax.struct.dataclass
+class StripeBias:
+    """The bias of every pixel of an image, by direction: ``[b, g, values, m]`` for each value of the projection."""
+
+    lines: Float[Array, "b g h m"]  # by y
+    falling: Float[Array, "b g d m"]  # by x - y, ascending
+    columns: Float[Array, "b g w m"]  # by x
+    rising: Float[Array, "b g d m"]  # by x + y
+
+    def row(self, y: Array) -> Float[Array, "b g w m"]:
+        """Return the bias of row ``y``'s pixels: one line and one window of each diagonal's values."""
+        h, w = self.lines.shape[2], self.columns.shape[2]
+        return (
+            lax.dynamic_slice_in_dim(self.lines, y, 1, axis=2)
+            + lax.dynamic_slice_in_dim(self.falling, h - 1 - y, w, axis=2)
+            + self.columns
+            + lax.dynamic_slice_in_dim(self.rising, y, w, axis=2)
+        )
+
+    def add_row(self, total: "StripeBias", y: Array, d_row: Float[Array, "b g w m"]) -> "StripeBias":
+        """Add the gradient of ``row(y)`` to ``total``, touching only what that row reads."""
+
+        def add(values: Array, start: Array, d_values: Array) -> Array:
+            window = lax.dynamic_slice_in_dim(values, start, d_values.shape[2], axis=2)
+            return lax.dynamic_update_slice_in_dim(values, window + d_values.astype(values.dtype), start, axis=2)
+
+        h = self.lines.shape[2]
+        return StripeBias(
+            lines=add(total.lines, y, d_row.sum(2, keepdims=True)),
+            falling=add(total.falling, h - 1 - y, d_row),
+            columns=total.columns + d_row.astype(total.columns.dtype),
+            rising=add(total.rising, y, d_row),
+        )
+
+
+@jaxtyped(typechecker=beartype)
+def stripe_row_bias(
+    tables: Float[Array, "g t bins"], positions: Float[Array, "b g m 2"], *, h: int, w: int
+) -> StripeBias:
+    """Prepare the bias between every pixel of an image and keys at ``positions``, equal to ``stripe_pair_bias``.
+
+    On the pixel grid n . p_query takes only h, w or h + w - 1 values, so each table is evaluated for these times m
+    keys instead of for h w m pairs.
+
+    Args:
+        tables: ``[heads, 4, 65]``, in logit units.
+        positions: keys inside the image, ``[b, heads, m, 2]``.
+        h, w: the image's size in pixels.
+
+    Returns:
+        The bias in the form that ``attention.attend`` reads.
+    """
+    diagonal = np.arange(h + w - 1)
+    projections = (np.arange(h), (h - 1) - diagonal, -np.arange(w), -diagonal)  # STEPS . pixel, in StripeBias' order
+    terms = []
+    for i, projection in enumerate(projections):
+        (row, column), norm = STEPS[i], math.hypot(*STEPS[i])
+        key = positions[..., 0] * row + positions[..., 1] * column  # [b, g, m]
+        bins_per_step = (STRIPE_BINS - 1) / 2 / (math.sqrt(2) * max(h, w) * norm)
+        table = tables[:, i].astype(positions.dtype)
+        terms.append(_resample(table, projection * bins_per_step, key * -bins_per_step, (STRIPE_BINS - 1) // 2))
+    return StripeBias(*terms)
+
+
+def _resample(
+    table: Float[Array, "g bins"], fixed: np.ndarray, moving: Float[Array, "b g m"], origin: int
+) -> Float[Array, "b g s m"]:
+    """Interpolate tables at the sums origin + fixed[s] + moving[m], where ``fixed`` is known when tracing.
+
+    With both parts split into whole and rest, fixed = i + r and moving = j + t, and T_k = T[origin + i + j + k]:
+    the interpolant is T_0 + (r + t) (T_1 - T_0) + relu(r + t - 1) (T_2 - 2 T_1 + T_0), so a matrix of the tables'
+    values over (s, j) and a one-hot matrix over (j, m) give it by two products. Gathers are as fast forward, but
+    their gradient is a scatter of s m numbers, four times slower on CPU than all of this.
+    ``moving`` must lie in the range of ``-fixed``, as projections of positions inside the image do.
+    """
+    whole = np.floor(fixed).astype(int)
+    rest = fixed - whole
+    shifts = np.arange(np.floor(-fixed.max()), np.floor(-fixed.min()) + 1)  # all values of j
+    knots = np.arange(whole.min(), whole.max() + 3)  # all values of i + k
+    first = np.eye(len(knots))[whole - knots[0]]  # [s, knots]: picks T_0
+    slope, bend = np.roll(first, 1, axis=1) - first, np.roll(first, 2, axis=1) - 2 * np.roll(first, 1, axis=1) + first
+
+    index = np.clip(origin + knots[:, None] + shifts[None].astype(int), 0, table.shape[-1] - 1)  # [knots, j]
+    values = jnp.take(table, index, axis=-1, mode="clip")  # [g, knots, j]
+
+    def read(pick: np.ndarray) -> Array:
+        return jnp.einsum("si,gij->gsj", jnp.asarray(pick, table.dtype), values)
+
+    j = jnp.clip(jnp.floor(moving), shifts[0], shifts[-1])
+    t = (moving - j)[:, :, None]  # [b, g, 1, m]
+    all_j = jnp.asarray(shifts, table.dtype)[None, None, :, None]
+    chosen = (j[:, :, None] == all_j).astype(table.dtype)  # [b, g, j, m]
+    linear = jnp.einsum(
+        "gsj,bgjm->bgsm",
+        jnp.concatenate([read(first + rest[:, None] * slope), read(slope)], axis=-1),
+        jnp.concatenate([chosen, t * chosen], axis=2),
+    )
+    over = jnp.maximum(jnp.asarray(rest - 1, table.dtype)[None, None, :, None] + t, 0)
+    return linear + over * jnp.einsum("gsj,bgjm->bgsm", read(bend), chosen)
+
+
+PairFunction = Callable[[Any, Float[Array, "b groups n m 2"]], Float[Array, "b g n m"]]
+
+
+@flax.struct.dataclass
+class PairBias:
+    """A bias that is any function of parameters and displacements, evaluated pair by pair (slow: for comparison)."""
+
+    parameters: Any
+    positions: Float[Array, "b groups m 2"]
+    function: PairFunction = flax.struct.field(pytree_node=False)
+    w: int = flax.struct.field(pytree_node=False)
+
+    def row(self, y: Array) -> Float[Array, "b g w m"]:
+        """Return the bias of row ``y``'s pixels towards every key."""
+        columns = jnp.arange(self.w, dtype=self.positions.dtype)
+        pixels = jnp.stack([jnp.broadcast_to(y, columns.shape).astype(columns.dtype), columns], axis=-1)  # [w, 2]
+        return self.function(self.parameters, pixels[None, None, :, None] - self.positions[:, :, None])
+
+    def add_row(self, total: "PairBias", y: Array, d_row: Float[Array, "b g w m"]) -> "PairBias":
+        """Add the gradient of ``row(y)`` to ``total``."""
+        value, pull = jax.vjp(lambda bias: bias.row(y), self)
+        return jax.tree.map(jnp.add, total, pull(d_row.astype(value.dtype))[0])
+
+
+@jaxtyped(typechecker=beartype)
+def table_bias(
+    table: Float[Array, "groups h2 w2 g1"], displacement: Float[Array, "b groups n m 2"]
+) -> Float[Array, "b g n m"]:
+    """Sample a table over the whole range of displacements, -(h - 1) .. h - 1 by -(w - 1) .. w - 1, bilinearly.
+
+    Args:
+        table: ``[groups, 2 h - 1, 2 w - 1, heads of a group]``, in logit units.
+        displacement: query minus key in pixels.
+
+    Returns:
+        ``[b, heads, n, m]``.
+
+    Source: Xia et al. 2022 (DAT), section 3.2, deformable relative position bias.
+    """
+    b, groups, n, m, _ = displacement.shape
+    rows, columns, per_group = table.shape[1:]
+    centre = jnp.array(((rows - 1) / 2, (columns - 1) / 2), displacement.dtype)[None, None, None, None]
+    tables = jnp.broadcast_to(table[None], (b, *table.shape)).reshape(b * groups, rows, columns, per_group)
+    values = bilinear(tables, (displacement + centre).reshape(b * groups, n * m, 2))  # [b groups, n m, g1]
+    return values.swapaxes(1, 2).reshape(b, groups * per_group, n, m)
+
+
+@jaxtyped(typechecker=beartype)
+def log_displacement_bias(
+    hidden: Float[Array, "3 k"], out: Float[Array, "k g1"], displacement: Float[Array, "b groups n m 2"]
+) -> Float[Array, "b g n m"]:
+    """Evaluate a small network of the log-scaled displacement, shared by the groups.
+
+    relu([s, 1] hidden) out, with s = sign(d) log2(|d| + 1) / 3 and d = 8 displacement / (side - 1).
+
+    Args:
+        hidden, out: weights; the last row of ``hidden`` is its bias.
+        displacement: query minus key, divided by (side - 1): in [-1, 1].
+
+    Returns:
+        ``[b, heads, n, m]``.
+
+    Source: DAT++ (Xia et al. 2023), after Swin v2 (Liu et al. 2022, eq. 4).
+    """
+    b, groups, n, m, _ = displacement.shape
+    scaled = jnp.sign(displacement) * jnp.log2(jnp.abs(8 * displacement) + 1) / 3
+    values = jnp.matmul(nn.relu(jnp.matmul(scaled, hidden[:2]) + hidden[2].reshape(1, 1, 1, 1, -1)), out)
+    return jnp.moveaxis(values, -1, 2).reshape(b, -1, n, m)  # [b, groups, n, m, g1] -> [b, groups g1, n, m]

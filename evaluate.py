@@ -1,0 +1,131 @@
+"""Score trained networks: ``python evaluate.py --checkpoint=runs/NAME [--checkpoint=OTHER=runs/X] [--split=valid]``."""
+
+import dataclasses
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
+
+import jax
+import tyro
+from rich.console import Console
+
+from atlf_jax.config import Config, from_dict, to_dict
+from atlf_jax.data import DataConfig, Split, open_source
+from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, choose_panels, evaluate
+from atlf_jax.masks import MaskConfig
+from atlf_jax.models import build
+from atlf_jax.training import load
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score trained networks and the zero-filled image on one split, under the same masks."""
+
+    checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """Folder of a training run, or NAME=FOLDER to name it in the tables; repeat to compare several."""
+    out: str = ""
+    """Folder for the report and its numbers; empty: evaluation/SPLIT in the first run's folder."""
+    which: Literal["best", "latest"] = "best"
+    """Which checkpoint of each run."""
+    split: Split = "valid"
+    """Subjects to score."""
+    dataset: Literal["aanlib", "phantom"] | None = None
+    """Dataset to score on; None: the one that the networks were trained on."""
+    data_root: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
+    """Folder of the dataset; None: the one in the checkpoint."""
+    masks: tuple[tuple[str, float, float], ...] = ()
+    """KIND ACCELERATION CENTRE_FRACTION, repeated for each mask; none: those that the networks were trained with."""
+    evaluation: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=EvaluationConfig)
+    """Metric profile, batches, panels and bootstrap."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, build, score, write."""
+    arguments = tyro.cli(Arguments, prog="evaluate.py", args=argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
+    try:
+        run(arguments)
+    except ValueError as error:
+        raise SystemExit(f"evaluate.py: {error}") from error
+
+
+def run(arguments: Arguments) -> None:
+    """Score what the arguments name, print the tables and write the files."""
+    from atlf_jax.evaluation import report  # matplotlib: only once the arguments are known to be good
+
+    runs, models, methods = open_runs(arguments)
+    data = choose_data(arguments, runs)
+    masks = [MaskConfig(kind, acceleration, center) for kind, acceleration, center in arguments.masks]
+    masks = masks or list(dict.fromkeys(config.mask for config in runs.values()))
+    source = open_source(data, arguments.split)
+    shared = {"masks": masks, "config": arguments.evaluation, "acquisition": data.acquisition}
+    rows = evaluate(models, source, **shared)
+    study = report.Study(
+        dataset=data.dataset,
+        split=arguments.split,
+        config=arguments.evaluation,
+        methods=methods,
+        rows=rows,
+        panels=choose_panels(models, source, rows, **shared),
+        acquisition=to_dict(data.acquisition),
+    )
+    first = next(iter(methods.values())).checkpoint
+    facts, page = report.write(Path(arguments.out or Path(first, "evaluation", arguments.split)), study)
+    console = Console()
+    for table in report.tables(facts):
+        console.print(table, "")
+    for remark in facts["remarks"]:
+        console.print(remark, highlight=False)
+    console.print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
+
+
+def open_runs(arguments: Arguments) -> tuple[dict[str, Config], dict[str, Reconstructor], dict[str, "report.Method"]]:
+    """Load every network: its configuration, itself as a function of a measurement, and its line in the report."""
+    from atlf_jax.evaluation.report import Method
+
+    if not arguments.checkpoint:
+        raise ValueError("give the folder of a training run with --checkpoint=runs/NAME")
+    runs, models, methods = {}, {}, {}
+    for argument in arguments.checkpoint:
+        name, _, folder = argument.rpartition("=")
+        run = Path(folder).parent if Path(folder).name == "checkpoints" else Path(folder)
+        name = name or run.resolve().name
+        if name in runs:
+            raise ValueError(f"two checkpoints are named {name!r}; name them: --checkpoint=NAME=FOLDER")
+        config, variables = load(run, arguments.which)
+        runs[name] = from_dict(Config, config)
+        models[name] = jax.tree_util.Partial(build(runs[name].model).apply, variables)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        methods[name] = Method(parameters=parameters, checkpoint=str(run), config=config)
+    return runs, models, methods
+
+
+def choose_data(arguments: Arguments, runs: dict[str, Config]) -> DataConfig:
+    """Take the data of the first run, which the others must share, and replace what the arguments say."""
+    names, configs = list(runs), list(runs.values())
+    data = configs[0].data
+    for name, config in zip(names[1:], configs[1:], strict=True):
+        if config.data.acquisition != data.acquisition or (
+            arguments.dataset is None and config.data.dataset != data.dataset
+        ):
+            raise ValueError(
+                f"{names[0]} and {name} were trained on different data ({data.dataset} and {config.data.dataset}, or "
+                "another phase or noise); score them in separate runs, or choose the dataset with --dataset"
+            )
+    if arguments.dataset is not None:
+        data = dataclasses.replace(data, dataset=arguments.dataset)
+    if arguments.data_root is not None:
+        settings = getattr(data, data.dataset)
+        if not hasattr(settings, "root"):
+            raise ValueError(f"--data-root is given, but the {data.dataset} dataset is not read from a folder")
+        data = dataclasses.replace(data, **{data.dataset: dataclasses.replace(settings, root=arguments.data_root)})
+    return data
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+import csv
+import dataclasses
+import html
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from atlf_jax.evaluation import report
+from atlf_jax.evaluation.scoring import Score
+from atlf_jax.evaluation.statistics import summarise
+from atlf_jax.metrics import METRICS
+
+
+class Page(HTMLParser):
+    """Collect what a page would load, and what it says."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.words, self.tags, self.hidden = [], [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.hidden += tag in ("style", "script")
+        self.loads += [
+            value for name, value in attributes if name in ("src", "srcset", "href", "data", "action", "poster")
+        ]
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("style", "script")
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "made" / "here"
+    facts, page = report.write(folder, study)
+    assert page == folder / "report.html"
+    return folder, facts
+
+
+def words(page):
+    return " ".join("".join(page.words).split())
+
+
+def test_the_page_loads_nothing_from_outside(written):
+    text = (written[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.loads and all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|fetch\(", re.sub(r"base64,[^\"]*", "", text))
+
+
+def test_the_page_says_every_number_of_the_summary(written):
+    said = words(Page((written[0] / "report.html").read_text(encoding="utf-8")))
+    facts = written[1]
+    for result in facts["results"]:
+        metric = result["metric"]
+        for value in (result["mean"], result["deviation"], result["slice_mean"], result["worst"], *result["interval"]):
+            assert report.number(value, metric) in said
+        assert all(report.number(value, metric) in said for value in result["subjects"].values())
+        assert result["worst_name"] in said
+    for mask in facts["protocol"]["masks"]:
+        for number in (f"{mask['nominal']:g}", f"{mask['effective']:.2f}", f"{mask['coverage']:.3f}", mask["hash"]):
+            assert number in said
+    for item in facts["comparisons"]:
+        if item["metric"] in ("psnr", "ssim"):
+            assert report.number(item["difference"], item["metric"], signed=True) in said
+            assert f"{item['slice_p']:.2g}" in said
+    assert all(remark in said for remark in facts["remarks"])
+    assert "12,345" in said and "runs/half" in said and "half<way>" in said and "profile picture" in said
+    assert "north (3), south (2)" in said and f"jax {facts['environment']['jax']}" in said
+
+
+def test_the_best_mean_of_each_column_is_marked(written):
+    text = (written[0] / "report.html").read_text(encoding="utf-8")
+    marked = re.findall(r'<td class="best">(.*?)<small>', text)
+    expected = []
+    for mask in written[1]["protocol"]["masks"]:
+        for method in written[1]["methods"]:
+            for metric, choose in {"psnr": max, "ssim": max, "nmse": min, "hfen": min}.items():
+                column = [r for r in written[1]["results"] if (r["mask"], r["metric"]) == (mask["label"], metric)]
+                best = choose(column, key=lambda result: result["mean"])
+                expected += [report.spread(best)] if best["method"] == method else []
+    assert marked == expected
+
+
+def test_the_page_shows_each_panel(written, study):
+    text = (written[0] / "report.html").read_text(encoding="utf-8")
+    figures = re.findall(r'<figure class="panel".*?</figure>', text, re.DOTALL)
+    assert len(figures) == len(study.panels) == 6
+    for figure, panel in zip(figures, study.panels, strict=True):
+        titles = [html.unescape(title) for title in re.findall(r'<div class="title".*?>(.*?)</div>', figure)]
+        assert titles == [
+            "CT", "mask", "fused, half<way>", "zero-filled", "error", "half<way>", "error",
+            "truth", "error scale",
+        ]  # fmt: skip
+        assert panel.sampling.hash in figure and panel.name in figure
+    assert "worst of 5" in figures[0] and "3. from the worst of 5" in figures[1] and "best of 5" in figures[2]
+
+
+def test_a_study_without_panels_has_a_report(study, tmp_path):
+    _, page = report.write(tmp_path, dataclasses.replace(study, panels=()))
+    assert 'class="panel"' not in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "panels.png").exists()
+
+
+def test_the_csv_has_a_line_for_each_row(written, study):
+    with (written[0] / "scores.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == [*(name for name in Score._fields if name != "values"), *METRICS]
+    assert len(lines) == len(study.rows) == 2 * 2 * 5
+    for line, row in zip(lines, study.rows, strict=True):
+        assert (line["mask"], line["method"], line["name"], line["mask_hash"]) == (
+            row[0],
+            row[1],
+            row.name,
+            row.mask_hash,
+        )
+        assert {metric: float(line[metric]) for metric in METRICS} == row.values
+
+
+def test_the_json_holds_the_summary(written, study):
+    facts = json.loads((written[0] / "summary.json").read_text())
+    assert set(facts) == {"protocol", "environment", "methods", "results", "comparisons", "remarks"}
+    assert facts["protocol"]["subjects"] == {"north": 3, "south": 2}
+    assert facts["protocol"]["profile"] == "picture" and facts["protocol"]["slices"] == 5
+    assert facts["methods"]["half<way>"]["config"] == {"name": "half"}
+    assert facts["methods"]["zero-filled"]["parameters"] == 0
+    expected = summarise(study.rows, samples=100)
+    assert [item["mean"] for item in facts["results"]] == [item.mean for item in expected]
+    assert len(facts["results"]) == 2 * 2 * len(METRICS) and len(facts["comparisons"]) == 2 * len(METRICS)
+
+
+def test_infinite_scores_stay_readable(study, tmp_path):
+    rows = [
+        row._replace(values=row.values | {"psnr": math.inf}) if row.method != "zero-filled" else row
+        for row in study.rows
+    ]
+    facts, page = report.write(tmp_path, dataclasses.replace(study, rows=rows))
+    loaded = json.loads((tmp_path / "summary.json").read_text())
+    perfect = [item for item in loaded["results"] if item["method"] == "half<way>" and item["metric"] == "psnr"]
+    assert all(item["mean"] == "inf" and item["deviation"] is None for item in perfect)
+    assert "∞" in page.read_text(encoding="utf-8")
+    assert report.number(-math.inf, "psnr") == "−∞" and report.number(math.nan, "psnr") == "–"
+
+
+def test_masks_of_all_slices_have_one_hash_that_tells_their_order(study):
+    mask = report.summary(study)["protocol"]["masks"][1]  # of points: five different ones
+    assert mask["distinct"] == 5
+    effective = [row.effective for row in study.rows if row.mask == mask["label"] and row.method == "zero-filled"]
+    assert mask["effective"] == pytest.approx(sum(effective) / 5)
+    assert mask["effective_range"] == [min(effective), max(effective)]
+    assert (
+        report.summary(dataclasses.replace(study, rows=study.rows[::-1]))["protocol"]["masks"][0]["hash"]
+        != mask["hash"]
+    )
+    same = [row._replace(mask_hash="abcdef01") for row in study.rows]
+    assert report.summary(dataclasses.replace(study, rows=same))["protocol"]["masks"][1]["hash"] == "abcdef01"
+
+
+def test_cautions_follow_the_data(study):
+    assert report.summary(study)["remarks"][1:] == [
+        report.REAL_WORDS,
+        report.DATASET_WORDS["aanlib"],
+        report.CLINICAL_WORDS,
+    ]
+    rows = [row._replace(real=False) for row in study.rows]
+    other = dataclasses.replace(study, rows=rows, dataset="mine")
+    assert report.summary(other)["remarks"][1:] == [report.CLINICAL_WORDS]
+
+
+def test_tables_fit_a_narrow_terminal(study):
+    facts = report.summary(study)
+    console = Console(width=80)
+    with console.capture() as capture:
+        for table in report.tables(facts):
+            console.print(table)
+    text = capture.get()
+    assert "…" not in text and "PSNR [dB] ↑" in text
+    for result in facts["results"]:
+        assert report.number(result["mean"], result["metric"]) in text
+        assert report.interval(result) in text
+    for mask in facts["protocol"]["masks"]:
+        assert mask["hash"] in text and f"nominal {mask['nominal']:g}x" in text
+    assert "profile picture" in " ".join(text.split()) and "12,345" in text
+
+
+def test_numbers_are_written_with_the_digits_of_their_metric():
+    assert report.number(31.256, "psnr") == "31.26" and report.number(0.51234, "ssim") == "0.5123"
+    assert report.number(-1.5, "psnr", signed=True) == "−1.50" and report.number(1.5, "psnr", signed=True) == "+1.50"
+    assert report.number(None, "psnr") == "–"
+    assert report.spread({"metric": "psnr", "mean": 30.0, "deviation": None}) == "30.00"
+    assert report.interval({"metric": "psnr", "interval": None}) == ""

@@ -1,0 +1,195 @@
+import dataclasses
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax import metrics
+from atlf_jax.array_types import Reconstruction
+from atlf_jax.data import AcquisitionConfig, evaluation_batches
+from atlf_jax.evaluation.scoring import (
+    LOWER_IS_BETTER,
+    EvaluationConfig,
+    choose_panels,
+    evaluate,
+    mask_label,
+    reconstruct_slices,
+    single_masks,
+)
+from atlf_jax.evaluation.statistics import summarise
+from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
+from atlf_jax.models import ZeroFilled
+
+from .tiny_slices import MASKS, SIZE, Slices, halfway
+
+LINES, POINTS = MASKS
+BY_TWO = EvaluationConfig(batch_size=2)
+
+
+def zero_filled(measurement):
+    return ZeroFilled().apply({}, measurement)
+
+
+def table(rows, metric="psnr"):
+    return {(row.mask, row.method, row.name): row.values[metric] for row in rows}
+
+
+def test_the_zero_filled_row_is_the_magnitude_of_the_adjoint_in_the_units_of_the_source():
+    (row,) = evaluate({}, Slices(("n1",), gain=7.0), masks=[LINES])
+    target = np.abs(Slices(("n1",), gain=7.0)[0].target).astype(float)
+    sampled = make_mask(LINES, (SIZE, SIZE), seed=seed_from_name("n1")).mask
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(target), norm="ortho")) * sampled
+    image = np.abs(np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace), norm="ortho")))
+    error = np.mean((image - target) ** 2)
+    assert row.values["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-3)  # float32 against float64
+    assert row.values["nmse"] == pytest.approx(error / np.mean(target**2), rel=1e-4)
+
+
+def test_a_model_that_is_zero_filled_scores_the_same(slices):
+    rows = evaluate({"same": zero_filled}, slices, masks=MASKS, config=BY_TWO)
+    pairs = {}
+    for row in rows:
+        pairs.setdefault((row.mask, row.name), []).append(row.values)
+    assert len(pairs) == 2 * len(slices)
+    assert all(first == second for first, second in pairs.values())
+
+
+def test_a_perfect_reconstruction_scores_infinity_and_one():
+    source = Slices(("n1",))
+    ((batch, _),) = evaluation_batches(source, mask=LINES, batch_size=1)
+
+    def oracle(_):
+        return Reconstruction(jnp.asarray(batch.target))
+
+    rows = evaluate({"oracle": oracle}, source, masks=[LINES], config=EvaluationConfig(batch_size=1))
+    assert rows[1].method == "oracle"
+    assert rows[1].values == {"psnr": np.inf, "ssim": pytest.approx(1, abs=1e-6), "nmse": 0, "hfen": 0}
+    summaries = {(item.method, item.metric): item for item in summarise(rows, samples=10)}
+    assert summaries["oracle", "psnr"].mean == np.inf
+
+
+def test_rows_tell_the_mask_that_was_drawn(slices):
+    rows = evaluate({}, slices, masks=MASKS, config=BY_TWO)
+    assert [row.name for row in rows] == 2 * ["n1", "n2", "n3", "s1", "s2"]
+    assert [row.subject for row in rows] == 2 * (3 * ["north"] + 2 * ["south"])
+    for row, mask in zip(rows, 5 * [LINES] + 5 * [POINTS], strict=True):
+        drawn = make_mask(mask, (SIZE, SIZE), seed=seed_from_name(row.name))
+        assert (row.mask, row.nominal) == (mask_label(mask), drawn.nominal)
+        assert (row.effective, row.coverage, row.mask_hash) == (drawn.effective, drawn.coverage, drawn.hash)
+        assert row.real and row.seconds > 0
+
+
+def test_the_batch_size_changes_nothing(slices):
+    three = table(evaluate({"half": halfway}, slices, masks=MASKS, config=EvaluationConfig(batch_size=3)))
+    one = table(evaluate({"half": halfway}, slices, masks=MASKS, config=EvaluationConfig(batch_size=1)))
+    assert list(three) == list(one)
+    np.testing.assert_allclose(list(three.values()), list(one.values()), rtol=1e-5)
+
+
+def test_a_model_is_traced_once_for_each_shape_of_mask(slices):
+    traces = []
+
+    def counted(measurement):
+        traces.append(measurement.mask.shape)
+        return zero_filled(measurement)
+
+    masks = [LINES, MaskConfig("random", 3.0, 0.2), POINTS]
+    evaluate({"counted": counted}, slices, masks=masks, config=BY_TWO)
+    assert traces == [(2, 1, SIZE), (2, SIZE, SIZE)]
+
+
+def test_seconds_hold_no_compilation(slices):
+    def slow_to_trace(measurement):
+        time.sleep(1)
+        return zero_filled(measurement)
+
+    rows = evaluate({"slow": slow_to_trace}, slices, masks=[LINES], config=BY_TWO)
+    assert all(row.seconds < 0.4 for row in rows)  # a second for two slices otherwise
+
+
+def test_phase_and_noise_reach_the_measurement(slices):
+    clean, noisy = (
+        evaluate({}, slices, masks=[LINES], acquisition=AcquisitionConfig(noise=noise)) for noise in (0.0, 0.1)
+    )
+    assert all(a.values["psnr"] > b.values["psnr"] for a, b in zip(clean, noisy, strict=True))
+    assert not any(row.real for row in evaluate({}, Slices(phase=0.5), masks=[LINES]))
+
+
+def test_fastmri_gives_one_row_a_subject(slices):
+    config = EvaluationConfig(profile="fastmri", batch_size=2)
+    rows = evaluate({"half": halfway}, slices, masks=[LINES], config=config)
+    assert [(row.name, row.method) for row in rows] == [
+        ("north", "zero-filled"),
+        ("north", "half"),
+        ("south", "zero-filled"),
+        ("south", "half"),
+    ]
+    panels = list(reconstruct_slices({"half": halfway}, slices, mask=LINES, batch_size=2))
+    south = [panel for panel in panels if panel.subject == "south"]
+    images, target = (np.stack(x) for x in ([p.images["half"] for p in south], [p.target for p in south]))
+    expected = metrics.score("fastmri", images, target)
+    assert rows[3].values == {name: pytest.approx(float(value), rel=1e-5) for name, value in expected.items()}
+    assert [panel.record for panel in choose_panels({"half": halfway}, slices, rows, masks=[LINES], config=config)] in (
+        [1, 4],
+        [4, 1],
+    )  # the middle slices
+
+
+def test_panels_run_from_worst_to_best_and_are_what_was_scored(slices):
+    config = EvaluationConfig(batch_size=2, panels=3)
+    rows = evaluate({"half": halfway}, slices, masks=MASKS, config=config)
+    panels = choose_panels({"half": halfway}, slices, rows, masks=MASKS, config=config)
+    for mask in map(mask_label, MASKS):
+        ranked = sorted((r for r in rows if (r.mask, r.method) == (mask, "half")), key=lambda row: row.values["psnr"])
+        shown = [panel for panel in panels if panel.mask == mask]
+        assert [panel.name for panel in shown] == [ranked[rank].name for rank in (0, 2, 4)]
+        assert [panel.record for panel in shown] == [ranked[rank].record for rank in (0, 2, 4)]
+        for panel in shown:
+            psnr = -10 * np.log10(np.mean((panel.images["half"] - panel.target) ** 2))
+            assert psnr == pytest.approx(table(rows)[mask, "half", panel.name], rel=1e-5)
+            assert set(panel.fused) == {"half"}
+            assert panel.ct is not None and panel.sampling.mask.shape[-1] == SIZE
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(0, []), (1, [2]), (2, [0, 4]), (9, [0, 1, 2, 3, 4])])
+def test_any_number_of_panels(slices, count, ranks):
+    config = EvaluationConfig(batch_size=2, panels=count)
+    rows = evaluate({}, slices, masks=[LINES], config=config)
+    ranked = sorted(rows, key=lambda row: row.values["psnr"])
+    panels = choose_panels({}, slices, rows, masks=[LINES], config=config)
+    assert [panel.name for panel in panels] == [ranked[rank].name for rank in ranks]
+
+
+def test_a_family_of_accelerations_is_scored_one_by_one():
+    family = MaskConfig("random", (2.0, 4.0), (0.25, 0.1))
+    singles = single_masks([family, POINTS])
+    assert [mask_label(mask) for mask in singles] == [
+        "random 2x, centre 0.25",
+        "random 4x, centre 0.1",
+        "variable_density_2d 3x",
+    ]
+    assert mask_label(MaskConfig("random", 2.0, center_lines=4)) == "random 2x, 4 lines"
+
+
+def test_what_cannot_be_scored_is_refused(slices):
+    with pytest.raises(ValueError, match="several masks are called 'variable_density_2d 3x'"):
+        evaluate({}, slices, masks=[POINTS, dataclasses.replace(POINTS, decay=0.2)])
+    with pytest.raises(ValueError, match="named 'zero-filled', the name of the baseline"):
+        evaluate({"zero-filled": halfway}, slices, masks=[LINES])
+    with pytest.raises(ValueError, match="5 records and 0 masks, wanted at least one"):
+        evaluate({}, slices, masks=[])
+    with pytest.raises(ValueError, match="0 records"):
+        evaluate({}, Slices(()), masks=[LINES])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"bootstrap": 0}, {"panels": -1}, {"confidence": 1.0}, {"confidence": 0.0}]
+)
+def test_a_wrong_setting_is_named(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.* must be"):
+        EvaluationConfig(**wrong)
+
+
+def test_directions_are_of_known_metrics():
+    assert set(metrics.METRICS) > LOWER_IS_BETTER

@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+
+from atlf_jax.evaluation.scoring import Score
+from atlf_jax.evaluation.statistics import (
+    bootstrap_interval,
+    compare,
+    remark,
+    subject_means,
+    summarise,
+    wilcoxon,
+)
+
+
+def row(method, subject, name, psnr, *, mask="m", nmse=0.5):
+    values = {"psnr": psnr, "ssim": psnr / 100, "nmse": nmse, "hfen": 1.0}
+    return Score(mask, method, subject, name, 0, 4.0, 3.9, 0.4, "0" * 8, True, 0.1, values)
+
+
+def unbalanced(method="net", *, shift=0.0):
+    """Three slices of a (means 30) and one of b (20)."""
+    scores = [("a", "a1", 29.0), ("a", "a2", 30.0), ("a", "a3", 31.0), ("b", "b1", 20.0)]
+    return [row(method, subject, name, psnr + shift, nmse=1 / psnr) for subject, name, psnr in scores]
+
+
+def test_subjects_come_first():
+    psnr = summarise(unbalanced(), samples=100)[0]
+    assert (psnr.mask, psnr.method, psnr.metric) == ("m", "net", "psnr")
+    assert psnr.subjects == {"a": 30.0, "b": 20.0}
+    assert psnr.mean == 25.0
+    assert psnr.slice_mean == 27.5  # every slice alike: another number
+    assert psnr.deviation == pytest.approx(math.sqrt(50))  # of 30 and 20, by n - 1
+    assert psnr.interval == (20.0, 30.0)  # two values: a quarter of the resamples is twice the same one
+    assert (psnr.worst, psnr.worst_name) == (20.0, "b1")
+
+
+def test_the_worst_error_is_the_largest():
+    nmse = summarise(unbalanced(), samples=10)[2]
+    assert (nmse.metric, nmse.worst, nmse.worst_name) == ("nmse", 1 / 20, "b1")
+
+
+def test_masks_and_methods_are_summed_apart():
+    rows = unbalanced() + unbalanced("other", shift=5) + [row("net", "a", "a1", 10.0, mask="n")]
+    means = {(s.mask, s.method): s.mean for s in summarise(rows, samples=10) if s.metric == "psnr"}
+    assert means == {("m", "net"): 25.0, ("m", "other"): 30.0, ("n", "net"): 10.0}
+
+
+def test_one_subject_has_neither_deviation_nor_interval():
+    psnr = summarise(unbalanced()[:3], samples=10)[0]
+    assert (psnr.mean, psnr.deviation, psnr.interval) == (30.0, None, None)
+
+
+def test_infinite_scores_are_carried_and_not_resampled():
+    psnr = summarise([row("net", "a", "a1", math.inf), row("net", "b", "b1", 20.0)], samples=10)[0]
+    assert (psnr.mean, psnr.deviation, psnr.interval) == (math.inf, None, None)
+    assert psnr.worst == 20.0
+
+
+def test_bootstrap_is_that_of_the_mean_and_repeats():
+    values = np.random.default_rng(1).normal(5, 2, 400).tolist()
+    low, high = bootstrap_interval(values, confidence=0.9, samples=2000)
+    half = 1.645 * np.std(values) / math.sqrt(400)  # normal approximation
+    assert low == pytest.approx(np.mean(values) - half, abs=0.02)
+    assert high == pytest.approx(np.mean(values) + half, abs=0.02)
+    assert bootstrap_interval(values, confidence=0.9, samples=2000) == (low, high)
+    narrow = bootstrap_interval(values, confidence=0.5, samples=2000)
+    assert low < narrow[0] < narrow[1] < high
+    assert bootstrap_interval([3.0, 3.0, 3.0], samples=10) == (3.0, 3.0)
+    assert bootstrap_interval([3.0]) is None
+
+
+def test_wilcoxon_by_hand():
+    assert wilcoxon([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 32)  # one of 2^5 signs on either side
+    assert wilcoxon([-1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(4 / 32)  # rank sums 0 and 1 on either side
+    assert wilcoxon([0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 32)  # zeros are dropped
+    assert wilcoxon([0.0, 0.0]) == 1.0
+
+
+def test_pairs_are_compared_on_the_same_slices():
+    rows = unbalanced("zero-filled") + unbalanced("net", shift=2) + unbalanced("other", shift=1)
+    rows[5] = rows[5]._replace(values=rows[5].values | {"psnr": 34.0})  # a2 of net: + 4 instead of + 2
+    psnr = [item for item in compare(rows) if item.metric == "psnr"]
+    assert [(item.first, item.second) for item in psnr] == [
+        ("net", "zero-filled"),
+        ("other", "zero-filled"),
+        ("net", "other"),
+    ]
+    assert psnr[0].subjects == {"a": pytest.approx(8 / 3), "b": 2.0}
+    assert psnr[0].difference == pytest.approx((8 / 3 + 2) / 2)
+    assert (psnr[0].slices, psnr[0].better_slices) == (4, 4)
+    assert psnr[0].slice_p == pytest.approx(2 / 16)
+    assert psnr[0].subject_p is None
+    nmse = next(item for item in compare(rows) if item.metric == "nmse")
+    assert (nmse.difference, nmse.better_slices, nmse.slice_p) == (0, 0, 1)
+
+
+def test_smaller_errors_are_better():
+    rows = [row("a", "s", "1", 1.0, nmse=0.2), row("b", "s", "1", 1.0, nmse=0.1)]
+    nmse = next(item for item in compare(rows) if item.metric == "nmse")
+    assert (nmse.first, nmse.second, nmse.difference, nmse.better_slices) == ("a", "b", 0.1, 0)
+    rows[0] = row("a", "s", "1", 1.0, nmse=0.05)
+    assert next(item for item in compare(rows) if item.metric == "nmse").better_slices == 1
+
+
+def test_six_subjects_are_enough_to_test_over_subjects():
+    rows = [row(method, str(s), f"{s}", 20 + s + gain) for method, gain in (("a", 1.0), ("b", 0.0)) for s in range(6)]
+    assert compare(rows)[0].subject_p == pytest.approx(2 / 64)
+
+
+def test_two_perfect_slices_do_not_differ():
+    rows = [row("a", "s", "1", math.inf), row("b", "s", "1", math.inf)]
+    assert (compare(rows)[0].difference, compare(rows)[0].slice_p) == (0, 1)
+
+
+def test_other_slices_are_refused():
+    with pytest.raises(ValueError, match="scored on different slices under m"):
+        compare(unbalanced("a") + unbalanced("b")[:3])
+    with pytest.raises(ValueError, match="zip"):
+        subject_means([1.0], ["a", "b"])
+
+
+def test_few_subjects_are_told_in_words():
+    assert "One subject" in remark(1)
+    assert "Only 2 subjects" in remark(2) and "No subject-level significance exists" in remark(2)
+    assert "below 0.5," in remark(2) and "below 0.25," in remark(3)
+    assert "No subject-level" not in remark(6) and "6 subjects" in remark(6)

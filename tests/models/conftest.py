@@ -1,0 +1,66 @@
+"""Small measurements and networks for the model tests."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax.array_types import Measurement
+from atlf_jax.models import ATLFConfig, FusionConfig, ReconstructionConfig
+from atlf_jax.ops import birdcage_maps, forward
+
+
+def small(**reconstruction) -> ATLFConfig:
+    """Return a two-phase network of the whole method at widths that compile in seconds."""
+    defaults = {"phases": 2, "width": 8, "heads": 2, "key_grid": 4}
+    return ATLFConfig(
+        fusion=FusionConfig(width=8, heads=2, encoder_blocks=1, decoder_blocks=1, lfab_layers=1),
+        reconstruction=ReconstructionConfig(**defaults | reconstruction),
+    )
+
+
+def replace(config: ATLFConfig, *, fusion=None, **reconstruction) -> ATLFConfig:
+    """Return the configuration with other fields of the fusion and of the reconstruction process."""
+    return dataclasses.replace(
+        config,
+        fusion=dataclasses.replace(config.fusion, **fusion or {}),
+        reconstruction=dataclasses.replace(config.reconstruction, **reconstruction),
+    )
+
+
+def measure(seed=0, *, batch=2, h=16, w=16, coils=0, full=False) -> tuple[Measurement, jax.Array]:
+    """Return a measurement of a random smooth image under a line mask, divided by its scale, and the image."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w]
+    image = np.stack([np.exp(-((y - h / 2) ** 2 + (x - w / 2 - b) ** 2) / (h + 2 * b)) for b in range(batch)])
+    image = image + 0.2 * rng.random((batch, h, w)) + 0.1j * rng.standard_normal((batch, h, w))
+    image = jnp.asarray(image, jnp.complex64)
+    lines = rng.random((batch, 1, w)) < 0.4
+    lines[..., w // 2 - 2 : w // 2 + 2] = True
+    mask = jnp.asarray(np.ones_like(lines) if full else lines)
+    maps = jnp.broadcast_to(birdcage_maps((h, w), coils)[None], (batch, coils, h, w)) if coils else None
+    ct = jnp.asarray(rng.random((batch, h, w)), jnp.float32)
+    return Measurement(forward(image, mask, maps), mask, ct, maps), image
+
+
+def perturb(variables, seed=1, size=0.05):
+    """Move every parameter a little, so that nothing is blocked by a zero initialisation."""
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [x + size * jax.random.normal(key, x.shape, x.dtype) for x, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
+
+
+@pytest.fixture(scope="session")
+def apply_of():
+    """Return a cache of compiled networks: apply_of(model) -> jitted apply."""
+    cache = {}
+
+    def get(model):
+        if model not in cache:
+            cache[model] = jax.jit(model.apply)
+        return cache[model]
+
+    return get

@@ -1,0 +1,364 @@
+"""ATLF-Net as a whole: parameter counts, no leakage, data consistency, and an effect of every switch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax.array_types import Measurement
+from atlf_jax.models import PRESETS, ATLFConfig, FusionConfig, ReconstructionConfig, build
+from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
+
+from .conftest import measure, perturb, replace, small
+
+F32 = 1e-5  # two phases stay below 3e-6 of the image's maximum
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def shapes(config: ATLFConfig, size=64):
+    return jax.eval_shape(lambda: build(config).init(jax.random.key(0), measure(h=size, w=size, batch=1)[0]))["params"]
+
+
+# --- parameter counts of the method description --------------------------------------------------------------------
+
+
+def test_faithful_has_the_described_parameters():
+    params = shapes(ATLFConfig())
+    assert count(params) == 1_345_859
+    assert count(params["fusion"]) == 873_584
+    assert count(params["fusion"]["encoder"]) == 576 + 181_024
+    assert count(params["fusion"]["gfab"]) == 363_016
+    assert count(params["fusion"]["lfab"]) == 54_336
+    assert count(params["fusion"]["lrfm_global"]) == count(params["fusion"]["lrfm_local"]) == 33_348
+    assert count(params["fusion"]["decoder"]) == 207_936
+    assert count(params["phase_3"]) == 52_475
+    assert sorted(params) == ["fusion", *(f"phase_{k}" for k in range(9))]
+
+
+def test_one_image_channel_has_the_described_parameters():
+    params = shapes(ATLFConfig(reconstruction=ReconstructionConfig(complex=False)))
+    assert count(params) == 1_340_675
+    phase = params["phase_0"]
+    assert count(phase) == 51_899
+    assert {name: count(part) for name, part in phase.items()} == {
+        "conv_D": 288,
+        "conv_G": 288,
+        "avat": 14_136,
+        "adain": 320,
+        "brb": 36_865,
+        "rho": 1,
+        "dc": 1,
+    }
+
+
+def test_istanet_plus_has_its_published_parameters():
+    params = shapes(PRESETS["istanet_plus"]())
+    assert count(params) == 336_978
+    assert count(params["phase_0"]) == 37_442
+
+
+def test_published_fusion_has_the_published_parameters():
+    assert count(shapes(PRESETS["published"]())["fusion"]) == 852_489
+
+
+def test_parameters_do_not_depend_on_the_image_size():
+    assert jax.tree.map(jnp.shape, shapes(ATLFConfig(), 64)) == jax.tree.map(jnp.shape, shapes(ATLFConfig(), 128))
+
+
+# --- E-11: nothing reaches the output but CT, measured samples, mask and coil maps ------------------------------------
+
+
+@pytest.mark.parametrize("coils", [0, 3])
+def test_the_null_space_of_the_truth_never_reaches_the_output(coils, apply_of):
+    from atlf_jax.data.example import Example
+    from atlf_jax.data.transforms import undersample
+
+    measurement, image = measure(coils=coils)
+    model = build(small())
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+    apply = apply_of(model)
+    rng = np.random.default_rng(5)
+    hidden = jnp.asarray(rng.standard_normal(image.shape) + 1j * rng.standard_normal(image.shape), jnp.complex64)
+    if coils:  # a null space exists only for one coil; with several, what is not measured is not even formed
+        other = measurement._replace(kspace=jnp.where(measurement.mask[:, None], measurement.kspace, 7.0))
+        np.testing.assert_array_equal(apply(variables, measurement).image, apply(variables, other).image)
+        return
+    # through the data pipeline: k-space, scale and output are bit-identical for truths that differ off the mask
+    mask = np.asarray(measurement.mask[0])
+    outputs = []
+    for truth in (image[0], image[0] + ifft2c(jnp.where(measurement.mask, 0, fft2c(hidden)))[0]):
+        kspace = np.where(mask, np.asarray(fft2c(truth)), 0)  # exactly the same samples for both truths
+        example = Example("1001", "1", np.asarray(measurement.ct[0]), np.asarray(ifft2c(jnp.asarray(kspace))))
+        record = undersample(example, mask, np.random.default_rng(0))
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], record)
+        outputs.append((apply(variables, batch.measurement), batch.scale, batch.measurement.kspace))
+    close = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), *outputs)
+    # the two k-spaces differ by the rounding of one transform pair (measured 2e-7), nothing more
+    assert max(jax.tree.leaves(close)) < 1e-4
+    same = apply(variables, measurement), apply(variables, jax.tree.map(jnp.array, measurement))
+    jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+def test_a_model_takes_a_measurement_only():
+    """The truth has no way in: it is no field of what a model is called with."""
+    assert Measurement._fields == ("kspace", "mask", "ct", "coil_maps")
+
+
+def test_samples_off_the_mask_are_ignored(apply_of):
+    measurement, _ = measure()
+    model = build(small())
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+    spoiled = measurement._replace(kspace=jnp.where(measurement.mask, measurement.kspace, 1e3))
+    first, second = (apply_of(model)(variables, m) for m in (measurement, spoiled))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+# --- E-16: the system ------------------------------------------------------------------------------------------------
+
+
+def test_hard_consistency_returns_the_measured_samples(apply_of):
+    measurement, image = measure()
+    model = build(small(dc="hard"))
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+    out = apply_of(model)(variables, measurement).image
+    np.testing.assert_allclose(forward(out, measurement.mask), measurement.kspace, atol=F32 * 10)
+    full, image = measure(full=True)
+    np.testing.assert_allclose(apply_of(model)(variables, full).image, image, atol=F32)
+    assert np.abs(out - image).max() > 0.01
+
+
+def test_zero_filled_comes_back_when_the_learned_update_is_zero(apply_of):
+    measurement, _ = measure()
+    model = build(small(dc="hard"))
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+    params = variables["params"]
+    silent = {n: p | {"conv_G": jax.tree.map(jnp.zeros_like, p["conv_G"])} if "conv_G" in p else p for n, p in params.items()}
+    out = apply_of(model)({"params": silent}, measurement).image
+    np.testing.assert_allclose(out, adjoint(measurement.kspace, measurement.mask), atol=F32)
+
+
+def test_other_image_sizes_work_with_the_same_parameters(apply_of):
+    model = build(small())
+    variables = jax.jit(model.init)(jax.random.key(0), measure()[0])
+    assert apply_of(model)(variables, measure(h=32, w=24)[0]).image.shape == (2, 32, 24)
+
+
+def test_the_real_model_stays_real(apply_of):
+    measurement, _ = measure()
+    model = build(small(complex=False))
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+    assert not np.asarray(apply_of(model)(variables, measurement).image.imag).any()
+
+
+def test_every_parameter_gets_gradient():
+    """At moved parameters, soft gates and every mu in the batch; known exceptions are checked to be exceptions."""
+    measurement, image = measure(batch=6)
+    model = build(small(gumbel_hard=False))
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement), size=0.2)
+
+    def loss(variables):
+        result = model.apply(
+            variables,
+            measurement,
+            mu_index=jnp.arange(6),
+            deterministic=False,
+            rngs={"gumbel": jax.random.key(2)},
+        )
+        return jnp.square(jnp.abs(result.image - image)).mean() + 0.01 * result.symmetry.mean() + result.path_cost.mean()
+
+    gradient = jax.jit(jax.grad(loss))(variables)["params"]
+    silent = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.abs(leaf).max() > 1e-12
+    ]
+    # A^H A is a projection for one coil and x_0 = A^H y, so the first step of the first phase changes nothing
+    assert silent in (["phase_0/rho"], [])
+    assert np.abs(gradient["phase_0"]["rho"]) < 1e-6 < np.abs(gradient["phase_1"]["rho"])
+
+
+def test_rematerialisation_changes_nothing():
+    measurement, image = measure()
+    plain, saving = build(small()), build(small(remat=True))
+    variables = perturb(jax.jit(plain.init)(jax.random.key(0), measurement))
+
+    def gradient(model):
+        return jax.jit(jax.grad(lambda v: jnp.square(jnp.abs(model.apply(v, measurement).image - image)).mean()))(variables)
+
+    # recomputation reorders sums: measured 2e-7 of the largest entry
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-9), *map(gradient, (plain, saving)))
+
+
+def test_several_coils_with_every_consistency():
+    measurement, image = measure(coils=4)
+    outputs = {}
+    for form in ("cg", "gradient", "coilwise"):
+        model = build(small(sense_dc=form))
+        variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+        outputs[form] = jax.jit(model.apply)(variables, measurement).image
+        assert np.isfinite(outputs[form]).all()
+    assert np.abs(outputs["cg"] - outputs["gradient"]).max() > 1e-4
+    assert np.abs(outputs["cg"] - outputs["coilwise"]).max() > 1e-4
+
+
+# --- every switch changes the output or the parameters ----------------------------------------------------------------
+
+RECONSTRUCTION_SWITCHES = {
+    "phases": 3,
+    "share_phases": True,
+    "complex": False,
+    "width": 16,
+    "stride": 2,
+    "avat": False,
+    "avat_every": 2,
+    "avat_sampling": "local9",
+    "key_grid": 8,
+    "heads": 4,
+    "groups": 1,
+    "offset_tanh": False,
+    "offset_range": 2.0,
+    "spb_position": False,
+    "spb_logit": "none",
+    "dpa_paths": "skip",
+    "dpa_selector": "dpcdun",
+    "path_act": "softplus",
+    "gumbel_hard": False,
+    "mu_classes": 0,
+    "adain": "image",
+    "adain_alpha": 0.5,
+    "neutral_start": True,
+    "aux_concat": "fused",
+    "shrink": "none",
+    "brb_levels": 2,
+    "skip": "nullspace",
+    "dc": "hard",
+}
+FUSION_SWITCHES = {
+    "encoder": "unet",
+    "share_encoder": False,
+    "width": 16,
+    "encoder_blocks": 2,
+    "decoder_blocks": 2,
+    "heads": 4,
+    "stride": 2,
+    "gfab": "bfe_dw",
+    "lfab": "detail",
+    "lfab_layers": 2,
+    "s_clamp": 0.01,
+    "lrfm": "pooled",
+    "lrfm_order": "diagram",
+    "rank": 2,
+    "lrfm_init": "sum",
+    "post_fuse_layers": True,
+    "decoder_skip": "mri",
+}
+
+
+def difference(first: ATLFConfig, second: ATLFConfig) -> float:
+    """Return inf for other parameters, else how far the outputs are apart at the same moved parameters."""
+    measurement, _ = measure(batch=1)
+    trees = [jax.eval_shape(build(c).init, jax.random.key(0), measurement) for c in (first, second)]
+    if jax.tree.map(jnp.shape, trees[0]) != jax.tree.map(jnp.shape, trees[1]):
+        return np.inf
+    outputs = []
+    for config in (first, second):
+        model = build(config)
+        variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement), size=0.1)
+        outputs.append(jax.jit(model.apply)(variables, measurement))
+    return max(float(jnp.abs(a - b).max()) for a, b in zip(outputs[0][:2], outputs[1][:2], strict=True))
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTION_SWITCHES)
+def test_reconstruction_switch(name):
+    base = small(avat_sampling="dat", brb_levels=1, stride=1)
+    assert difference(base, replace(base, **{name: RECONSTRUCTION_SWITCHES[name]})) > 1e-6
+
+
+@pytest.mark.parametrize("name", FUSION_SWITCHES)
+def test_fusion_switch(name):
+    base = replace(small(phases=1), fusion={"encoder_blocks": 3 if name == "encoder" else 1})
+    assert difference(base, replace(base, fusion={name: FUSION_SWITCHES[name]})) > 1e-6
+
+
+def test_a_neutral_start_starts_as_the_plain_phase():
+    """Without moving parameters, AVAT and AdaIN of a neutral start leave the ISTA-Net+ phase as it is."""
+    measurement, _ = measure()
+    styled, plain = build(small(neutral_start=True)), build(small(avat=False, adain="none"))
+    variables = jax.jit(styled.init)(jax.random.key(0), measurement)
+    bare = {n: {k: v for k, v in p.items() if k not in ("avat", "adain")} for n, p in variables["params"].items()}
+    first = jax.jit(styled.apply)(variables, measurement).image
+    np.testing.assert_allclose(first, jax.jit(plain.apply)({"params": bare}, measurement).image, atol=F32)
+
+
+def test_brb_width_factor_changes_the_parameters():
+    base = small(brb_levels=2)
+    assert difference(base, replace(base, brb_width_factor=2)) == np.inf
+
+
+def test_training_switches_change_the_path_choice():
+    """tau acts through the Gumbel noise only, which evaluation does not draw."""
+    measurement, _ = measure(batch=1)
+    outputs = []
+    for tau in (0.2, 5.0):
+        model = build(small(gumbel_hard=False, tau=tau))
+        variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement), size=0.3)
+        apply = jax.jit(lambda v, m, model=model: model.apply(v, m, deterministic=False, rngs={"gumbel": jax.random.key(3)}))
+        outputs.append(apply(variables, measurement).image)
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-6
+
+
+def test_nullspace_skip_equals_skip_before_hard_consistency(apply_of):
+    """DC_inf(x + r) = x + F^H (1 - M) F r for an x that is already consistent (one phase)."""
+    measurement, _ = measure()
+    configs = [small(phases=1, skip=skip, dc="hard") for skip in ("before_dc", "nullspace")]
+    variables = perturb(jax.jit(build(configs[0]).init)(jax.random.key(0), measurement))
+    first, second = (apply_of(build(c))(variables, measurement).image for c in configs)
+    np.testing.assert_allclose(first, second, atol=F32)
+    update = first - adjoint(measurement.kspace, measurement.mask)
+    assert np.abs(normal(update, measurement.mask)).max() < F32 < np.abs(update).max()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.slow
+def test_presets_run(name):
+    measurement, image = measure(batch=1, h=32, w=32)
+    config = replace(PRESETS[name](), phases=1)
+    model = build(config)
+    variables = jax.jit(model.init)(jax.random.key(0), measurement)
+    result = jax.jit(model.apply)(variables, measurement)
+    assert result.image.shape == image.shape and np.isfinite(result.image).all()
+    assert (result.fused is None) == (name == "istanet_plus")
+
+
+def test_fusion_refuses_what_it_cannot_serve():
+    with pytest.raises(ValueError, match="use_fusion is off"):
+        ATLFConfig(use_fusion=False)
+    with pytest.raises(ValueError, match="multiple of heads 3"):
+        FusionConfig(heads=3)
+    with pytest.raises(ValueError, match="wanted at least 1"):
+        ReconstructionConfig(phases=0)
+    with pytest.raises(ValueError, match="mu_classes 9"):
+        ReconstructionConfig(mu_classes=9)
+    with pytest.raises(ValueError, match="avat_every 0"):
+        ReconstructionConfig(avat_every=0)
+    with pytest.raises(ValueError, match="set avat_every to 1"):
+        ReconstructionConfig(avat_every=2, share_phases=True)
+    with pytest.raises(ValueError, match="multiple of groups 5"):
+        ReconstructionConfig(groups=5)
+
+
+def test_autoencoding_ignores_the_low_rank_fusion():
+    measurement, image = measure()
+    model = build(small())
+    variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
+    fusion = variables["params"]["fusion"]
+    other = fusion | {n: jax.tree.map(jnp.zeros_like, fusion[n]) for n in ("lrfm_global", "lrfm_local")}
+    arguments = measurement.ct, jnp.abs(image)
+    outputs = [
+        model.apply({"params": variables["params"] | {"fusion": f}}, *arguments, method="autoencode") for f in (fusion, other)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *outputs)
+    assert np.abs(outputs[0][0] - outputs[0][1]).max() > 1e-4

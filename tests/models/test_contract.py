@@ -1,0 +1,91 @@
+"""The contract that every row of MODELS keeps."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax.models import MODELS, ZeroFilledConfig, build
+from atlf_jax.ops import adjoint, forward
+
+from .conftest import measure, perturb, small
+
+CONFIGS = {"atlf": small(), "zero_filled": ZeroFilledConfig()}
+F32 = 1e-5  # measured float32 errors are 2-4e-7 for one operator; a two-phase network stays below 3e-6
+
+
+def test_every_model_is_in_the_contract():
+    assert CONFIGS.keys() == MODELS.keys()
+
+
+@pytest.fixture(params=CONFIGS, scope="module")
+def network(request):
+    model = build(CONFIGS[request.param])
+    variables = jax.jit(model.init)(jax.random.key(0), measure()[0])
+    return model, perturb(variables), jax.jit(model.apply)
+
+
+@pytest.mark.parametrize("kind", ["random", "zero", "full"])
+def test_value_and_gradient_are_finite(network, kind):
+    model, variables, apply = network
+    measurement, image = measure(full=kind == "full")
+    if kind == "zero":
+        measurement = jax.tree.map(jnp.zeros_like, measurement)._replace(mask=measurement.mask)
+    result = apply(variables, measurement)
+    chex.assert_shape(result.image, image.shape)
+    chex.assert_tree_all_finite(result)
+
+    def loss(variables):
+        return jnp.square(jnp.abs(model.apply(variables, measurement).image - image)).mean()
+
+    chex.assert_tree_all_finite(jax.jit(jax.grad(loss))(variables))
+
+
+def test_examples_do_not_see_each_other(network):
+    _, variables, apply = network
+    measurement, _ = measure()
+    both = apply(variables, measurement).image
+    for i in range(2):
+        alone = apply(variables, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], measurement)).image
+        np.testing.assert_allclose(both[i], alone[0], atol=F32)
+
+
+def test_one_program_serves_every_mask(network):
+    model, variables, _ = network
+    counted = jax.jit(chex.assert_max_traces(model.apply, n=1))
+    counted(variables, measure(0)[0])
+    counted(variables, measure(1)[0])
+
+
+def test_compiled_and_eager_agree(network):
+    model, variables, apply = network
+    measurement, _ = measure()
+    np.testing.assert_allclose(apply(variables, measurement).image, model.apply(variables, measurement).image, atol=F32)
+
+
+def test_configs_are_hashable_and_replaceable(network):
+    model, _, _ = network
+    assert hash(dataclasses.replace(model.config)) == hash(model.config)
+
+
+def test_zero_filled_is_the_adjoint():
+    measurement, image = measure(coils=3)
+    result = build(ZeroFilledConfig()).apply({}, measurement)
+    np.testing.assert_allclose(result.image, adjoint(measurement.kspace, measurement.mask, measurement.coil_maps))
+    full, image = measure(full=True, coils=3)
+    np.testing.assert_allclose(build(ZeroFilledConfig()).apply({}, full).image, image, atol=F32)
+    assert not np.allclose(result.image, image, atol=0.01)
+
+
+def test_an_unknown_configuration_is_refused():
+    with pytest.raises(ValueError, match="wanted the Config class of one of: atlf, zero_filled"):
+        build("atlf")
+
+
+def test_forward_of_a_full_mask_is_unitary():
+    measurement, image = measure(full=True)
+    energy = jnp.square(jnp.abs(forward(image, measurement.mask))).sum()
+    np.testing.assert_allclose(energy, jnp.square(jnp.abs(image)).sum(), rtol=F32)

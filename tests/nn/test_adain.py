@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax.nn.adain import FusedStyle, adain
+
+EPSILON = 1e-5
+
+
+def features(seed, *shape, scale=1.0, level=0.0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape) * scale + level)
+
+
+def variance(x):
+    return np.var(x, axis=(1, 2), ddof=1)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "name",
+    ["same_8x8", "diffsize_9x11_13x6", "style_smaller_16x10_4x3", "constant_channels", "content_equals_style"],
+)
+def test_equals_pytorch_adain(reference, name):
+    case = reference("adain.npz", name)
+    out, pull = jax.vjp(jax.jit(adain), case.image("in/content"), case.image("in/style"))
+    float64 = case.dtype == "float64"
+    case.check(out, case.image("out/y"), 1e-9 if float64 else 5e-6)
+    gradients = dict(zip(("content", "style"), pull(case.image("cot/y")), strict=True))
+    expected = {name: case.image(f"grad/in/{name}") for name in gradients}
+    case.check(gradients, expected, 1e-9 if float64 else 6e-6)
+
+
+def test_statistics_are_the_styles(x64):
+    a, s = features(0, 2, 5, 6, 3, scale=2.0, level=4.0), features(1, 2, 7, 4, 3, scale=0.5, level=-1.0)
+    out = adain(a, s)
+    np.testing.assert_allclose(out.mean((1, 2)), s.mean((1, 2)), atol=1e-12)
+    expected = (variance(s) + EPSILON) * variance(a) / (variance(a) + EPSILON)
+    np.testing.assert_allclose(variance(out), expected, rtol=1e-10)
+
+
+def test_own_style_is_the_identity_and_twice_is_once(x64):
+    a, s = features(0, 2, 5, 6, 3), features(1, 2, 5, 6, 3, scale=3.0)
+    np.testing.assert_allclose(adain(a, a), a, atol=1e-12)
+    once = adain(a, s)
+    np.testing.assert_allclose(adain(once, s), once, atol=1e-4)  # epsilon shrinks by about 1e-5 each time
+
+
+def test_scale_and_level_of_the_content_do_not_matter(x64):
+    a, s = features(0, 2, 5, 6, 3), features(1, 2, 5, 6, 3)
+    np.testing.assert_allclose(adain(3 * a + 7, s, epsilon=1e-14), adain(a, s, epsilon=1e-14), atol=1e-10)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1e4])
+def test_constant_content_becomes_the_styles_mean(level):
+    s = features(1, 1, 5, 6, 2).astype("float32")
+    a = jnp.full((1, 4, 4, 2), level, "float32")
+    out, gradient = jax.value_and_grad(lambda a: adain(a, s).sum())(a)
+    np.testing.assert_allclose(adain(a, s), jnp.broadcast_to(s.mean((1, 2), keepdims=True), a.shape), atol=1e-6)
+    assert np.isfinite(out)
+    assert np.isfinite(gradient).all()
+
+
+def test_a_large_level_costs_no_digits():
+    """E[x^2] - E[x]^2 alone would be off by 100 % here: 1e3^2 has a float32 spacing of 0.06."""
+    a, s = features(0, 1, 16, 16, 2, scale=0.1, level=1e3), features(1, 1, 16, 16, 2)
+    exact = np.asarray(a, "float32").astype("float64")
+    normalised = (exact - exact.mean((1, 2))) / np.sqrt(variance(exact) + EPSILON)
+    ours = adain(a.astype("float32"), s.astype("float32"))
+    expected = normalised * np.sqrt(variance(np.asarray(s)) + EPSILON) + np.asarray(s).mean((1, 2))
+    np.testing.assert_allclose(ours, expected, atol=2e-3)  # the rounding of the mean, 6e-5 / 0.1
+
+
+@pytest.mark.parametrize(("kind", "parameters"), [("conv", 320), ("image", 0), ("film", 320 + 33 * 64)])
+def test_kinds_of_style(kind, parameters):
+    content, image = features(0, 2, 6, 5, 32).astype("float32"), features(1, 2, 8, 8, 1).astype("float32")
+    out, variables = FusedStyle(kind).init_with_output(jax.random.key(0), content, image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == parameters
+    if kind == "film":
+        np.testing.assert_array_equal(out, content)  # starts as the identity
+        variables["params"]["film"]["bias"] = jnp.ones(64)
+        np.testing.assert_allclose(FusedStyle(kind).apply(variables, content, image), 2 * content + 1, rtol=1e-6)
+    elif kind == "image":
+        np.testing.assert_allclose(out.mean((1, 2)), jnp.broadcast_to(image.mean((1, 2)), (2, 32)), atol=1e-5)
+
+
+def test_decoder_features_are_mapped_and_set_the_mean():
+    content, decoder = features(0, 2, 6, 5, 32).astype("float32"), features(1, 2, 8, 8, 64).astype("float32")
+    out, variables = FusedStyle("decoder_feature").init_with_output(jax.random.key(0), content, decoder)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 65 * 32
+    style = variables["params"]["style"]
+    expected = decoder.mean((1, 2)) @ style["kernel"] + style["bias"][None]
+    np.testing.assert_allclose(out.mean((1, 2)), expected, atol=1e-5)
+
+
+def test_alpha_blends():
+    content, image = features(0, 1, 4, 4, 3).astype("float32"), features(1, 1, 4, 4, 1).astype("float32")
+    variables = FusedStyle().init(jax.random.key(0), content, image)
+    full, half, none = (FusedStyle(alpha=alpha).apply(variables, content, image) for alpha in (1.0, 0.5, 0.0))
+    np.testing.assert_allclose(half, (full + content) / 2, atol=1e-6)
+    np.testing.assert_allclose(none, content, atol=1e-7)
+    assert float(jnp.abs(full - content).max()) > 1e-2
+
+
+def test_an_image_style_of_many_channels_is_refused():
+    with pytest.raises(ValueError, match="one channel"):
+        FusedStyle("image").init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 4, 2)))

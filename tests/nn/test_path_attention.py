@@ -1,0 +1,257 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax.nn.path_attention import DynamicPaths, PathSelector, gumbel_softmax
+
+KEY = jax.random.key(0)
+F = 8
+
+
+def maps(seed=0, batch=3, features=F):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, 4, 5, features)), "float32")
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def randomised(variables, scale=0.5):
+    generator = np.random.default_rng(1)
+    return jax.tree.map(lambda x: jnp.asarray(x + scale * generator.normal(size=x.shape), x.dtype), variables)
+
+
+def run(module, variables, x, mu_index=None, **options):
+    return jax.jit(
+        lambda variables, x, mu_index: module.apply(
+            variables, x, mu_index, **({"queries": 20, "deterministic": True} | options)
+        )
+    )(variables, x, mu_index)
+
+
+def start(module, x):
+    return module.init(KEY, x, None, queries=20, deterministic=True)
+
+
+# --- gumbel_softmax ---
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_weights_are_a_distribution(hard):
+    logits = jax.random.normal(KEY, (50, 3))
+    weights = gumbel_softmax(KEY, logits, tau=0.7, hard=hard)
+    assert float(weights.min()) >= 0
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+
+
+def test_hard_choice_is_exactly_one_hot_with_the_soft_gradient():
+    logits, cotangent = jax.random.normal(KEY, (50, 3)), jax.random.normal(jax.random.key(1), (50, 3))
+
+    def run(hard):
+        out, pull = jax.vjp(lambda logits: gumbel_softmax(KEY, logits, tau=0.7, hard=hard), logits)
+        return out, pull(cotangent)[0]
+
+    (hard, hard_gradient), (soft, soft_gradient) = run(True), run(False)
+    np.testing.assert_array_equal(np.sort(hard, axis=-1), np.tile([0.0, 0.0, 1.0], (50, 1)))
+    np.testing.assert_array_equal(hard.argmax(-1), soft.argmax(-1))
+    np.testing.assert_allclose(hard_gradient, soft_gradient, atol=1e-7)
+    assert float(jnp.abs(hard_gradient).max()) > 0.1
+
+
+def test_choices_follow_the_softmax():
+    logits = jnp.array([0.3, -0.5])
+    chosen = gumbel_softmax(KEY, jnp.broadcast_to(logits, (400_000, 2))).mean(0)
+    np.testing.assert_allclose(chosen, jax.nn.softmax(logits), atol=2e-3)  # 2.6 standard deviations
+
+
+def test_temperature_limits():
+    logits = jax.random.normal(KEY, (50, 2))
+    hard = gumbel_softmax(KEY, logits)
+    np.testing.assert_allclose(gumbel_softmax(KEY, logits, tau=1e-4, hard=False), hard, atol=1e-6)
+    np.testing.assert_allclose(gumbel_softmax(KEY, logits, tau=1e5, hard=False), 0.5, atol=1e-4)
+
+
+def test_no_key_is_the_argmax_and_a_key_is_reproducible():
+    logits = jax.random.normal(KEY, (50, 3))
+    np.testing.assert_array_equal(gumbel_softmax(None, logits).argmax(-1), logits.argmax(-1))
+    np.testing.assert_array_equal(gumbel_softmax(KEY, logits), gumbel_softmax(KEY, logits))
+    assert (gumbel_softmax(KEY, logits) != gumbel_softmax(jax.random.key(1), logits)).any()
+
+
+# --- the selector ---
+
+
+def numpy_norm(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def test_selector_equals_the_published_formula():
+    x, mu_index = maps(), jnp.array([0, 2, 5])
+    selector = PathSelector()
+    variables = randomised(selector.init(KEY, x, mu_index))
+    p = jax.tree.map(np.asarray, variables["params"])
+
+    h = np.asarray(x).mean((1, 2))
+    h = np.log1p(np.exp(p["scale"]["kernel"][mu_index])) * h + p["shift"]["kernel"][mu_index]
+    h = np.maximum(numpy_norm(h) * p["norm1"]["scale"] + p["norm1"]["bias"], 0)
+    h = numpy_norm(h) * p["norm2"]["scale"] + p["norm2"]["bias"]
+    expected = h @ p["logits"]["kernel"] + p["logits"]["bias"]
+    np.testing.assert_allclose(selector.apply(variables, x, mu_index)[0], expected, atol=1e-5)
+
+
+def test_controllable_unit_starts_as_the_identity():
+    x = maps()
+    variables = PathSelector().init(KEY, x, None)
+    with_unit = PathSelector().apply(variables, x, jnp.array([0, 1, 2]))[0]
+    rest = {k: v for k, v in variables["params"].items() if k not in ("scale", "shift")}
+    without = PathSelector(mu_classes=0).apply({"params": rest}, x, None)[0]
+    np.testing.assert_allclose(with_unit, without, atol=1e-6)
+
+
+def test_no_mu_means_the_last_class():
+    x = maps()
+    variables = randomised(PathSelector().init(KEY, x, None))
+    last, first = jnp.full(3, 5), jnp.zeros(3, int)
+    np.testing.assert_array_equal(
+        PathSelector().apply(variables, x, None)[0], PathSelector().apply(variables, x, last)[0]
+    )
+    assert (PathSelector().apply(variables, x, None)[0] != PathSelector().apply(variables, x, first)[0]).any()
+
+
+def test_dpcdun_order():
+    """One selector with two heads, its unit around a biased 3x3 convolution, biased towards execution."""
+    x = maps()
+    selector = PathSelector(heads=2, order="dpcdun")
+    variables = selector.init(KEY, x, None)
+    p = variables["params"]
+    assert count(p) == (9 * F * F + F) + 2 * 6 * F + (F * F // 4 + F // 4) + 2 * (F // 4 * 2 + 2)
+    np.testing.assert_allclose(p["logits_0"]["bias"], [0.1, 2.0])
+    # the unit acts on the map before pooling and without a norm: doubling the convolution doubles the pooled vector
+    p["hidden"]["bias"] = jnp.zeros(F // 4)
+    p["conv"]["kernel"] = 2 * p["conv"]["kernel"]
+    doubled = selector.apply(variables, x, None)[1] - p["logits_1"]["bias"][None]
+    p["conv"]["kernel"] = p["conv"]["kernel"] / 2
+    single = selector.apply(variables, x, None)[1] - p["logits_1"]["bias"][None]
+    np.testing.assert_allclose(doubled, 2 * single, atol=1e-6)
+
+
+# --- keys and values ---
+
+
+def forced(variables, name, path):
+    """Make a selector choose one path always."""
+    logits = variables["params"][name]["logits"]
+    logits["kernel"] = jnp.zeros_like(logits["kernel"])
+    logits["bias"] = jnp.zeros_like(logits["bias"]).at[path].set(5.0)
+
+
+def numpy_paths(x, p, name):
+    x = np.asarray(x)
+    first = x @ p[f"{name}_p1"]["kernel"] + p[f"{name}_p1"]["bias"]
+    padded, kernel = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), p[f"{name}_p3_depthwise"]["kernel"][:, :, 0]
+    h, w = x.shape[1:3]
+    third = sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i in range(3) for j in range(3))
+    return first, third @ p[f"{name}_p3"]["kernel"] + p[f"{name}_p3"]["bias"]
+
+
+@pytest.mark.parametrize("path_act", ["none", "softplus"])
+def test_each_choice_is_its_path_and_its_cost(path_act):
+    x, module = maps(), DynamicPaths(path_act=path_act)
+    variables = randomised(start(module, x))
+    p = jax.tree.map(np.asarray, variables["params"])
+    act = (lambda t: np.log1p(np.exp(t))) if path_act == "softplus" else (lambda t: t)
+    costs = (F / (F + 9), 1.0)
+    for key_path, value_path in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        forced(variables, "select_key", key_path)
+        forced(variables, "select_value", value_path)
+        keys, values, executed, cost = run(module, variables, x)
+        np.testing.assert_allclose(keys, act(numpy_paths(x, p, "key")[key_path]), atol=1e-5)
+        np.testing.assert_allclose(values, act(numpy_paths(x, p, "value")[value_path]), atol=1e-5)
+        np.testing.assert_allclose(executed, 1)
+        np.testing.assert_allclose(cost, (costs[key_path] + costs[value_path]) / 2, rtol=1e-6)
+
+
+def test_parameters_at_width_32():
+    module = DynamicPaths()
+    p = start(module, maps(features=32))["params"]
+    assert count({k: v for k, v in p.items() if k.startswith("key")}) == 2_400
+    assert count(p["select_key"]) == count(p["select_value"]) == 578
+    assert count(p) == 2 * (2_400 + 578)
+
+
+def test_soft_cost_lies_between_the_cheapest_and_one_and_rises_with_the_dearer_path():
+    x, module = maps(), DynamicPaths(gumbel_hard=False)
+    variables, costs = start(module, x), []
+    forced(variables, "select_key", 0)
+    for bias in (-3.0, 0.0, 3.0):
+        variables["params"]["select_value"]["logits"]["bias"] = jnp.array([0.0, bias])
+        costs.append(np.asarray(run(module, variables, x)[3]))
+    assert (np.diff(costs, axis=0) > 0).all()
+    assert F / (F + 9) <= np.min(costs)
+    assert np.max(costs) <= 1
+
+
+def test_mu_steers_the_choice_and_without_classes_does_nothing():
+    x = maps()
+    variables = randomised(start(DynamicPaths(gumbel_hard=False), x))
+    first, last = jnp.zeros(3, int), jnp.full(3, 5)
+    with_mu = [run(DynamicPaths(gumbel_hard=False), variables, x, mu)[0] for mu in (first, last)]
+    assert (with_mu[0] != with_mu[1]).any()
+
+    module = DynamicPaths(mu_classes=0)
+    variables = randomised(start(module, x))
+    assert not {"scale", "shift"} & set(variables["params"]["select_key"])
+    without = [run(module, variables, x, mu) for mu in (first, last)]
+    for a, b in zip(*without, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(without[0][3], 0)
+
+
+def test_training_draws_and_inference_does_not():
+    x, module = maps(batch=1).repeat(64, axis=0), DynamicPaths()
+    variables = start(module, x)  # even odds at first, up to the logits of the kernel
+
+    def draw(seed):
+        rngs = {"gumbel": jax.random.key(seed)}
+        return module.apply(variables, x, None, queries=20, deterministic=False, rngs=rngs)
+
+    keys, values, _, cost = draw(0)
+    assert len(np.unique(np.asarray(keys)[:, 0, 0, 0])) == 2  # both paths among 64 equal examples
+    assert len(np.unique(np.round(cost, 5))) == 3  # key and value draw apart: both cheap, both dear, and one each
+    np.testing.assert_array_equal(draw(0)[0], keys)
+    assert (draw(1)[0] != keys).any()
+    assert len(np.unique(np.asarray(run(module, variables, x)[0])[:, 0, 0, 0])) == 1
+
+
+def test_skip_paths():
+    x, module = maps(), DynamicPaths(paths="skip")
+    variables = randomised(start(module, x))
+    third = numpy_paths_skip(x, variables["params"])
+    macs = np.array((2 * 20 * F, 2 * 20 * F + 2 * F * (F + 9), 0))
+    for path, expected in enumerate(((x, x), third, (0 * x, 0 * x))):
+        forced(variables, "select", path)
+        keys, values, executed, cost = run(module, variables, x)
+        np.testing.assert_allclose(keys, expected[0], atol=1e-5)
+        np.testing.assert_allclose(values, expected[1], atol=1e-5)
+        np.testing.assert_array_equal(executed, float(path != 2))
+        np.testing.assert_allclose(cost, macs[path] / macs.max(), rtol=1e-6)
+
+
+def numpy_paths_skip(x, params):
+    p = jax.tree.map(np.asarray, params)
+    identity = {"kernel": np.eye(F), "bias": np.zeros(F)}
+    return tuple(numpy_paths(x, {f"{name}_p1": identity} | p, name)[1] for name in ("key", "value"))
+
+
+def test_dpcdun_selector_feeds_both_choices():
+    x, module = maps(), DynamicPaths(selector="dpcdun")
+    variables = start(module, x)
+    assert {name for name in variables["params"] if name.startswith("select")} == {"select"}
+    logits = variables["params"]["select"]
+    for head, path in ((0, 0), (1, 1)):
+        logits[f"logits_{head}"] = {"kernel": jnp.zeros((F // 4, 2)), "bias": jnp.zeros(2).at[path].set(5.0)}
+    p = jax.tree.map(np.asarray, variables["params"])
+    keys, values, _, _ = run(module, variables, x)
+    np.testing.assert_allclose(keys, numpy_paths(x, p, "key")[0], atol=1e-5)
+    np.testing.assert_allclose(values, numpy_paths(x, p, "value")[1], atol=1e-5)

@@ -1,0 +1,208 @@
+"""Configuration files, the command line, and the JSON form."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from atlf_jax.config import Config, from_dict, load_config, parse, to_dict
+from atlf_jax.masks import MaskConfig
+from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+
+ROOT = Path(__file__).parent.parent
+SMOKE = str(ROOT / "configs" / "phantom_smoke.py")
+
+
+def exits(capsys, *argv: str) -> str:
+    """Parse a wrong command line and return what it says, as one line."""
+    with pytest.raises(SystemExit) as stop:
+        parse([f"--config={SMOKE}", *argv])
+    said = capsys.readouterr().err if isinstance(stop.value.code, int) else str(stop.value.code)
+    assert stop.value.code not in (0, None)
+    return " ".join(said.replace("│", " ").split())
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "experiment.py"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda file: file.stem)
+def test_every_experiment_loads_says_what_it_is_and_survives_json(file) -> None:
+    config = load_config(file)
+    assert config.name == file.stem
+    assert "python train.py --config=configs/" + file.name in file.read_text()
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_the_file_s_values_are_the_defaults() -> None:
+    config, workdir = parse([f"--config={SMOKE}"])
+    assert config == load_config(SMOKE)
+    assert workdir == Path("runs/phantom_smoke")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--train.joint.steps=10"],
+        ["--train.joint.steps", "10"],
+        ["--config.train.joint.steps=10"],
+        ["--config.train.joint.steps", "10"],
+    ],
+)
+def test_a_field_is_overridden_in_every_spelling(argv) -> None:
+    config, _ = parse([*argv, "--config", SMOKE])
+    default = load_config(SMOKE)
+    joint = dataclasses.replace(default.train.joint, steps=10)
+    assert config == dataclasses.replace(default, train=dataclasses.replace(default.train, joint=joint))
+
+
+def test_overrides_are_typed() -> None:
+    config, workdir = parse(
+        [
+            f"--config={SMOKE}",
+            "--workdir=elsewhere",
+            "--name=other",
+            "--mask.acceleration",
+            "4",
+            "8",
+            "--mask.center_fraction",
+            "0.08",
+            "0.04",
+            "--augment.flip=False",
+            "--model.fusion.s_clamp=2",
+            "--train.joint.schedule=step",
+            "--train.loss.l1=1",
+        ]
+    )
+    assert workdir == Path("elsewhere") and config.name == "other"
+    assert config.mask.acceleration == (4.0, 8.0) and config.mask.center_fraction == (0.08, 0.04)
+    assert config.augment.flip is False
+    assert config.model.fusion.s_clamp == 2.0
+    assert config.train.joint.schedule == "step" and config.train.loss.l1 == 1.0
+    assert parse([f"--config={SMOKE}", "--model.fusion.s_clamp=None"])[0].model.fusion.s_clamp is None
+
+
+def test_a_typo_is_answered_with_the_nearest_field(capsys) -> None:
+    said = exits(capsys, "--train.joint.stpes=3")
+    assert "Unrecognized options: --train.joint.stpes=3" in said and "--train.joint.steps INT" in said
+    assert "--train.joint.learning_rate FLOAT" in exits(capsys, "--config.train.joint.lerning_rate=3")
+
+
+def test_a_stray_word_is_refused(capsys) -> None:
+    assert "Unrecognized options: quickly" in exits(capsys, "quickly")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--train.joint.steps=many", "Error parsing --train.joint.steps: invalid literal for int()"),
+        ("--train.joint.schedule=linear", "invalid choice 'linear'"),
+        ("--train.joint.steps=-1", "steps and warmup_steps must be >= 0, got -1 and 0"),
+        ("--mask.kind=randon", "invalid choice 'randon'"),
+    ],
+)
+def test_a_wrong_value_is_told(capsys, argument, message) -> None:
+    assert message in exits(capsys, argument)
+
+
+def test_help_lists_every_field_with_the_file_s_value(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse([f"--config={SMOKE}", "--help"], description="Train a network.")
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    def fields(value, prefix=""):
+        for item in dataclasses.fields(value):
+            inner = getattr(value, item.name)
+            yield from (
+                fields(inner, f"{prefix}{item.name}.") if dataclasses.is_dataclass(inner) else [prefix + item.name]
+            )
+
+    names = list(fields(load_config(SMOKE)))
+    assert len(names) > 80
+    assert [name for name in names if f"--{name} " not in text] == []
+    assert "Train a network." in text
+    assert "(default: phantom_smoke)" in text and "Batches seen in this stage; 0 skips it. (default: 2)" in text
+
+
+def test_help_needs_no_experiment(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0 and "--train.joint.steps INT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["--workdir=x"]])
+def test_a_missing_experiment_is_asked_for(argv) -> None:
+    with pytest.raises(SystemExit, match=r"give an experiment with --config=configs/NAME\.py"):
+        parse(argv)
+
+
+@pytest.mark.parametrize("flag", ["--config", "--workdir"])
+def test_a_flag_without_value_is_refused(flag) -> None:
+    with pytest.raises(SystemExit, match=f"{flag} wants a value"):
+        parse([f"--config={SMOKE}"][: flag == "--workdir"] + [flag])
+
+
+def test_a_missing_file_is_told_with_its_neighbours() -> None:
+    with pytest.raises(
+        ValueError, match=r"no configuration file .*phantom_smok\.py; in that folder: .*phantom_smoke\.py"
+    ):
+        load_config(SMOKE.replace("smoke", "smok"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", r"wanted a function get_config\(\) -> Config, its result is None"),
+        ("def get_config():\n    return 3\n", r"wanted a function get_config\(\) -> Config, its result is 3"),
+        ("def get_config():\n    return Config(name=3)\n", "parameter name=3 violates type hint <class 'str'>"),
+        ("def get_config():\n    return Config(nam='x')\n", "unexpected keyword argument 'nam'"),
+        (
+            "def get_config():\n    return Config(train=TrainConfig(batch_size=0))\n",
+            "line 4: .*batch_size must be 1 or more",
+        ),
+        ("def get_config(:\n", "SyntaxError: .*line 3"),
+        ("import nothing_like_this\n", "line 3: ModuleNotFoundError: No module named 'nothing_like_this'"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(tmp_path, body, message) -> None:
+    file = write(tmp_path, f"from atlf_jax.config import Config\nfrom atlf_jax.training import TrainConfig\n{body}")
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(file)
+    assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+
+
+def test_json_keeps_tuples_nothing_and_numbers() -> None:
+    config = Config(
+        mask=MaskConfig(acceleration=(4.0, 8.0), center_fraction=(0.08, 0.04)),
+        train=TrainConfig(loss=LossConfig(l1=0.5), joint=StageConfig(steps=4)),
+    )
+    values = json.loads(json.dumps(to_dict(config)))
+    assert values["mask"]["acceleration"] == [4.0, 8.0] and values["model"]["fusion"]["s_clamp"] is None
+    assert from_dict(Config, values) == config
+
+
+def test_json_without_a_newer_field_takes_its_default() -> None:
+    values = to_dict(TrainConfig(batch_size=8))
+    del values["loss"]["l1"], values["joint"]
+    assert from_dict(TrainConfig, values) == TrainConfig(batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batchsize": 3}, "config: TrainConfig has no field 'batchsize'"),
+        ({"loss": {"mes": 1.0}}, "config.loss: LossConfig has no field 'mes'"),
+        ({"loss": 3}, "config.loss: wanted a dictionary of LossConfig, got 3"),
+        ({"batch_size": "3"}, "config: .*parameter batch_size='3' violates type hint <class 'int'>"),
+        ({"batch_size": 3.5}, "config: .*parameter batch_size=3.5 violates type hint"),
+        ({"joint": {"schedule": "linear"}}, "config.joint: .*parameter schedule='linear' violates type hint"),
+        ({"batch_size": 0}, "config: batch_size must be 1 or more, got 0"),
+    ],
+)
+def test_wrong_json_is_refused(change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(TrainConfig, to_dict(TrainConfig()) | change)

@@ -1,0 +1,90 @@
+"""What a run tells."""
+
+import json
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from atlf_jax.training.logging import RunLog, panel
+
+
+def read(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+def log(workdir, *, start: int = 0, total: int = 10, every: int = 2) -> RunLog:
+    return RunLog(workdir, start=start, total=total, batch_size=4, every=every)
+
+
+def test_lines_hold_the_means_since_the_last(tmp_path, capsys) -> None:
+    with log(tmp_path) as run:
+        for step, loss in enumerate([1.0, 3.0, 5.0, 9.0], start=1):
+            run.train(step, "joint", {"loss": loss, "psnr": 30.0})
+    assert [(line["step"], line["loss"], line["stage"]) for line in read(tmp_path)] == [
+        (2, 2.0, "joint"),
+        (4, 7.0, "joint"),
+    ]
+    assert {"kind", "psnr", "images_per_second", "elapsed_seconds", "cpu_seconds"} <= read(tmp_path)[0].keys()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert printed[0].startswith("joint 2/10  loss 3  psnr 30.00 dB") and printed[0].endswith("s left")
+    assert "images/s" in printed[0] and "\x1b" not in "".join(printed)
+
+
+def test_the_last_step_is_always_logged(tmp_path) -> None:
+    with log(tmp_path, total=3, every=2) as run:
+        for step in (1, 2, 3):
+            run.train(step, "joint", {"loss": 1.0})
+    assert [line["step"] for line in read(tmp_path)] == [2, 3]
+
+
+def test_a_resumed_log_drops_what_will_be_done_again(tmp_path) -> None:
+    with log(tmp_path) as run:
+        for step in range(1, 7):
+            run.train(step, "joint", {"loss": 1.0})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # killed while writing
+    before = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1])["elapsed_seconds"]
+    with log(tmp_path, start=4) as run:
+        for step in (5, 6):
+            run.train(step, "fusion", {"loss": 2.0})
+    assert [(line["step"], line["stage"]) for line in read(tmp_path)] == [(2, "joint"), (4, "joint"), (6, "fusion")]
+    assert read(tmp_path)[-1]["elapsed_seconds"] > before
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with log(tmp_path) as run:
+        run.train(1, "joint", {"loss": 0.5, "psnr": 30.0})
+        run.train(2, "joint", {"loss": 0.25, "psnr": 31.0})
+    printed = capsys.readouterr().out
+    assert "loss 0.25" in printed and "psnr 31.00 dB" in printed and "images/s" in printed and "2/10" in printed
+
+
+def test_scalars_and_pictures_reach_tensorboard(tmp_path, monkeypatch) -> None:
+    scalars, images = {}, {}
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda _, name, x, step: scalars.update({(name, step): x}))
+    monkeypatch.setattr(SummaryWriter, "add_image", lambda _, name, x, step, **kw: images.update({name: (x, step, kw)}))
+    with log(tmp_path, every=1) as run:
+        run.train(1, "joint", {"loss": 0.5})
+        run.evaluation(1, "joint", {"loss": 0.4, "psnr": 30.0})
+        run.picture(1, {"ct": np.zeros((2, 3)), "error": np.ones((2, 3))})
+    assert scalars["train/loss", 1] == 0.5 and scalars["valid/psnr", 1] == 30.0
+    image, step, settings = images["validation/ct | error"]
+    assert image.shape == (2, 6) and step == 1 and settings == {"dataformats": "HW"}
+
+
+def test_event_files_are_written(tmp_path) -> None:
+    with log(tmp_path, every=1) as run:
+        run.train(1, "joint", {"loss": 0.5})
+        run.picture(1, {"ct": np.zeros((2, 3), np.float32)})
+    (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert b"train/loss" in content and b"validation/ct" in content
+
+
+def test_panel_clips_and_joins() -> None:
+    got = panel([np.array([[-1.0, 0.5]]), np.array([[1.0, 7.0]])])
+    np.testing.assert_array_equal(got, [[0, 128, 255, 255]])
+    assert got.dtype == np.uint8
