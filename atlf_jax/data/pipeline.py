@@ -63,7 +63,7 @@ def train_batches(
     dataset = (
         grain.MapDataset.source(_Numbered(source))
         .seed(seed)
-        .shuffle()
+        
         .repeat(None)
         .random_map(simulate)
         .batch(batch_size, drop_remainder=True, batch_fn=_stack)

@@ -441,14 +441,26 @@ def istanet_plus() -> ATLFConfig:
 
 
 def compact() -> ATLFConfig:
-    """Return the network that trains without a GPU: the whole method on cells of pixels."""
+    """Return the network that trains without a GPU: the whole method on cells of 2 x 2 pixels (docs/ATLF.md)."""
     return ATLFConfig(
         fusion=FusionConfig(
-            width=32, encoder_blocks=1, decoder_blocks=1, heads=4, stride=4, gfab="bfe_dw", lfab_layers=1,
-            s_clamp=2.0, lrfm_init="sum",
+            width=16,
+            encoder_blocks=1,
+            decoder_blocks=1,
+            heads=4,
+            stride=4,
+            gfab="bfe_dw",
+            lfab_layers=1,
+            s_clamp=2.0,
+            lrfm_init="sum",
         ),
         reconstruction=ReconstructionConfig(
-            phases=4, width=32, stride=2, brb_levels=3, aux_concat="fused+ct",
+            phases=8,
+            stride=2,
+            brb_levels=2,
+            key_grid=8,
+            avat_every=4,
+            neutral_start=True,
         ),
     )
 

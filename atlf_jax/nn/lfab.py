@@ -120,7 +120,8 @@ class AffineCoupling(nn.Module):
 
     v2 = u2 + phi(u1); v1 = u1 e^s + eta(v2), s = rho(v2), log|det| = sum s
 
-    ``s_clamp`` c bounds the scale, s <- c (2/pi) atan(s / c) (FrEIA); None leaves it unbounded as CDDFuse does.
+    ``s_clamp`` c bounds the scale, s <- c (2/pi) atan(s / c) (FrEIA; slope 2/pi at 0); None leaves it unbounded as
+    CDDFuse does.
     Source: CDDFuse ``net.py`` DetailNode.
     """
 

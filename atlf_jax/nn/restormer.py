@@ -22,7 +22,10 @@ __all__ = [
     "RestormerBlock",
     "RestormerDecoder",
     "RestormerEncoder",
+    "attend_channels",
     "channel_attention",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "project_attended",
 ]
 
@@ -142,15 +145,15 @@ class RestormerBlock(nn.Module):
         return x + GDFN(self.expansion, use_bias=self.use_bias, name="ffn")(normed)
 
 
-def _pixel_unshuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b h2 w2 f4"]:
+def pixel_unshuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b h2 w2 f4"]:
     """Move each 2x2 neighbourhood into the features."""
     b, h, w, f = x.shape
     x = x.reshape(b, h // 2, 2, w // 2, 2, f).transpose(0, 1, 3, 2, 4, 5)  # [b, h/2, w/2, 2, 2, f]
     return x.reshape(b, h // 2, w // 2, 4 * f)
 
 
-def _pixel_shuffle(x: Float[Array, "b h w f"], *, side: int = 2) -> Float[Array, "b h1 w1 f1"]:
-    """Spread the features of each pixel over ``side`` x ``side`` pixels; undoes ``_pixel_unshuffle`` at 2."""
+def pixel_shuffle(x: Float[Array, "b h w f"], *, side: int) -> Float[Array, "b h1 w1 f1"]:
+    """Spread the features of each pixel over ``side`` x ``side`` pixels; at 2 this undoes ``pixel_unshuffle``."""
     b, h, w, f = x.shape
     x = x.reshape(b, h, w, side, side, -1).transpose(0, 1, 3, 2, 4, 5)  # [b, h, side, w, side, f / side^2]
     return x.reshape(b, side * h, side * w, f // side**2)
@@ -198,12 +201,12 @@ class RestormerEncoder(nn.Module):
         width, heads, (h, w) = self.width, self.heads, x.shape[1:3]
         x = jnp.pad(x, ((0, 0), (0, -h % 4), (0, -w % 4), (0, 0)), mode="edge")
         full = self._blocks(Conv(width, name="patch_embed")(x), range(1), heads)
-        half = _pixel_unshuffle(Conv(width // 2, name="down_0")(full))
+        half = pixel_unshuffle(Conv(width // 2, name="down_0")(full))
         half = self._blocks(half, range(1, 2), 2 * heads)
-        quarter = _pixel_unshuffle(Conv(width, name="down_1")(half))
+        quarter = pixel_unshuffle(Conv(width, name="down_1")(half))
         quarter = self._blocks(quarter, range(2, self.blocks), 4 * heads)
-        half = half + _pixel_shuffle(Pointwise(8 * width, name="up_1")(quarter))
-        full = full + _pixel_shuffle(Pointwise(4 * width, name="up_0")(half))
+        half = half + pixel_shuffle(Pointwise(8 * width, name="up_1")(quarter), side=2)
+        full = full + pixel_shuffle(Pointwise(4 * width, name="up_0")(half), side=2)
         return full[:, :h, :w]
 
     def _published(self, x: Array, *, deterministic: bool) -> tuple[Array, Array]:
@@ -256,7 +259,7 @@ class RestormerDecoder(nn.Module):
     def _published(self, global_features: Array, local_features: Array, *, deterministic: bool) -> Array:
         h, w = local_features.shape[1:3]
         # a transposed 4x4 convolution of stride 4 does not overlap: it is a 1x1 convolution and a shuffle
-        x = _pixel_shuffle(Pointwise(16 * self.width, name="enlarge")(global_features), side=4)
+        x = pixel_shuffle(Pointwise(16 * self.width, name="enlarge")(global_features), side=4)
         x = nn.relu(batch_norm(x, deterministic=deterministic, name="enlarge_norm"))
         x = jnp.concatenate([x[:, :h, :w], local_features], axis=-1)  # [b, h, w, 2f]
         x = ConvBatchNorm(self.width, name="fuse")(x, deterministic=deterministic)

@@ -125,7 +125,7 @@ def load(path: str | Path, which: Which = "best") -> tuple[dict[str, Any], Varia
 
     meta = read_meta(path, which)
     if meta is None:
-        other = "latest" if which == "best" else "best"
+        other: Which = "latest" if which == "best" else "best"
         hint = f"; there is a '{other}' one" if read_meta(path, other) else "; train first, or give the run's folder"
         raise ValueError(f"no '{which}' checkpoint under {_root(path)}{hint}")
     with _manager(_root(path) / which, as_numpy=True) as manager:
@@ -161,11 +161,11 @@ def _check_same(folder: Path, saved: Any, wanted: TrainState) -> None:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(path, simple=True, separator="/"): (x.shape, str(x.dtype)) for path, x in leaves}
 
-    saved, wanted = flat(saved), flat(wanted)
-    differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
+    there, here = flat(saved), flat(wanted)
+    differing = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     if differing:
         name = differing[0]
         raise ValueError(
             f"{folder} does not fit the model: {len(differing)} arrays differ, first {name}: "
-            f"saved {saved.get(name)}, wanted {wanted.get(name)}; use another workdir"
+            f"saved {there.get(name)}, wanted {here.get(name)}; use another workdir"
         )

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ def fit(
     validation = partial(
         evaluation_batches, valid_source, mask=mask, acquisition=acquisition, batch_size=config.batch_size
     )
-    programs_of = partial(compile_stage, config=config, model=model, mesh=mesh)
+    programs_of = cache(partial(compile_stage, config=config, model=model, mesh=mesh))
 
     with (
         jax.set_mesh(mesh),
@@ -105,14 +105,13 @@ def fit(
         if saved:
             state = restore_latest(workdir, like=programs_of(_stage_named(config, saved["stage"])).begin(state))
             log.say(f"resumed at step {step} of {total} from {checkpoints.last_good}")
-        first, stage, pending = step, None, None
+        first, pending = step, None
 
         while True:
-            if stage != stage_at(config, step):
-                stage = stage_at(config, step)
-                programs = programs_of(stage)
-                if step == stage.start:
-                    state = programs.begin(state)
+            stage = stage_at(config, step)
+            programs = programs_of(stage)
+            if step == stage.start:
+                state = programs.begin(state)
 
             ending = step >= total or interrupted.is_set()
             evaluation_due = step > first and (step % config.eval_every == 0 or step >= total)
@@ -140,7 +139,7 @@ def fit(
             state, metrics = programs.step(state, place(batch, mesh))
             step += 1
             _log(log, pending, checkpoints)
-            pending = Pending(step, stage.name, metrics, batch.record)
+            pending = Pending(step, stage.name, metrics, batch.record.tolist())
 
         log.say(f"interrupted at step {step}; run the same command to go on" if step < total else f"done: {workdir}")
     return workdir
@@ -152,7 +151,7 @@ class Pending(NamedTuple):
     step: int  # steps done with it
     stage: str
     metrics: dict[str, jax.Array]
-    records: np.ndarray
+    records: list[int]
 
 
 def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
@@ -164,7 +163,7 @@ def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None
     if "loss" in broken or "grad_norm" in broken:
         raise FloatingPointError(
             f"{', '.join(broken)} not finite at step {pending.step} of stage {pending.stage}, "
-            f"records {pending.records.tolist()} of the training source; last good checkpoint: "
+            f"records {pending.records} of the training source; last good checkpoint: "
             f"{checkpoints.last_good}. Look at these records, or lower train.{pending.stage}.learning_rate"
         )
     log.train(pending.step, pending.stage, metrics)
@@ -240,7 +239,7 @@ def _interruptible() -> Iterator[threading.Event]:
         event.set()
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:

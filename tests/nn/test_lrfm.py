@@ -10,7 +10,7 @@ KEY = jax.random.key(0)
 
 def lrfm_tree(case, group: str) -> dict:
     def factor(name):  # [rank, 1 + d, out] with the constant first -> [d + 1, rank, out] with the constant last
-        return jnp.roll(case[f"{group}/{name}_factor"].transpose(1, 0, 2), -1, axis=0)
+        return np.roll(case[f"{group}/{name}_factor"].transpose(1, 0, 2), -1, axis=0)
 
     return {
         "factor_ct": factor("ct"),
@@ -181,7 +181,7 @@ def test_subnet_precedes_the_fusion(maps, fusion, variables_of):
     module = LRFM(5, subnet=True)
     variables = variables_of(module, *maps)
     params, inputs = variables["params"], []
-    for name, x in zip(("ct", "mr"), maps, strict=True):
+    for name, x in zip(("ct", "mr"), map(np.asarray, maps), strict=True):
         net, statistics = params[f"subnet_{name}"], variables["batch_stats"][f"subnet_{name}"]["norm"]
         x = (x - np.asarray(statistics["mean"])) / np.sqrt(np.asarray(statistics["var"]) + 1e-5)
         x = x * np.asarray(net["norm"]["scale"]) + np.asarray(net["norm"]["bias"])

@@ -1,3 +1,5 @@
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +24,13 @@ def randomised(variables, scale=0.5):
     return jax.tree.map(lambda x: jnp.asarray(x + scale * generator.normal(size=x.shape), x.dtype), variables)
 
 
-def run(module, variables, x, mu_index=None, **options):
-    return jax.jit(
-        lambda variables, x, mu_index: module.apply(
-            variables, x, mu_index, **({"queries": 20, "deterministic": True} | options)
-        )
-    )(variables, x, mu_index)
+@cache
+def compiled(module):
+    return jax.jit(partial(module.apply, queries=20, deterministic=True))
+
+
+def run(module, variables, x, mu_index=None):
+    return compiled(module)(variables, x, mu_index)
 
 
 def start(module, x):
@@ -188,7 +191,7 @@ def test_soft_cost_lies_between_the_cheapest_and_one_and_rises_with_the_dearer_p
         variables["params"]["select_value"]["logits"]["bias"] = jnp.array([0.0, bias])
         costs.append(np.asarray(run(module, variables, x)[3]))
     assert (np.diff(costs, axis=0) > 0).all()
-    assert F / (F + 9) <= np.min(costs)
+    assert np.min(costs) >= F / (F + 9)
     assert np.max(costs) <= 1
 
 

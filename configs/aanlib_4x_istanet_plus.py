@@ -1,0 +1,21 @@
+"""ISTA-Net+ on the data, masks, losses and augmentation of ``aanlib_4x.py``, for the same time.
+
+Source: Zhang and Ghanem 2018. Command: ``python train.py --config=configs/aanlib_4x_istanet_plus.py``. The learning
+rate was tuned on case 41; the number of steps is what fits into the time that ``compact`` takes (README, "Results").
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from atlf_jax.config import Config
+from atlf_jax.models import PRESETS
+
+
+def get_config() -> Config:
+    """Return the experiment."""
+    base = runpy.run_path(str(Path(__file__).with_name("aanlib_4x.py")))["get_config"]()
+    stage = dataclasses.replace(base.train.joint, steps=1700, learning_rate=1e-3)
+    train = dataclasses.replace(base.train, reconstruction=stage, joint=dataclasses.replace(stage, steps=0, warmup_steps=0))
+    train = dataclasses.replace(train, eval_every=425)
+    return dataclasses.replace(base, name="aanlib_4x_istanet_plus", model=PRESETS["istanet_plus"](), train=train)

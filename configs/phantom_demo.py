@@ -1,0 +1,30 @@
+"""The demonstration: ``compact`` on generated heads, 4x random lines, a few minutes on 2 CPU cores.
+
+Source: ours. Command: ``make demo``, or ``python train.py --config=configs/phantom_demo.py``. Needs no download.
+"""
+
+from atlf_jax.config import Config
+from atlf_jax.data import AugmentConfig, DataConfig, PhantomConfig
+from atlf_jax.masks import MaskConfig
+from atlf_jax.models import PRESETS
+from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+
+
+def get_config() -> Config:
+    """Return the experiment."""
+    return Config(
+        name="phantom_demo",
+        model=PRESETS["compact"](),
+        data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=128)),
+        mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
+        augment=AugmentConfig(),
+        train=TrainConfig(
+            joint=StageConfig(steps=600, learning_rate=1e-3, warmup_steps=50, final_fraction=0.02),
+            loss=LossConfig(mse=0.0, l1=1.0, beta_fusion=0.003),
+            batch_size=1,
+            eval_every=300,
+            save_every=300,
+            picture_every=300,
+            log_every=25,
+        ),
+    )
