@@ -63,7 +63,7 @@ def train_batches(
     dataset = (
         grain.MapDataset.source(_Numbered(source))
         .seed(seed)
-        
+        .shuffle()
         .repeat(None)
         .random_map(simulate)
         .batch(batch_size, drop_remainder=True, batch_fn=_stack)
@@ -106,7 +106,7 @@ def evaluation_batches(
         records, names = [], []
         for index in range(start, min(start + batch_size, len(source))):
             example = source[index]
-            seed = seed_from_name(example.name)
+            seed = (index,)
             sampling = make_mask(mask, shape=example.target.shape, seed=seed).mask
             rng = np.random.default_rng(seed)
             example = simulate_acquisition(example, acquisition, rng)

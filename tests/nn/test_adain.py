@@ -102,6 +102,14 @@ def test_alpha_blends():
     assert float(jnp.abs(full - content).max()) > 1e-2
 
 
+def test_neutral_start_is_the_identity_and_learns_its_share():
+    content, image = features(0, 1, 4, 4, 3).astype("float32"), features(1, 1, 4, 4, 1).astype("float32")
+    module = FusedStyle(neutral_start=True)
+    out, variables = module.init_with_output(jax.random.key(0), content, image)
+    np.testing.assert_array_equal(out, content)
+    assert jax.grad(lambda v: module.apply(v, content, image)[0, 0, 0, 0])(variables)["params"]["alpha"] != 0
+
+
 def test_an_image_style_of_many_channels_is_refused():
     with pytest.raises(ValueError, match="one channel"):
         FusedStyle("image").init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 4, 2)))

@@ -60,7 +60,7 @@ def np_resize(map_, h, w):
 def np_positions(module, p, q, group):
     """Sampling positions [b, hk, wk, 2] of one group, from that group's channels of the queries."""
     b, h, w, f = q.shape
-    s = -(-h // module.key_grid)
+    s = -(-max(h, w) // module.key_grid)
     hk, wk = -(-h // s), -(-w // s)
     padded, kernel = np.pad(q, ((0, 0), (8, 8), (8, 8), (0, 0))), p["offset_kernel"][:, :, 0]
     offset = np.zeros((b, hk, wk, f))
@@ -193,11 +193,11 @@ def test_all_gradients_equal_finite_differences(x64):
 
 def test_stride_one_without_offsets_is_plain_attention(x64):
     """At the start (zero offsets, tables and shifts) and with as many keys as pixels."""
-    x = maps(5, 7)
-    variables = start(AVAT(key_grid=5), x)
+    x, module = maps(5, 7), AVAT(key_grid=7)
+    variables = start(module, x)
     full = {"params": {k: v for k, v in variables["params"].items() if k in ("norm", "query", "paths", "out")}}
     plain = AVAT(sampling="full", stripe_logit="none")
-    np.testing.assert_allclose(compiled(AVAT(key_grid=5))(variables, x)[0], np_avat(plain, full, x), atol=1e-12)
+    np.testing.assert_allclose(compiled(module)(variables, x)[0], np_avat(plain, full, x), atol=1e-12)
 
 
 @pytest.mark.parametrize(("stride", "inner"), [(2, slice(0, 2)), (4, slice(1, 3))])
@@ -389,6 +389,13 @@ def test_skipped_attention_returns_zero_at_no_cost():
         out, cost = compiled(module)(variables, x)
         assert bool(jnp.any(out)) is runs
         assert bool(jnp.any(cost)) is runs
+
+
+def test_neutral_start_adds_nothing_at_first():
+    x, module = maps(5, 6, dtype="float32"), AVAT(key_grid=3, neutral_start=True)
+    out, variables = module.init_with_output(KEY, x)
+    np.testing.assert_array_equal(out[0], 0)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, start(AVAT(key_grid=3), x))
 
 
 def test_training_needs_the_gumbel_stream():
