@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from beartype import BeartypeConf, beartype
@@ -68,8 +68,9 @@ class MaskConfig:
             raise ValueError(f"unknown mask kind {self.kind!r}: did you mean {nearest!r}? The kinds are {kinds}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if not is_bearable(value, field.type, conf=BeartypeConf(is_pep484_tower=True)):
-                raise ValueError(f"got {field.name} {value!r}, want {field.type}")
+            hint: Any = field.type
+            if not is_bearable(value, hint, conf=BeartypeConf(is_pep484_tower=True)):
+                raise ValueError(f"got {field.name} {value!r}, want {hint}")
         if isinstance(self.acceleration, tuple) != isinstance(self.center_fraction, tuple) or len(
             _as_tuple(self.acceleration)
         ) != len(_as_tuple(self.center_fraction)):

@@ -147,7 +147,7 @@ def score_picture(
     """
     full_range = jnp.asarray(full_range, target.dtype)
     unit = full_range[:, None, None] if full_range.ndim else full_range  # [s 1 1]
-    prediction, target = prediction / unit, target / unit
+    prediction, target = jnp.asarray(prediction) / unit, jnp.asarray(target) / unit
     return {name: metric(prediction, target, 1.0, body) for name, metric in METRICS.items()}
 
 
@@ -174,7 +174,7 @@ def score_fastmri(
     def flat(x: Array) -> Array:
         return x.reshape(-1, x.shape[-1])  # [s h w] -> [s*h w]
 
-    flat_body = None if body is None else flat(body)
+    flat_body = None if body is None else flat(jnp.asarray(body))
     error, detail = flat(_laplacian_of_gaussian(prediction - target)), flat(_laplacian_of_gaussian(target))
     return {
         "psnr": psnr(flat(prediction), flat(target), peak=peak, body=flat_body),

@@ -246,8 +246,8 @@ class _Canvas:
 
         ``tilt`` in degrees turns it in the plane, counter-clockwise. Where the slice misses it: -inf.
         """
-        cx, cy, cz = (centre + self.rng.normal(0, 0.8, size=3)).tolist()
-        rx, ry, rz = (radii * self.rng.normal(1, 0.05, size=3)).tolist()
+        cx, cy, cz = (np.array(centre) + self.rng.normal(0, 0.8, size=3)).tolist()
+        rx, ry, rz = (np.array(radii) * self.rng.normal(1, 0.05, size=3)).tolist()
         section = 1 - ((self.z - cz) / rz) ** 2
         if section <= 0:
             return -math.inf

@@ -11,8 +11,9 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from beartype import beartype
@@ -36,7 +37,7 @@ def train_batches(
     acquisition: AcquisitionConfig = AcquisitionConfig(),
     start_step: int = 0,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield training batches without end: shuffled, augmented, each record under a fresh mask.
 
     Args:
@@ -106,7 +107,7 @@ def evaluation_batches(
         records, names = [], []
         for index in range(start, min(start + batch_size, len(source))):
             example = source[index]
-            seed = (index,)
+            seed = seed_from_name(example.name)
             sampling = make_mask(mask, shape=example.target.shape, seed=seed).mask
             rng = np.random.default_rng(seed)
             example = simulate_acquisition(example, acquisition, rng)
@@ -115,9 +116,9 @@ def evaluation_batches(
         yield _stack(records + records[-1:] * (batch_size - len(records))), names
 
 
-def _until_closed(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _until_closed(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
     """Iterate, and end loader threads and processes when the caller drops the iterator or Python exits."""
-    held = [iter(batches)]
+    held: list[Any] = [iter(batches)]  # Grain's iterators can be closed
 
     def close() -> None:
         if held:

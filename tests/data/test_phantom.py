@@ -86,6 +86,15 @@ def test_eyes_and_air_cells_lie_in_the_low_slices():
     assert enclosed_air(high)[0] == 0
 
 
+def test_ventricles_lie_in_the_middle_of_the_middle_slices():
+    for subject in range(4):
+        example = draw(4 * subject + 2, size=96)
+        centre = np.s_[32:64, 36:60]  # 77 by 58 mm: deep brain, inside the cortex
+        fluid = np.abs(example.target[centre]) > 0.5  # T2-weighted: white .2, grey .27, fluid .56
+        assert 20 < fluid.sum() < 0.3 * fluid.size
+        assert example.ct[centre][fluid].mean() < 0.7 * example.ct[centre][~fluid].mean()
+
+
 def test_lesions_are_seen_in_mr_or_ct_or_both():
     with_lesions, without = (
         PhantomSource(PhantomConfig(subjects=10, slices=4, size=48, split="all", noise=0.0, lesions=lesions))

@@ -1,0 +1,38 @@
+"""evaluate.py end to end, on a run of the smoke configuration."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_all_it_needs(tmp_path):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    stages = [f"--config.train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
+    trained = run("train.py", "--config=configs/phantom_smoke.py", f"--workdir={workdir}", *stages)
+    assert trained.returncode == 0, trained.stderr
+    scored = run("evaluate.py", f"--checkpoint=smoke={workdir}", f"--out={out}", "--split=valid", "--panels=1")
+    assert scored.returncode == 0, scored.stderr
+    assert "zero-filled" in scored.stdout and "smoke" in scored.stdout
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert {row["method"] for row in rows} == {"zero-filled", "smoke"}
+    assert json.loads((out / "summary.json").read_text())
+    page = (out / "report.html").read_text()
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert (out / "panels.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path):
+    result = run("evaluate.py", f"--checkpoint={tmp_path / 'nothing'}")
+    assert result.returncode != 0
+    assert "nothing" in result.stderr and "Traceback" not in result.stderr
