@@ -41,7 +41,7 @@ def reconstruct(
     ``y`` is divided by ``max|A^H y|`` before the network and the result multiplied by it, so that units are kept.
 
     Args:
-        kspace: complex ``[h, w]`` or ``[slices, h, w]``, centred; with coil maps ``[c, h, w]`` or ``[slices, c, h, w]``.
+        kspace: complex ``[h, w]`` or ``[slices, h, w]``, centred; with coil maps one axis more, ``[*slices, c, h, w]``.
         mask: bool ``[w]``, ``[1|h, w]`` or ``[slices, 1|h, w]``, True = acquired.
         ct: ``[h, w]`` or ``[slices, h, w]``, windowed to [0, 1] on the MR grid; None = no CT (zeros).
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.

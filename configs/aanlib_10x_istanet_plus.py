@@ -16,6 +16,8 @@ def get_config() -> Config:
     """Return the experiment."""
     base = runpy.run_path(str(Path(__file__).with_name("aanlib_10x.py")))["get_config"]()
     stage = dataclasses.replace(base.train.joint, steps=1200, learning_rate=1e-3)
-    train = dataclasses.replace(base.train, reconstruction=stage, joint=dataclasses.replace(stage, steps=0, warmup_steps=0))
+    train = dataclasses.replace(
+        base.train, reconstruction=stage, joint=dataclasses.replace(stage, steps=0, warmup_steps=0)
+    )
     train = dataclasses.replace(train, eval_every=400)
     return dataclasses.replace(base, name="aanlib_10x_istanet_plus", model=PRESETS["istanet_plus"](), train=train)

@@ -44,5 +44,7 @@ def pytest_sessionfinish(session, exitstatus):
     real = {item.nodeid for item in session.items if item.get_closest_marker("data")}
     skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if report.nodeid in real]
     if skipped:
-        reporter.write_line(f"ATLF_DATA_DIR is set but {len(skipped)} tests on real data were skipped: {skipped}", red=True)
+        reporter.write_line(
+            f"ATLF_DATA_DIR is set but {len(skipped)} tests on real data were skipped: {skipped}", red=True
+        )
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

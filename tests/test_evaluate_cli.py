@@ -28,7 +28,7 @@ def test_a_checkpoint_is_all_it_needs(tmp_path):
     assert {row["method"] for row in rows} == {"zero-filled", "smoke"}
     assert json.loads((out / "summary.json").read_text())
     page = (out / "report.html").read_text()
-    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert page.startswith(("<!doctype html>", "<!DOCTYPE html>"))
     assert (out / "panels.png").read_bytes().startswith(b"\x89PNG")
 
 

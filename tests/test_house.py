@@ -54,7 +54,9 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" if node.module == "atlf_jax" else node.module for alias in node.names}
+            names |= {
+                f"{node.module}.{alias.name}" if node.module == "atlf_jax" else node.module for alias in node.names
+            }
     return names
 
 
@@ -80,6 +82,8 @@ def test_no_drawer_files():
 
 
 def test_import_is_light():
-    code = "import sys, atlf_jax; print(sorted({'grain', 'orbax', 'matplotlib', 'optax', 'nibabel'} & sys.modules.keys()))"
+    code = (
+        "import sys, atlf_jax; print(sorted({'grain', 'orbax', 'matplotlib', 'optax', 'nibabel'} & sys.modules.keys()))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"

@@ -39,7 +39,7 @@ class FusionConfig:
     """The fusion process: encoder, GFAB, LFAB, LRFM, decoder."""
 
     encoder: Literal["cddfuse", "published", "unet"] = "cddfuse"
-    """Restormer encoder at full resolution (CDDFuse), the published convolution scaffold, or a three-level Restormer."""
+    """Restormer encoder at full resolution (CDDFuse), published convolution scaffold, or three-level Restormer."""
     share_encoder: bool = True
     """One encoder for CT and MR, or one each."""
     width: int = 64
@@ -77,7 +77,9 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
-            raise ValueError(f"fusion width {self.width} is not an even multiple of heads {self.heads}: change one of them")
+            raise ValueError(
+                f"fusion width {self.width} is not an even multiple of heads {self.heads}: change one of them"
+            )
 
 
 @beartype
@@ -158,7 +160,7 @@ class ReconstructionConfig:
         for name in ("heads", "groups"):
             if self.width % getattr(self, name):
                 raise ValueError(
-                    f"reconstruction width {self.width} is not a multiple of {name} {getattr(self, name)}: change one of them"
+                    f"reconstruction width {self.width} is not a multiple of {name} {getattr(self, name)}: change either"
                 )
         if self.phases < 1:
             raise ValueError(f"got {self.phases} phases, wanted at least 1")
@@ -182,7 +184,7 @@ class ATLFConfig:
         r = self.reconstruction
         if not self.use_fusion and (r.adain != "none" or r.aux_concat != "none"):
             raise ValueError(
-                f"use_fusion is off but the phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "
+                f"use_fusion is off but phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "
                 "set both to none, or use_fusion on"
             )
 
@@ -383,7 +385,9 @@ class ATLFNet(nn.Module):
         """Reconstruct the image; ``mu_index`` picks the multiplier per example (None = the smallest)."""
         r = self.config.reconstruction
         x = adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
-        fused, features = self.fuse(measurement, deterministic=deterministic) if self.config.use_fusion else (None, None)
+        fused, features = (
+            self.fuse(measurement, deterministic=deterministic) if self.config.use_fusion else (None, None)
+        )
         if not r.complex:
             x = x.real.astype(x.dtype)
         symmetry, cost = 0.0, 0.0

@@ -135,7 +135,9 @@ def test_zero_filled_comes_back_when_the_learned_update_is_zero(apply_of):
     model = build(small(dc="hard"))
     variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement))
     params = variables["params"]
-    silent = {n: p | {"conv_G": jax.tree.map(jnp.zeros_like, p["conv_G"])} if "conv_G" in p else p for n, p in params.items()}
+    silent = {
+        n: p | {"conv_G": jax.tree.map(jnp.zeros_like, p["conv_G"])} if "conv_G" in p else p for n, p in params.items()
+    }
     out = apply_of(model)({"params": silent}, measurement).image
     np.testing.assert_allclose(out, adjoint(measurement.kspace, measurement.mask), atol=F32)
 
@@ -167,7 +169,9 @@ def test_every_parameter_gets_gradient():
             deterministic=False,
             rngs={"gumbel": jax.random.key(2)},
         )
-        return jnp.square(jnp.abs(result.image - image)).mean() + 0.01 * result.symmetry.mean() + result.path_cost.mean()
+        return (
+            jnp.square(jnp.abs(result.image - image)).mean() + 0.01 * result.symmetry.mean() + result.path_cost.mean()
+        )
 
     gradient = jax.jit(jax.grad(loss))(variables)["params"]
     silent = [
@@ -186,10 +190,15 @@ def test_rematerialisation_changes_nothing():
     variables = perturb(jax.jit(plain.init)(jax.random.key(0), measurement))
 
     def gradient(model):
-        return jax.jit(jax.grad(lambda v: jnp.square(jnp.abs(model.apply(v, measurement).image - image)).mean()))(variables)
+        return jax.jit(jax.grad(lambda v: jnp.square(jnp.abs(model.apply(v, measurement).image - image)).mean()))(
+            variables
+        )
 
     # recomputation reorders sums: measured 2e-7 of the largest entry
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-9), *map(gradient, (plain, saving)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-9),
+        *map(gradient, (plain, saving)),
+    )
 
 
 def test_several_coils_with_every_consistency():
@@ -305,7 +314,9 @@ def test_training_switches_change_the_path_choice():
     for tau in (0.2, 5.0):
         model = build(small(gumbel_hard=False, tau=tau))
         variables = perturb(jax.jit(model.init)(jax.random.key(0), measurement), size=0.3)
-        apply = jax.jit(lambda v, m, model=model: model.apply(v, m, deterministic=False, rngs={"gumbel": jax.random.key(3)}))
+        apply = jax.jit(
+            lambda v, m, model=model: model.apply(v, m, deterministic=False, rngs={"gumbel": jax.random.key(3)})
+        )
         outputs.append(apply(variables, measurement).image)
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-6
 
@@ -358,7 +369,8 @@ def test_autoencoding_ignores_the_low_rank_fusion():
     other = fusion | {n: jax.tree.map(jnp.zeros_like, fusion[n]) for n in ("lrfm_global", "lrfm_local")}
     arguments = measurement.ct, jnp.abs(image)
     outputs = [
-        model.apply({"params": variables["params"] | {"fusion": f}}, *arguments, method="autoencode") for f in (fusion, other)
+        model.apply({"params": variables["params"] | {"fusion": f}}, *arguments, method="autoencode")
+        for f in (fusion, other)
     ]
     jax.tree.map(np.testing.assert_array_equal, *outputs)
     assert np.abs(outputs[0][0] - outputs[0][1]).max() > 1e-4
