@@ -160,7 +160,7 @@ class ReconstructionConfig:
         for name in ("heads", "groups"):
             if self.width % getattr(self, name):
                 raise ValueError(
-                    f"reconstruction width {self.width} is not a multiple of {name} {getattr(self, name)}: change either"
+                    f"width {self.width} is not a multiple of {name} {getattr(self, name)}: change either"
                 )
         if self.phases < 1:
             raise ValueError(f"got {self.phases} phases, wanted at least 1")

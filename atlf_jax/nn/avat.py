@@ -106,8 +106,8 @@ class AVAT(nn.Module):
     sampling:
         ``dat``: about ``key_grid`` x ``key_grid`` points for all queries, the centres of cells of stride
         ceil(max(h, w) / key_grid), moved by offsets that a 17 x 17 depthwise convolution of the queries predicts for
-        each of ``groups``; ``local9``: the 3 x 3 neighbourhood of each query, moved; ``window``: the pixels of the query's
-        ``window`` x ``window`` tile; ``full``: every pixel (quadratic cost, for tests).
+        each of ``groups``; ``local9``: the 3 x 3 neighbourhood of each query, moved; ``window``: the pixels of the
+        query's ``window`` x ``window`` tile; ``full``: every pixel (quadratic cost, for tests).
     offset_tanh, offset_range:
         offsets are ``offset_range`` cells times tanh, or unbounded; positions are clipped to the image either way.
     stripe_position:
