@@ -7,17 +7,15 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
 
-from atlf_jax.config import parse, to_dict
-
 
 def main() -> None:
     """Parse, build, fit."""
-    config, workdir = parse(description="Train a network; go on where the run in the folder was left.")
-
+    from atlf_jax.config import parse, to_dict  # imported here: loader processes import this file too
     from atlf_jax.data import open_source
     from atlf_jax.models import build
     from atlf_jax.training import fit
 
+    config, workdir = parse(description="Train a network; go on where the run in the folder was left.")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
     try:
         fit(

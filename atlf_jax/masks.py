@@ -237,8 +237,7 @@ def magic_fraction(
 ) -> Bool[np.ndarray, " w"]:
     """Keep ``magic`` lines at a spacing widened so that about ``w / R`` lines are kept with the centre."""
     _check_center(center, width, acceleration)
-    target = round(width / acceleration)
-    beside = target - max(min(center, target), 1)
+    beside = round(width / acceleration) - max(center, 1)
     return _magic_lines(rng, width, round(width / beside)) if beside > 0 else np.zeros(width, bool)
 
 

@@ -1,6 +1,5 @@
 """Sampling masks: the printed fastMRI numbers bit for bit, statistics, and clear refusals."""
 
-import os
 import time
 from pathlib import Path
 
@@ -181,6 +180,13 @@ def test_magic_avoids_conjugate_pairs():
     assert mask.coverage > 0.45 > comb.coverage
 
 
+def test_magic_fraction_counts_the_zero_frequency():
+    """Without a centre one line is set aside all the same: 7 of 8 lines at a spacing of round(32 / 7) = 5."""
+    config = MaskConfig("magic_fraction", acceleration=4.0, center_fraction=0.0)
+    spacing = np.diff(lines(make_mask(config, (1, 32), seed=1).mask[0, 17:]))
+    np.testing.assert_array_equal(spacing, 5)
+
+
 def test_magic_fraction_with_nothing_left_to_place():
     config = MaskConfig("magic_fraction", acceleration=4.0, center_fraction=0.25)
     made = make_mask(config, (1, 32), seed=0)
@@ -257,6 +263,8 @@ def test_points_scale_with_the_image_side():
     rows, columns = density[:, 32], density[16]  # equal at equal parts of each side
     np.testing.assert_allclose(rows, columns[::2], atol=0.2)
     assert density[16, 32] == 1 and density[0, 0] < 0.1
+    wide = MaskConfig("gaussian_2d", acceleration=6.0, sigma=0.4)
+    assert np.mean([make_mask(wide, (32, 64), seed=s).mask[0, 0] for s in range(100)]) > density[0, 0] + 0.03
 
 
 @pytest.mark.parametrize("acceleration", [2.0, 4.0, 10.0])
@@ -284,6 +292,9 @@ def test_radial_is_point_symmetric(shape):
     spoke = max(shape)  # the count is settled to half a spoke
     assert abs(made.mask.sum() - made.mask.size / 6) <= spoke / 2 + 1
     assert made.acs.sum() > 9
+    used = [np.flatnonzero(made.mask.any(axis=axis)) for axis in (1, 0)]
+    assert [u[0] for u in used] == [1 - n % 2 for n in shape]  # all of odd axes; even ones lack k = -n/2
+    assert [u[-1] for u in used] == [n - 1 for n in shape]
 
 
 def test_radial_full_sampling_ends():
@@ -391,4 +402,3 @@ def test_stored_pseudo_radial_masks(data_dir):
         made = stored_mask(array, layout="corner")
         assert made.mask.mean() == pytest.approx(fraction, abs=0.0006)
         assert made.coverage == pytest.approx(made.mask.mean(), abs=1e-9)  # point-symmetric
-    assert os.environ["ATLF_DATA_DIR"]

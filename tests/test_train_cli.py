@@ -43,8 +43,8 @@ def lines(workdir: Path, kind: str = "train") -> list[dict]:
 
 
 def test_a_run_is_stopped_resumed_and_loaded(settings, tmp_path) -> None:
-    only = ["--train.autoencode.steps=0", "--train.fusion.steps=0", "--train.joint.steps=0", "--data.workers=1"]
-    arguments = [*only, "--config.train.reconstruction.steps=100000", f"--workdir={tmp_path}"]
+    only = ["--train.autoencode.steps=0", "--train.fusion.steps=0", "--train.joint.steps=0"]
+    arguments = [*only, "--data.workers=1", "--config.train.reconstruction.steps=100000", f"--workdir={tmp_path}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command(*arguments), **settings, **pipes) as process:
         deadline = time.monotonic() + 900

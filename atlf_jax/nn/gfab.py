@@ -47,13 +47,16 @@ def paired_conv(x: Float[Array, "b h w f"], kernel: Float[Array, "3 3 2 f"]) -> 
 
     y_o = k_0o * x_(2 floor(o/2)) + k_1o * x_(2 floor(o/2) + 1)
 
-    Written as the sum of two depthwise convolutions, which is far faster on CPU than the grouped one.
+    Written as two depthwise convolutions, of each channel and of its partner in the pair: on CPU the gradient of the
+    grouped convolution is hundreds of times slower.
     """
     f = x.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    padded = padded.reshape(*padded.shape[:-1], f // 2, 2)
-    first, second = (jnp.repeat(padded[..., i], 2, axis=-1) for i in range(2))  # 2 x [b, h+2, w+2, f]
-    return depthwise(first, kernel[:, :, 0]) + depthwise(second, kernel[:, :, 1])
+    partner = padded.reshape(*padded.shape[:-1], f // 2, 2)[..., ::-1].reshape(padded.shape)
+    even, odd = kernel[..., 0::2], kernel[..., 1::2]  # 2 x [3, 3, 2, f/2], by output channel
+    own = jnp.stack([even[:, :, 0], odd[:, :, 1]], axis=-1).reshape(3, 3, f)
+    other = jnp.stack([even[:, :, 1], odd[:, :, 0]], axis=-1).reshape(3, 3, f)
+    return depthwise(padded, own) + depthwise(partner, other)
 
 
 class PairedGDFN(nn.Module):

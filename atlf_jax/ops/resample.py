@@ -24,9 +24,9 @@ def bilinear(features: Float[Array, "b h w f"], positions: Float[Array, "b m 2"]
         >>> bilinear(ramp, jnp.array([[[0.5, 1.25]]])).item()
         2.75
 
-    Source: equals ``torch.nn.functional.grid_sample(align_corners=True, padding_mode="border")`` at
-    ``2 p / (n - 1) - 1``. Four separate gathers: one gather of 2x2 patches is faster forward but several times slower
-    in the backward pass.
+    Source: the values of ``scipy.ndimage.map_coordinates(order=1, mode="nearest")``, which are those of PyTorch's
+    ``grid_sample(align_corners=True, padding_mode="border")`` at ``2 p / (n - 1) - 1``. Four separate gathers: one
+    gather of 2x2 patches is faster forward but several times slower in the backward pass.
     """
     b, h, w, f = features.shape
     row, row_part = _split(positions[..., 0], h)

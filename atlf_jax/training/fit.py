@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from types import FrameType
@@ -77,25 +77,15 @@ def fit(
     step = saved["step"] if saved else 0
     best = (read_meta(workdir, "best") or {"psnr": -math.inf})["psnr"]
 
-    batches = train_batches(
-        train_source,
-        mask=mask,
-        augment=augment,
-        acquisition=acquisition,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=step,
-        workers=workers,
-    )
-
-    validation = partial(
-        evaluation_batches, valid_source, mask=mask, acquisition=acquisition, batch_size=config.batch_size
-    )
+    shared: dict[str, Any] = {"mask": mask, "acquisition": acquisition, "batch_size": config.batch_size}
+    order: dict[str, Any] = {"seed": config.seed, "start_step": step, "workers": workers}
+    validation = partial(evaluation_batches, valid_source, **shared)
     programs_of = cache(partial(compile_stage, config=config, model=model, mesh=mesh))
 
     with (
         jax.set_mesh(mesh),
         Checkpoints(workdir, record) as checkpoints,
+        closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
         RunLog(workdir, start=step, total=total, batch_size=config.batch_size, every=config.log_every) as log,
         _interruptible() as interrupted,
         jax.transfer_guard("disallow"),

@@ -45,12 +45,25 @@ def measure(seed=0, *, batch=2, h=16, w=16, coils=0, full=False) -> tuple[Measur
     return Measurement(forward(image, mask, maps), mask, ct, maps), image
 
 
-def perturb(variables, seed=1, size=0.05):
-    """Move every parameter a little, so that nothing is blocked by a zero initialisation."""
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [x + size * jax.random.normal(key, x.shape, x.dtype) for x, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
+def random_variables(model, measurement, *, seed=1, size=0.05):
+    """Return random parameters about a start of the right order, so that nothing is blocked by a zero.
+
+    Shapes alone are asked of the model: compiling its initialisation would take longer than the test.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), measurement)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        fan_in = int(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 1
+        value = rng.standard_normal(leaf.shape) * (fan_in**-0.5 if fan_in > 1 else size)
+        starts = {"scale": 1.0, "temperature": 1.0, "rho": 0.5, "dc": 0.5, "weights": 0.5}
+        start = starts.get(path[-1].key, 0.0)
+        if path[-1].key == "packed":  # triangular factors near the identity
+            value = size * value
+        return jnp.asarray(start + (size * value if start else value), leaf.dtype)
+
+    return jax.tree.unflatten(tree, [draw(path, leaf) for path, leaf in leaves])
 
 
 @pytest.fixture(scope="session")

@@ -45,17 +45,6 @@ def test_equals_scipy_inside_and_outside(features):
             np.testing.assert_allclose(got[b, :, f], want, atol=1e-13)
 
 
-@pytest.mark.parity
-def test_equals_grid_sample(features):
-    """torch.nn.functional.grid_sample(align_corners=True, padding_mode="border")."""
-    torch = pytest.importorskip("torch")
-    positions = np.random.default_rng(0).uniform([-1, -1], [6, 8], (2, 60, 2))
-    unit = torch.tensor(2 * positions[:, None, :, ::-1] / [6, 4] - 1)
-    image = torch.tensor(np.moveaxis(np.asarray(features), -1, 1))
-    want = torch.nn.functional.grid_sample(image, unit, align_corners=True, padding_mode="border")[:, :, 0]
-    np.testing.assert_allclose(bilinear(features, jnp.asarray(positions)), np.moveaxis(want.numpy(), 1, -1), atol=1e-12)
-
-
 def test_gradients_against_finite_differences(features):
     rng = np.random.default_rng(0)
     positions = jnp.asarray(rng.integers(0, [4, 6], (2, 9, 2)) + rng.uniform(0.2, 0.8, (2, 9, 2)))
@@ -77,8 +66,9 @@ def test_gradients_against_finite_differences(features):
 
 def test_last_pixel_keeps_a_gradient(x64):
     ramp = jnp.arange(6.0).reshape(1, 2, 3, 1)
-    slope = jax.grad(lambda p: bilinear(ramp, p).sum())(jnp.array([[[0.5, 1.999]]]))
-    np.testing.assert_allclose(slope, [[[3.0, 1.0]]], atol=1e-12)
+    slope = jax.grad(lambda p: bilinear(ramp, p).sum())
+    np.testing.assert_allclose(slope(jnp.array([[[0.5, 1.999]]])), [[[3.0, 1.0]]], atol=1e-12)
+    assert jnp.all(slope(jnp.array([[[1.0, 2.0]]])) > 0)  # a subgradient at the very border
 
 
 def test_single_row_and_bfloat16():

@@ -109,19 +109,19 @@ class Discs:
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compile each tiny program once for all tests, and fast: most of their time otherwise."""
-    settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilation_cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
+    settings = {  # and JAX's defaults
+        "jax_disable_most_optimizations": (True, False),
+        "jax_compilation_cache_dir": (str(tmp_path_factory.mktemp("compilation_cache")), None),
+        "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
+        "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
     }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        reset_cache()  # JAX reads the folder once only
-        if values is settings:
-            yield
+    for name, (value, _) in settings.items():
+        jax.config.update(name, value)
+    reset_cache()  # JAX reads the folder once only
+    yield
+    for name, (_, value) in settings.items():
+        jax.config.update(name, value)
+    reset_cache()
 
 
 @pytest.fixture
