@@ -17,9 +17,14 @@ Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, 
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Complex, Float, Int
+import jax
+import numpy as np
+from jaxtyping import Bool, Complex, Float, Int
 
-__all__ = ["Batch", "FusionFeatures", "Measurement", "Reconstruction"]
+__all__ = ["Array", "Batch", "FusionFeatures", "Measurement", "Reconstruction"]
+
+
+Array = jax.Array | np.ndarray  # operators take either; what they return is a jax.Array
 
 
 class Measurement(NamedTuple):

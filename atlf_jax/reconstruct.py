@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.models import build
 from atlf_jax.ops import adjoint
 
 __all__ = ["load_model", "reconstruct"]
@@ -16,7 +17,7 @@ __all__ = ["load_model", "reconstruct"]
 Model = Callable[[Measurement], Reconstruction]
 
 
-def load_model(checkpoint: str | Path, *, which: str = "best") -> Model:
+def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "best") -> Model:
     """Load a trained network as a function of a measurement.
 
     Args:
@@ -26,11 +27,12 @@ def load_model(checkpoint: str | Path, *, which: str = "best") -> Model:
     Returns:
         A compiled function ``Measurement -> Reconstruction``, batched.
     """
-    from atlf_jax.models import build
+    from atlf_jax.config import Config, from_dict
     from atlf_jax.training.checkpoint import load  # Orbax takes a second to import
 
-    config, variables = load(checkpoint, which=which)
-    return jax.jit(jax.tree_util.Partial(build(config.model).apply, variables))
+    config, variables = load(checkpoint, which)
+    model = build(from_dict(Config, config).model)
+    return jax.jit(jax.tree_util.Partial(model.apply, variables))
 
 
 def reconstruct(

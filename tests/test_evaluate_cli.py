@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import atlf_jax as atlf
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +32,10 @@ def test_a_checkpoint_is_all_it_needs(tmp_path):
     assert json.loads((out / "summary.json").read_text())
     page = (out / "report.html").read_text()
     assert page.startswith(("<!doctype html>", "<!DOCTYPE html>"))
+    model = atlf.load_model(workdir)
+    kspace = np.asarray(atlf.fft2c(np.ones((32, 32), np.complex64)))
+    image = atlf.reconstruct(kspace, np.ones(32, bool), ct=np.zeros((32, 32)), model=model)
+    assert image.shape == (32, 32) and np.isfinite(image).all()
     assert (out / "panels.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -269,9 +269,9 @@ def test_points_scale_with_the_image_side():
 
 @pytest.mark.parametrize("acceleration", [2.0, 4.0, 10.0])
 def test_poisson_disc(acceleration):
-    start = time.perf_counter()
+    start = time.process_time()
     made = make_mask(MaskConfig("poisson_disc", acceleration=acceleration), (256, 256), seed=1)
-    assert time.perf_counter() - start < 5  # .3 to .5 s on an idle core; this must hold on a busy one
+    assert time.process_time() - start < 2  # seconds of CPU; measured .3 to .5
     assert made.mask.mean() == pytest.approx(1 / acceleration, rel=POISSON_TOLERANCE)
 
 

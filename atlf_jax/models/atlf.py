@@ -159,9 +159,7 @@ class ReconstructionConfig:
             raise ValueError(f"got avat_every {self.avat_every}, wanted 1 (every phase) or more")
         for name in ("heads", "groups"):
             if self.width % getattr(self, name):
-                raise ValueError(
-                    f"width {self.width} is not a multiple of {name} {getattr(self, name)}: change either"
-                )
+                raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}: change either")
         if self.phases < 1:
             raise ValueError(f"got {self.phases} phases, wanted at least 1")
         if self.share_phases and self.avat_every > 1:

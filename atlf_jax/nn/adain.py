@@ -90,7 +90,7 @@ class FusedStyle(nn.Module):
         else:
             styled = adain(content, style)
         if self.neutral_start:
-            alpha = self.param("alpha", nn.initializers.zeros, (), content.dtype)
+            alpha: Array | float = self.param("alpha", nn.initializers.zeros, (), content.dtype)
         elif self.alpha == 1:
             return styled
         else:

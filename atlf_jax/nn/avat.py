@@ -21,7 +21,7 @@ from atlf_jax.nn.layers import ChannelNorm, Pointwise, uniform_fan_in
 from atlf_jax.nn.path_attention import DynamicPaths
 from atlf_jax.nn.position_bias import (
     STRIPE_BINS,
-    STRIPE_NORMALS,
+    STRIPE_STEPS,
     PairBias,
     PairFunction,
     log_displacement_bias,
@@ -113,7 +113,7 @@ class AVAT(nn.Module):
     stripe_position:
         offsets are stretched by R(t) diag(e^a, e^-a) R(t)^T and shifted by a smooth map, for each group.
     stripe_logit:
-        ``stripe1d``: tables over the signed distance to the stripes through the query (``stripes``); ``dat2d``: a
+        ``stripe1d``: tables over the signed distance to the stripes through the query; ``dat2d``: a
         table over the displacement, as large as the image (DAT); ``log_cpb``: a small network of the log-scaled
         displacement (DAT++); ``feature``: an 8 x 8 map, resized and added to the queries; ``none``.
         All start at zero, so that every choice starts from the same attention.
@@ -245,7 +245,7 @@ class AVAT(nn.Module):
         per_group = self.heads // self.groups
         zeros = nn.initializers.zeros
         if self.stripe_logit == "stripe1d":
-            tables = self.param("stripe_tables", zeros, (self.heads, len(STRIPE_NORMALS), STRIPE_BINS), dtype)
+            tables = self.param("stripe_tables", zeros, (self.heads, len(STRIPE_STEPS), STRIPE_BINS), dtype)
             return tables, lambda tables, d: stripe_pair_bias(tables, d.repeat(per_group, axis=1), size=max(h, w))
         if self.stripe_logit == "dat2d":
             table = self.param("displacement_table", zeros, (self.groups, 2 * h - 1, 2 * w - 1, per_group), dtype)
@@ -254,7 +254,7 @@ class AVAT(nn.Module):
             hidden = self.param("displacement_hidden", uniform_fan_in, (3, 32), dtype)
             out = self.param("displacement_out", zeros, (32, per_group), dtype)
             side = np.maximum((h - 1, w - 1), 1).reshape(1, 1, 1, 1, 2)
-            return (hidden, out), lambda weights, d: log_displacement_bias(*weights, d / jnp.asarray(side, d.dtype))
+            return (hidden, out), lambda p, d: log_displacement_bias(p[0], p[1], d / jnp.asarray(side, d.dtype))
         return None
 
     def _row_bias(self, positions: Float[Array, "b groups m 2"], h: int, w: int) -> RowBias | None:

@@ -130,7 +130,7 @@ class DynamicPaths(nn.Module):
         features = x.shape[-1]
         if self.paths == "skip":
             attention = 2 * queries * features
-            macs = (attention, attention + 2 * features * (features + 9), 0)
+            macs: tuple[int, ...] = (attention, attention + 2 * features * (features + 9), 0)
             weights = self._choose(x, mu_index, 3, ("select",), deterministic) * 2
         else:
             macs = (features * features, features * (features + 9))
@@ -140,7 +140,7 @@ class DynamicPaths(nn.Module):
         values = self._mix(x, weights[1], "value")
         executed = weights[0][:, 0] + weights[0][:, 1]
         relative = jnp.array(macs, x.dtype) / max(macs)
-        cost = sum(a @ relative for a in weights) / 2 if self.mu_classes else jnp.zeros_like(executed)
+        cost = (weights[0] + weights[1]) @ relative / 2 if self.mu_classes else jnp.zeros_like(executed)
         return keys, values, executed, cost
 
     def _choose(

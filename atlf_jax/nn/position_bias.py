@@ -1,8 +1,8 @@
 """Biases on attention logits that depend on where the query and the key lie. Positions are (row, column) in pixels.
 
-The stripe bias is ours: a stripe is a straight line through the query at 0, 45, 90 or 135 degrees, and a table per
-head and direction holds the bias for each signed distance of a key from it. The others, of DAT and DAT++, are
-functions of the displacement that are evaluated pair by pair.
+The stripe bias is our reading of the paper's term: a stripe is a straight line through the query at 0, 45, 90 or 135
+degrees, and a table per head and direction holds the bias for each signed distance of a key from it. The others, of
+DAT and DAT++, are functions of the displacement that are evaluated pair by pair.
 """
 
 import math
@@ -22,7 +22,7 @@ from atlf_jax.ops.resample import bilinear
 
 __all__ = [
     "STRIPE_BINS",
-    "STRIPE_NORMALS",
+    "STRIPE_STEPS",
     "PairBias",
     "StripeBias",
     "log_displacement_bias",
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 STRIPE_BINS = 65  # entries of a table, for distances from -sqrt(2) max(h, w) to sqrt(2) max(h, w)
-STRIPE_NORMALS = tuple((math.cos(t), -math.sin(t)) for t in np.deg2rad((0, 45, 90, 135)))  # unit normals of the stripes
-# the same without the 1 / sqrt(2) of the diagonals: on whole pixels these projections are whole numbers
-STEPS = ((1, 0), (1, -1), (0, -1), (-1, -1))
+# normals (cos t, -sin t) of the stripes at 0, 45, 90, 135 degrees, without the 1 / sqrt(2) of the diagonals: the
+# projections of pixels are whole numbers
+STRIPE_STEPS = ((1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 @jaxtyped(typechecker=beartype)
@@ -55,9 +55,12 @@ def stripe_pair_bias(
     """
     b, g, n, m, _ = displacement.shape
     total = jnp.zeros((b, g, n * m), displacement.dtype)
-    for i, (row, column) in enumerate(STRIPE_NORMALS):
+    for i, (row, column) in enumerate(STRIPE_STEPS):
+        # exact products, and a sum before the last product: fused multiply-adds cannot then round the position
+        # differently for the index and for the part, which XLA may compute in two places
         distance = displacement[..., 0] * row + displacement[..., 1] * column
-        position = (distance.reshape(b, g, -1) / (math.sqrt(2) * size) + 1) * ((STRIPE_BINS - 1) / 2)
+        reach = math.sqrt(2) * size * math.hypot(row, column)
+        position = (distance.reshape(b, g, -1) + reach) * ((STRIPE_BINS - 1) / 2 / reach)
         position = jnp.clip(position, 0, STRIPE_BINS - 1)
         index = jnp.clip(jnp.floor(position), 0, STRIPE_BINS - 2).astype(jnp.int32)
         table = jnp.broadcast_to(tables[None, :, i].astype(total.dtype), (b, g, STRIPE_BINS))
@@ -119,10 +122,11 @@ def stripe_row_bias(
         The bias in the form that ``attention.attend`` reads.
     """
     diagonal = np.arange(h + w - 1)
-    projections = (np.arange(h), (h - 1) - diagonal, -np.arange(w), -diagonal)  # STEPS . pixel, in StripeBias' order
+    # STRIPE_STEPS . pixel, in the order of StripeBias' fields
+    projections = (np.arange(h), (h - 1) - diagonal, -np.arange(w), -diagonal)
     terms = []
     for i, projection in enumerate(projections):
-        (row, column), norm = STEPS[i], math.hypot(*STEPS[i])
+        (row, column), norm = STRIPE_STEPS[i], math.hypot(*STRIPE_STEPS[i])
         key = positions[..., 0] * row + positions[..., 1] * column  # [b, g, m]
         bins_per_step = (STRIPE_BINS - 1) / 2 / (math.sqrt(2) * max(h, w) * norm)
         table = tables[:, i].astype(positions.dtype)

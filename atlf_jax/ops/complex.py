@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Complex, Float, Inexact, jaxtyped
+from jaxtyping import Complex, Float, Inexact, jaxtyped
+
+from atlf_jax.array_types import Array
 
 __all__ = ["from_channels", "magnitude", "rss", "to_channels"]
 

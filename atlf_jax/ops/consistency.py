@@ -9,8 +9,9 @@ The state is complex. A real-valued image model takes the real part of the resul
 
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Bool, Complex, Float, jaxtyped
+from jaxtyping import Bool, Complex, Float, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.ops.fourier import fft2c, ifft2c
 from atlf_jax.ops.linear_solve import solve_hermitian
 from atlf_jax.ops.operators import adjoint, check_ranks, forward, normal

@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Complex, Inexact, jaxtyped
+from jaxtyping import Complex, Inexact, jaxtyped
+
+from atlf_jax.array_types import Array
 
 __all__ = ["fft2c", "ifft2c"]
 

@@ -10,8 +10,9 @@ import numpy as np
 from beartype import beartype
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Complex, Float, Key, jaxtyped
+from jaxtyping import Bool, Complex, Float, Key, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.ops.complex import rss
 from atlf_jax.ops.fourier import fft2c, ifft2c
 

@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Float, Int, jaxtyped
+
+from atlf_jax.array_types import Array
 
 __all__ = ["bilinear"]
 

@@ -2,8 +2,9 @@
 
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Bool, Complex, jaxtyped
+from jaxtyping import Bool, Complex, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.ops.linear_solve import solve_hermitian
 from atlf_jax.ops.operators import adjoint, normal
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 from scipy.ndimage import map_coordinates
 from scipy.special import erf
 
@@ -185,7 +186,12 @@ def test_all_gradients_equal_finite_differences(x64):
             moved = [leaf + sign * step * direction if i == index else leaf for i, leaf in enumerate(leaves)]
             sides.append(float(loss(*jax.tree.unflatten(tree, moved))))
         expected, ours = (sides[0] - sides[1]) / (2 * step), float((gradient * direction).sum())
-        assert ours == pytest.approx(expected, rel=1e-5, abs=1e-7), jax.tree_util.keystr(path)
+        name = jax.tree_util.keystr(path)
+        assert ours == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+        if "key_p" in name and "bias" in name:  # it shifts all logits of a query alike, which softmax cancels
+            assert float(jnp.abs(gradient).max()) < 1e-12
+        elif "['shift']" not in name and "['scale']" not in name:
+            assert float(jnp.abs(gradient).max()) > 1e-6, name
 
 
 # --- identities ---
@@ -209,15 +215,6 @@ def test_reference_points_average_the_middle_of_their_cells(x64, stride, inner):
     np.testing.assert_allclose(sampled, cells.mean((2, 4)).reshape(2, -1, F), atol=1e-12)
 
 
-def test_chunk_size_and_batch_order_do_not_matter(x64):
-    x = maps(9, 7, batch=3)
-    module = AVAT(key_grid=3)
-    variables = randomised(start(module, x))
-    out = compiled(module)(variables, x)[0]
-    np.testing.assert_allclose(compiled(AVAT(key_grid=3, query_chunk=21))(variables, x)[0], out, atol=1e-12)
-    np.testing.assert_allclose(compiled(module)(variables, x[::-1])[0], out[::-1], atol=1e-12)
-
-
 def test_a_constant_on_a_table_changes_nothing_and_a_slope_does(x64):
     x, module = maps(6, 7), AVAT(key_grid=3)
     variables = start(module, x)
@@ -228,23 +225,6 @@ def test_a_constant_on_a_table_changes_nothing_and_a_slope_does(x64):
     variables["params"]["stripe_tables"] = zero.at[1, 2].add(jnp.linspace(-9, 9, 65))
     changed = compiled(module)(variables, x)[0] - out
     assert float(jnp.abs(changed).max()) > 1e-3
-
-
-def test_keys_bias_has_no_gradient():
-    """The k bias shifts all logits of a query alike, so softmax cancels it."""
-    x = maps(6, 7, dtype="float32")
-    module = AVAT(key_grid=3, gumbel_hard=False)
-    variables = randomised(start(module, x))
-    gradient = jax.jit(jax.grad(lambda v: jnp.sin(module.apply(v, x)[0]).sum()))(variables)["params"]
-    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
-    for name in ("key_p1", "key_p3"):
-        assert float(jnp.abs(gradient["paths"][name]["bias"]).max()) < 1e-5 * largest
-        gradient["paths"][name].pop("bias")
-    del gradient["paths"]["select_key"]["norm1"], gradient["paths"]["select_value"]["norm1"]
-    missing = [
-        jax.tree_util.keystr(k) for k, g in jax.tree_util.tree_leaves_with_path(gradient) if not jnp.abs(g).max() > 0
-    ]
-    assert not missing
 
 
 def test_stretch_keeps_areas_and_is_the_identity_at_zero(x64):
@@ -393,8 +373,8 @@ def test_skipped_attention_returns_zero_at_no_cost():
 
 def test_neutral_start_adds_nothing_at_first():
     x, module = maps(5, 6, dtype="float32"), AVAT(key_grid=3, neutral_start=True)
-    out, variables = module.init_with_output(KEY, x)
-    np.testing.assert_array_equal(out[0], 0)
+    variables = start(module, x)
+    np.testing.assert_array_equal(compiled(module)(variables, x)[0], 0)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, start(AVAT(key_grid=3), x))
 
 
@@ -402,23 +382,25 @@ def test_training_needs_the_gumbel_stream():
     x, module = maps(5, 6, dtype="float32"), AVAT(key_grid=3)
     variables = start(module, x)
     mu_index = jnp.array([0, 5])
-    out, cost = jax.jit(partial(module.apply, deterministic=False))(variables, x, mu_index, rngs={"gumbel": KEY})
+    train = partial(module.apply, deterministic=False)
+    out, cost = jax.eval_shape(train, variables, x, mu_index, rngs={"gumbel": KEY})
     assert out.shape == x.shape
     assert cost.shape == (2,)
-    with pytest.raises(Exception, match="gumbel"):
-        module.apply(variables, x, mu_index, deterministic=False)
+    with pytest.raises(InvalidRngError, match="gumbel"):
+        jax.eval_shape(train, variables, x, mu_index)
 
 
-def test_types_never_mix():
-    x, module = maps(5, 6, dtype="float32"), AVAT(key_grid=3)
+@pytest.mark.parametrize("sampling", ["dat", "local9", "window", "full"])
+def test_types_never_mix(sampling):
+    x, module = maps(5, 6, dtype="float32"), AVAT(sampling=sampling)
     with jax.numpy_dtype_promotion("strict"):
-        variables = start(module, x)
-        gradient = jax.jit(jax.grad(lambda v: module.apply(v, x)[0].sum()))(variables)
+        variables = jax.eval_shape(module.init, KEY, x)
+        gradient = jax.eval_shape(jax.grad(lambda v: module.apply(v, x)[0].sum()), variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
 
 
 def test_unfit_widths_are_refused():
     with pytest.raises(ValueError, match="8 features, 3 heads"):
-        AVAT(heads=3, groups=3).init(KEY, jnp.zeros((1, 4, 4, 8)))
+        jax.eval_shape(AVAT(heads=3, groups=3).init, KEY, jnp.zeros((1, 4, 4, 8)))
     with pytest.raises(ValueError, match="2 groups"):
-        AVAT(heads=1).init(KEY, jnp.zeros((1, 4, 4, 8)))
+        jax.eval_shape(AVAT(heads=1).init, KEY, jnp.zeros((1, 4, 4, 8)))

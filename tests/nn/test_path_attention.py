@@ -34,7 +34,7 @@ def run(module, variables, x, mu_index=None):
 
 
 def start(module, x):
-    return module.init(KEY, x, None, queries=20, deterministic=True)
+    return jax.jit(partial(module.init, queries=20, deterministic=True))(KEY, x, None)
 
 
 # --- gumbel_softmax ---
@@ -85,6 +85,14 @@ def test_no_key_is_the_argmax_and_a_key_is_reproducible():
 # --- the selector ---
 
 
+def select(selector, variables, x, mu_index):
+    return jax.jit(selector.apply)(variables, x, mu_index)
+
+
+def initialise(selector, x):
+    return jax.jit(selector.init)(KEY, x, None)
+
+
 def numpy_norm(x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
@@ -92,7 +100,7 @@ def numpy_norm(x):
 def test_selector_equals_the_published_formula():
     x, mu_index = maps(), jnp.array([0, 2, 5])
     selector = PathSelector()
-    variables = randomised(selector.init(KEY, x, mu_index))
+    variables = randomised(initialise(selector, x))
     p = jax.tree.map(np.asarray, variables["params"])
 
     h = np.asarray(x).mean((1, 2))
@@ -100,42 +108,42 @@ def test_selector_equals_the_published_formula():
     h = np.maximum(numpy_norm(h) * p["norm1"]["scale"] + p["norm1"]["bias"], 0)
     h = numpy_norm(h) * p["norm2"]["scale"] + p["norm2"]["bias"]
     expected = h @ p["logits"]["kernel"] + p["logits"]["bias"]
-    np.testing.assert_allclose(selector.apply(variables, x, mu_index)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(select(selector, variables, x, mu_index)[0], expected, atol=1e-5)
 
 
 def test_controllable_unit_starts_as_the_identity():
     x = maps()
-    variables = PathSelector().init(KEY, x, None)
-    with_unit = PathSelector().apply(variables, x, jnp.array([0, 1, 2]))[0]
+    variables = initialise(PathSelector(), x)
+    with_unit = select(PathSelector(), variables, x, jnp.array([0, 1, 2]))[0]
     rest = {k: v for k, v in variables["params"].items() if k not in ("scale", "shift")}
-    without = PathSelector(mu_classes=0).apply({"params": rest}, x, None)[0]
+    without = select(PathSelector(mu_classes=0), {"params": rest}, x, None)[0]
     np.testing.assert_allclose(with_unit, without, atol=1e-6)
 
 
 def test_no_mu_means_the_last_class():
     x = maps()
-    variables = randomised(PathSelector().init(KEY, x, None))
+    variables = randomised(initialise(PathSelector(), x))
     last, first = jnp.full(3, 5), jnp.zeros(3, int)
     np.testing.assert_array_equal(
-        PathSelector().apply(variables, x, None)[0], PathSelector().apply(variables, x, last)[0]
+        select(PathSelector(), variables, x, None)[0], select(PathSelector(), variables, x, last)[0]
     )
-    assert (PathSelector().apply(variables, x, None)[0] != PathSelector().apply(variables, x, first)[0]).any()
+    assert (select(PathSelector(), variables, x, None)[0] != select(PathSelector(), variables, x, first)[0]).any()
 
 
 def test_dpcdun_order():
     """One selector with two heads, its unit around a biased 3x3 convolution, biased towards execution."""
     x = maps()
     selector = PathSelector(heads=2, order="dpcdun")
-    variables = selector.init(KEY, x, None)
+    variables = initialise(selector, x)
     p = variables["params"]
     assert count(p) == (9 * F * F + F) + 2 * 6 * F + (F * F // 4 + F // 4) + 2 * (F // 4 * 2 + 2)
     np.testing.assert_allclose(p["logits_0"]["bias"], [0.1, 2.0])
     # the unit acts on the map before pooling and without a norm: doubling the convolution doubles the pooled vector
     p["hidden"]["bias"] = jnp.zeros(F // 4)
     p["conv"]["kernel"] = 2 * p["conv"]["kernel"]
-    doubled = selector.apply(variables, x, None)[1] - p["logits_1"]["bias"][None]
+    doubled = select(selector, variables, x, None)[1] - p["logits_1"]["bias"][None]
     p["conv"]["kernel"] = p["conv"]["kernel"] / 2
-    single = selector.apply(variables, x, None)[1] - p["logits_1"]["bias"][None]
+    single = select(selector, variables, x, None)[1] - p["logits_1"]["bias"][None]
     np.testing.assert_allclose(doubled, 2 * single, atol=1e-6)
 
 
@@ -215,9 +223,11 @@ def test_training_draws_and_inference_does_not():
     x, module = maps(batch=1).repeat(64, axis=0), DynamicPaths()
     variables = start(module, x)  # even odds at first, up to the logits of the kernel
 
+    train = jax.jit(partial(module.apply, queries=20, deterministic=False))
+
     def draw(seed):
         rngs = {"gumbel": jax.random.key(seed)}
-        return module.apply(variables, x, None, queries=20, deterministic=False, rngs=rngs)
+        return train(variables, x, None, rngs=rngs)
 
     keys, values, _, cost = draw(0)
     assert len(np.unique(np.asarray(keys)[:, 0, 0, 0])) == 2  # both paths among 64 equal examples

@@ -6,7 +6,6 @@ from scipy.ndimage import map_coordinates
 
 from atlf_jax.nn.position_bias import (
     STRIPE_BINS,
-    STRIPE_NORMALS,
     log_displacement_bias,
     stripe_pair_bias,
     stripe_row_bias,
@@ -68,7 +67,7 @@ def test_add_row_is_the_gradient_of_row(x64, y):
 def test_a_table_knows_only_the_distance_to_its_stripe(x64, direction):
     tables = np.zeros((1, 4, STRIPE_BINS))
     tables[0, direction] = random(0, STRIPE_BINS)
-    normal = np.array(STRIPE_NORMALS[direction])
+    normal = np.array((np.cos(ANGLES[direction]), -np.sin(ANGLES[direction])))
     along, displacement = np.array((-normal[1], normal[0])), np.array((1.3, -0.4))
 
     def bias(d):

@@ -121,3 +121,11 @@ def test_jit_and_vmap_agree(draw):
     eager = normal(x, mask, maps)
     np.testing.assert_allclose(jax.jit(normal)(x, mask, maps), eager, atol=1e-5)
     np.testing.assert_allclose(jax.vmap(normal)(x, mask, maps), eager, atol=1e-5)
+
+
+def test_operators_take_numpy_and_return_jax():
+    image = np.ones((2, 8, 8), np.complex64)
+    mask = np.ones((2, 1, 8), bool)
+    kspace = forward(image, mask)
+    assert isinstance(kspace, jax.Array)
+    assert isinstance(adjoint(np.asarray(kspace), mask), jax.Array)
