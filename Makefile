@@ -13,7 +13,7 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(RUN) -m ruff check --fix .

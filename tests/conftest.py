@@ -33,8 +33,10 @@ def data_dir():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("data") and not os.environ.get("ATLF_DATA_DIR"):
-            item.add_marker(pytest.mark.skip(reason="ATLF_DATA_DIR is not set"))
+        if item.get_closest_marker("data"):
+            item.user_properties.append(("real data", True))  # travels with the report, from worker processes too
+            if not os.environ.get("ATLF_DATA_DIR"):
+                item.add_marker(pytest.mark.skip(reason="ATLF_DATA_DIR is not set"))
         if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
 
@@ -44,10 +46,7 @@ def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if not os.environ.get("ATLF_DATA_DIR") or reporter is None:
         return
-    real = {item.nodeid for item in session.items if item.get_closest_marker("data")}
-    skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if report.nodeid in real]
+    skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if ("real data", True) in r.user_properties]
     if skipped:
-        reporter.write_line(
-            f"ATLF_DATA_DIR is set but {len(skipped)} tests on real data were skipped: {skipped}", red=True
-        )
+        reporter.write_line(f"ATLF_DATA_DIR is set but tests on real data were skipped: {skipped}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

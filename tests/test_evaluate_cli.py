@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as a user has it
+    command = [sys.executable, program, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
 
 
 @pytest.mark.slow

@@ -192,12 +192,12 @@ class AVAT(nn.Module):
         stride, features = -(-max(h, w) // self.key_grid), f // self.groups
         kernel = self.param("offset_kernel", uniform_fan_in, (OFFSET_KERNEL, OFFSET_KERNEL, 1, features), q.dtype)
         bias = self.param("offset_bias", nn.initializers.zeros, (features,), q.dtype)
-        # the groups share the weights: [b, h, w, f] -> [b groups, h, w, f / groups]
-        grouped = self._grouped(q).reshape(b * self.groups, h, w, features)
-        offset = strided_depthwise(grouped, kernel[:, :, 0], stride=stride) + bias[None, None, None]
+        # the groups share the weights; their channels meet again as [b, hk, wk, groups, f / groups]
+        offset = strided_depthwise(q, jnp.tile(kernel[:, :, 0], self.groups), stride=stride)
+        offset = offset.reshape(*offset.shape[:3], self.groups, features) + bias[None, None, None, None]
         offset = nn.gelu(ChannelNorm(name="offset_norm")(offset), approximate=False)
         offset = Pointwise(2, kernel_init=nn.initializers.zeros, name="offset")(offset)
-        offset = offset.reshape(b, self.groups, *offset.shape[1:])  # [b groups, hk, wk, 2] -> [b, groups, hk, wk, 2]
+        offset = jnp.moveaxis(offset, 3, 1)  # [b, groups, hk, wk, 2]
         return self._move(reference_grid(h, w, stride), self._bounded(offset, stride), h, w)
 
     def _bounded(self, offset: Array, stride: int) -> Array:
@@ -227,16 +227,15 @@ class AVAT(nn.Module):
         grid = jnp.asarray(reference_grid(h, w, 1), jnp.promote_types(q.dtype, jnp.float32))
         return jnp.broadcast_to(grid[None, None], (b, self.groups, h, w, 2))
 
-    def _grouped(self, x: Float[Array, "b h w f"]) -> Float[Array, "b groups h w f1"]:
-        return jnp.moveaxis(x.reshape(*x.shape[:3], self.groups, -1), 3, 1)
-
     def _sample(self, x: Float[Array, "b h w f"], positions: Float[Array, "b groups hk wk 2"]) -> Array:
-        """Sample each group's channels at its own points: [b, hk, wk, f]."""
-        b, h, w, f = x.shape
-        hk, wk = positions.shape[2:4]
-        grouped = self._grouped(x).reshape(b * self.groups, h, w, -1)
-        sampled = bilinear(grouped, positions.reshape(b * self.groups, hk * wk, 2))  # [b groups, m, f / groups]
-        return jnp.moveaxis(sampled.reshape(b, self.groups, hk, wk, -1), 1, 3).reshape(b, hk, wk, f)
+        """Sample each group's channels at its own points: [b, hk, wk, f].
+
+        All channels are read at the points of all groups and most are dropped: there are few points, and regrouping
+        the whole map would cost more.
+        """
+        b, groups, hk, wk, _ = positions.shape
+        sampled = bilinear(x, positions.reshape(b, -1, 2)).reshape(b, groups, hk, wk, groups, -1)
+        return jnp.concatenate([sampled[:, g, :, :, g] for g in range(groups)], axis=-1)
 
     # --- what the logits know of positions --------------------------------------------------------------------------
 
@@ -282,7 +281,7 @@ class AVAT(nn.Module):
         positions = self._move(grid, offset, h, w).reshape(b, self.groups, n, 9, 2)
 
         def sample(x: Array) -> Array:
-            grouped = self._grouped(x).reshape(b * self.groups, h, w, -1)
+            grouped = jnp.moveaxis(x.reshape(b, h, w, self.groups, -1), 3, 1).reshape(b * self.groups, h, w, -1)
             sampled = bilinear(grouped, positions.reshape(b * self.groups, n * 9, 2))  # [b groups, n 9, f / groups]
             sampled = sampled.reshape(b, self.groups, n, 9, self.heads // self.groups, -1)
             return jnp.moveaxis(sampled, 4, 2).reshape(b, self.heads, n, 9, -1)  # [b, heads, n, 9, d]
