@@ -45,7 +45,7 @@ def attend(
         ``[b, h, w, f]`` in the dtype of ``q``; logits and softmax are float32 at least.
 
     Source: Vaswani et al. 2017, eq. 1. The backward pass computes each chunk's weights anew from the stored
-    log-sum-exp (Dao et al. 2022, FlashAttention): with automatic differentiation of the same loop it takes four
+    log-sum-exp (Dao et al. 2022, FlashAttention): with automatic differentiation of the same loop it takes three
     times as long on CPU. One derivative in reverse mode only.
     """
     b, h, w, f = q.shape
