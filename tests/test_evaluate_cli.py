@@ -30,7 +30,7 @@ def test_a_checkpoint_is_all_it_needs(tmp_path):
     scored = run("evaluate.py", f"--checkpoint=smoke={workdir}", f"--out={out}", "--split=valid", "--panels=1")
     assert scored.returncode == 0, scored.stderr
     assert "zero-filled" in scored.stdout and "smoke" in scored.stdout
-    rows = list(csv.DictReader((out / "scores.csv").open()))
+    rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
     assert {row["method"] for row in rows} == {"zero-filled", "smoke"}
     assert json.loads((out / "summary.json").read_text())
     page = (out / "report.html").read_text()
