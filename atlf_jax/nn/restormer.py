@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, uniform_fan_in
+from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, pixel_shuffle, pixel_unshuffle, uniform_fan_in
 from atlf_jax.nn.scaffold import ConvBatchNorm, batch_norm
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
     "RestormerEncoder",
     "attend_channels",
     "channel_attention",
-    "pixel_shuffle",
-    "pixel_unshuffle",
     "project_attended",
 ]
 
@@ -145,20 +143,6 @@ class RestormerBlock(nn.Module):
         return x + GDFN(self.expansion, use_bias=self.use_bias, name="ffn")(normed)
 
 
-def pixel_unshuffle(x: Float[Array, "b h w f"]) -> Float[Array, "b h2 w2 f4"]:
-    """Move each 2x2 neighbourhood into the features."""
-    b, h, w, f = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, f).transpose(0, 1, 3, 2, 4, 5)  # [b, h/2, w/2, 2, 2, f]
-    return x.reshape(b, h // 2, w // 2, 4 * f)
-
-
-def pixel_shuffle(x: Float[Array, "b h w f"], *, side: int) -> Float[Array, "b h1 w1 f1"]:
-    """Spread the features of each pixel over ``side`` x ``side`` pixels; at 2 this undoes ``pixel_unshuffle``."""
-    b, h, w, f = x.shape
-    x = x.reshape(b, h, w, side, side, -1).transpose(0, 1, 3, 2, 4, 5)  # [b, h, side, w, side, f / side^2]
-    return x.reshape(b, side * h, side * w, f // side**2)
-
-
 class RestormerEncoder(nn.Module):
     """Encode one image into features; the same weights serve CT and MR.
 
@@ -201,12 +185,12 @@ class RestormerEncoder(nn.Module):
         width, heads, (h, w) = self.width, self.heads, x.shape[1:3]
         x = jnp.pad(x, ((0, 0), (0, -h % 4), (0, -w % 4), (0, 0)), mode="edge")
         full = self._blocks(Conv(width, name="patch_embed")(x), range(1), heads)
-        half = pixel_unshuffle(Conv(width // 2, name="down_0")(full))
+        half = pixel_unshuffle(Conv(width // 2, name="down_0")(full), 2)
         half = self._blocks(half, range(1, 2), 2 * heads)
-        quarter = pixel_unshuffle(Conv(width, name="down_1")(half))
+        quarter = pixel_unshuffle(Conv(width, name="down_1")(half), 2)
         quarter = self._blocks(quarter, range(2, self.blocks), 4 * heads)
-        half = half + pixel_shuffle(Pointwise(8 * width, name="up_1")(quarter), side=2)
-        full = full + pixel_shuffle(Pointwise(4 * width, name="up_0")(half), side=2)
+        half = half + pixel_shuffle(Pointwise(8 * width, name="up_1")(quarter), 2)
+        full = full + pixel_shuffle(Pointwise(4 * width, name="up_0")(half), 2)
         return full[:, :h, :w]
 
     def _published(self, x: Array, *, deterministic: bool) -> tuple[Array, Array]:
@@ -259,7 +243,7 @@ class RestormerDecoder(nn.Module):
     def _published(self, global_features: Array, local_features: Array, *, deterministic: bool) -> Array:
         h, w = local_features.shape[1:3]
         # a transposed 4x4 convolution of stride 4 does not overlap: it is a 1x1 convolution and a shuffle
-        x = pixel_shuffle(Pointwise(16 * self.width, name="enlarge")(global_features), side=4)
+        x = pixel_shuffle(Pointwise(16 * self.width, name="enlarge")(global_features), 4)
         x = nn.relu(batch_norm(x, deterministic=deterministic, name="enlarge_norm"))
         x = jnp.concatenate([x[:, :h, :w], local_features], axis=-1)  # [b, h, w, 2f]
         x = ConvBatchNorm(self.width, name="fuse")(x, deterministic=deterministic)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from jax import lax
 
-from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, channel_norm, depthwise
+from atlf_jax.nn.layers import (
+    ChannelNorm,
+    Conv,
+    Depthwise,
+    Pointwise,
+    channel_norm,
+    depthwise,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 
 KEY = jax.random.key(0)
 SHAPE = (2, 7, 5, 6)
@@ -138,3 +147,11 @@ def test_initial_kernels_follow_the_fan_in():
         bound = fan_in**-0.5
         assert float(jnp.abs(kernel).max()) <= bound
         assert float(kernel.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_shuffles_move_whole_neighbourhoods():
+    x = jnp.arange(4 * 6 * 2).reshape(1, 4, 6, 2)
+    folded = pixel_unshuffle(x, 2)
+    np.testing.assert_array_equal(folded[0, 1, 2], x[0, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(pixel_shuffle(folded, 2), x)
+    np.testing.assert_array_equal(pixel_shuffle(jnp.arange(9).reshape(1, 1, 1, 9), 3)[0, :, :, 0].ravel(), range(9))

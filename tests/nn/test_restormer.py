@@ -11,8 +11,6 @@ from atlf_jax.nn.restormer import (
     RestormerDecoder,
     RestormerEncoder,
     channel_attention,
-    pixel_shuffle,
-    pixel_unshuffle,
     project_attended,
 )
 
@@ -289,16 +287,6 @@ def test_unet_encoder_works_at_full_resolution_and_sees_three_levels(x64, normal
         "block_3": 32,
     }
     assert [p["attn"]["temperature"].size for _, p in sorted(blocks.items())] == [2, 4, 8, 8]
-
-
-def test_shuffles_move_whole_neighbourhoods():
-    x = jnp.arange(4 * 6 * 2).reshape(1, 4, 6, 2)
-    folded = pixel_unshuffle(x)
-    np.testing.assert_array_equal(folded[0, 1, 2], x[0, 2:4, 4:6].reshape(-1))
-    np.testing.assert_array_equal(pixel_shuffle(folded, side=2), x)
-    np.testing.assert_array_equal(
-        pixel_shuffle(jnp.arange(9).reshape(1, 1, 1, 9), side=3)[0, :, :, 0].ravel(), range(9)
-    )
 
 
 @pytest.mark.parametrize("module", [RestormerEncoder, RestormerDecoder])
