@@ -32,7 +32,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, config: dict[str, Any]) -> None:
         self._root = _root(workdir)
         self._config = config
-        self._latest, self._best = (_manager(self._root / which) for which in ("latest", "best"))
+        self._latest, self._best = (_manager(self._root / which, owned=True) for which in ("latest", "best"))
 
     def __enter__(self) -> Self:
         return self
@@ -142,10 +142,11 @@ def _root(path: str | Path) -> Path:
     return path if path.name == FOLDER else path / FOLDER
 
 
-def _manager(folder: Path, *, as_numpy: bool = False) -> Any:
+def _manager(folder: Path, *, owned: bool = False, as_numpy: bool = False) -> Any:
+    """Open one kind of checkpoint; the run that owns the folder also clears saves that were cut short."""
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=1)
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=owned)
     handlers = {
         "meta": ocp.JsonCheckpointHandler(),
         "state": ocp.StandardCheckpointHandler(),

@@ -95,8 +95,11 @@ def test_a_missing_checkpoint_is_told(tmp_path) -> None:
         load(tmp_path, "best")
 
 
-def test_a_save_cut_short_is_ignored(tmp_path) -> None:
+def test_a_save_cut_short_is_ignored_and_cleared_by_the_next_run(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save_latest(make_state(1.0), step=7, stage="joint")
-    (tmp_path / "checkpoints" / "latest" / "9.orbax-checkpoint-tmp").mkdir()
-    assert read_meta(tmp_path)["step"] == 7
+    partial = tmp_path / "checkpoints" / "latest" / "9.orbax-checkpoint-tmp"
+    partial.mkdir()
+    assert read_meta(tmp_path)["step"] == 7 and load(tmp_path, "latest") and partial.exists()
+    with Checkpoints(tmp_path, CONFIG):
+        assert not partial.exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from atlf_jax.training import StageConfig, load, stage_at, stages
+from atlf_jax.training.checkpoint import Checkpoints
 from atlf_jax.training.logging import RunLog
 
 
@@ -116,6 +117,20 @@ def test_best_and_latest_are_both_kept(train_config, run) -> None:
     assert best < 6
     assert [folder.name for folder in (workdir / "checkpoints" / "best").iterdir()] == [str(best)]
     assert [folder.name for folder in (workdir / "checkpoints" / "latest").iterdir()] == ["6"]
+
+
+def test_a_new_best_is_never_ahead_of_the_latest(train_config, run, monkeypatch) -> None:
+    order = []
+    for name in ("save_latest", "save_best"):
+        save = getattr(Checkpoints, name)
+
+        def spying(self, *args, name=name, save=save, step, **settings):
+            order.append((name, step))
+            save(self, *args, step=step, **settings)
+
+        monkeypatch.setattr(Checkpoints, name, spying)
+    run(train_config(reconstruction=6, eval_every=3, save_every=5))
+    assert order == [("save_best", 3), ("save_latest", 3), ("save_latest", 5), ("save_best", 6), ("save_latest", 6)]
 
 
 def test_a_non_finite_loss_stops_with_step_records_and_checkpoint(train_config, run, discs, tiny) -> None:
