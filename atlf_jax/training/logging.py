@@ -49,8 +49,8 @@ class RunLog:
         self._task = self._bar.add_task("start", total=total, completed=start, shown="")
         self._total, self._batch_size, self._every = total, batch_size, every
         self._began = time.monotonic()
-        self._window: list[dict[str, float]] = []
-        self._window_began = self._began
+        self._window: list[dict[str, float]] = []  # metrics since the last logged line
+        self.restart_clock()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -78,6 +78,7 @@ class RunLog:
                 self._console.print(
                     f"{stage} {step}/{self._total}  {shown}  {self._rate:.3g} images/s  {left:.0f} s left"
                 )
+            self._window = []
             self.restart_clock()
 
     def evaluation(self, step: int, stage: str, metrics: dict[str, float]) -> None:
@@ -97,8 +98,8 @@ class RunLog:
         self._console.print(text, markup=False)
 
     def restart_clock(self) -> None:
-        """Begin a new window of means and of the rate, so that evaluation does not count as training time."""
-        self._window, self._window_began = [], time.monotonic()
+        """Measure the rate from here on, so that evaluation and saving do not count as training time."""
+        self._timed, self._clock = 0, time.monotonic()
 
     def _write(self, kind: str, step: int, stage: str, metrics: dict[str, float]) -> None:
         elapsed, cpu = time.monotonic() - self._began, time.process_time()

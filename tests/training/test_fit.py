@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.training import StageConfig, load, stage_at, stages
+from atlf_jax.data import evaluation_batches
+from atlf_jax.training import LossConfig, StageConfig, load, stage_at, stages
 from atlf_jax.training.checkpoint import Checkpoints
 from atlf_jax.training.logging import RunLog
+from atlf_jax.training.objective import OBJECTIVES
+from tests.training.conftest import MASK
 
 
 def assert_identical(a, b) -> None:
@@ -69,6 +73,18 @@ def test_all_stages_run_in_one_go(train_config, run) -> None:
 def test_training_gains_on_the_validation_records(train_config, run) -> None:
     psnr = [line["psnr"] for line in lines(run(train_config(reconstruction=40, eval_every=10)), "valid")]
     assert psnr[-1] > psnr[0] + 1  # measured: 2.9 dB
+
+
+def test_validation_counts_each_record_once(train_config, run, discs, tiny) -> None:
+    workdir = run(train_config(reconstruction=2, batch_size=4), valid_source=discs(5))  # two batches, the second padded
+    _, variables = load(workdir)
+    scores = [
+        OBJECTIVES["reconstruction"](tiny(), variables, jax.tree.map(jnp.asarray, batch), config=LossConfig(), key=None)
+        for batch, _ in evaluation_batches(discs(5), mask=MASK, batch_size=1)
+    ]
+    (line,) = lines(workdir, "valid")
+    assert line["psnr"] == pytest.approx(np.mean([score.scores["psnr"] for score in scores]), rel=1e-5)
+    assert line["loss/mse"] == pytest.approx(np.mean([score.terms["mse"] for score in scores]), rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [2, 3, 7])  # inside a stage, at the boundary of two, between two batches of one update

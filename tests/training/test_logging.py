@@ -1,6 +1,7 @@
 """What a run tells."""
 
 import json
+import time
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -29,6 +30,20 @@ def test_lines_hold_the_means_since_the_last(tmp_path, capsys) -> None:
     assert len(printed) == 2
     assert printed[0].startswith("joint 2/10  loss 3  psnr 30.00 dB") and printed[0].endswith("s left")
     assert "images/s" in printed[0] and "\x1b" not in "".join(printed)
+
+
+def test_a_restarted_clock_forgets_time_but_not_metrics(tmp_path, monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with log(tmp_path) as run:
+        now[0] = 1.0
+        run.train(1, "joint", {"loss": 1.0})
+        now[0] = 100.0
+        run.restart_clock()
+        now[0] = 102.0
+        run.train(2, "joint", {"loss": 3.0})
+    (line,) = read(tmp_path)
+    assert line["loss"] == 2.0 and line["images_per_second"] == 2.0 and line["elapsed_seconds"] == 102.0
 
 
 def test_the_last_step_is_always_logged(tmp_path) -> None:
