@@ -189,14 +189,22 @@ def _saved(workdir: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """Return the meta data of the folder's latest checkpoint, if there is one and it is of this model."""
     saved = read_meta(workdir, "latest")
     if saved and saved["config"]["model"] != record["model"]:
-        old, new = saved["config"]["model"], record["model"]
-        differing = ", ".join(
-            f"model.{name}: {old.get(name)} there, {new.get(name)} here"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
-        )
-        raise ValueError(f"{workdir} holds a run of another model ({differing}); give another workdir")
+        there, here = _fields(saved["config"]["model"]), _fields(record["model"])
+        differing = [
+            f"model.{name} is {there.get(name)} there and {here.get(name)} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        raise ValueError(f"{workdir} holds a run of another model ({', '.join(differing)}); give another workdir")
     return saved
+
+
+def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries, with dots between the names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _stage_named(config: TrainConfig, name: str) -> Stage:

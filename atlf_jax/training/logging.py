@@ -64,20 +64,17 @@ class RunLog:
     def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         """Take the metrics of one step; ``step`` counts the steps done."""
         self._window.append(metrics)
-        now = time.monotonic()
-        self._rate = len(self._window) * self._batch_size / max(now - self._window_began, 1e-9)
-        shown = f"loss {metrics['loss']:.3g}"
-        if "psnr" in metrics:
-            shown += f"  psnr {metrics['psnr']:.2f} dB"
-        self._bar.update(self._task, completed=step, description=stage, shown=f"{shown}  {self._rate:.3g} images/s")
+        self._timed += 1
+        rate = self._timed * self._batch_size / max(time.monotonic() - self._clock, 1e-9)
+        psnr = f"psnr {metrics['psnr']:.2f} dB  " if "psnr" in metrics else ""
+        shown = f"loss {metrics['loss']:.3g}  {psnr}{rate:.3g} images/s"
+        self._bar.update(self._task, completed=step, description=stage, shown=shown)
         if step % self._every == 0 or step == self._total:
-            means = {name: float(np.mean([m[name] for m in self._window])) for name in metrics}
-            self._write("train", step, stage, means | {"images_per_second": self._rate})
+            means = {name: float(np.mean([each[name] for each in self._window if name in each])) for name in metrics}
+            self._write("train", step, stage, means | {"images_per_second": rate})
             if not self._console.is_terminal:
-                left = (self._total - step) * self._batch_size / self._rate
-                self._console.print(
-                    f"{stage} {step}/{self._total}  {shown}  {self._rate:.3g} images/s  {left:.0f} s left"
-                )
+                left = (self._total - step) * self._batch_size / rate
+                self.say(f"{stage} {step}/{self._total}  {shown}  {left:.0f} s left")
             self._window = []
             self.restart_clock()
 

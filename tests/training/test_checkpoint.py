@@ -101,5 +101,6 @@ def test_a_save_cut_short_is_ignored_and_cleared_by_the_next_run(tmp_path) -> No
     partial = tmp_path / "checkpoints" / "latest" / "9.orbax-checkpoint-tmp"
     partial.mkdir()
     assert read_meta(tmp_path)["step"] == 7 and load(tmp_path, "latest") and partial.exists()
-    with Checkpoints(tmp_path, CONFIG):
-        assert not partial.exists()
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        checkpoints.save_latest(make_state(1.0), step=8, stage="joint")
+    assert not partial.exists() and read_meta(tmp_path)["step"] == 8

@@ -182,9 +182,10 @@ def test_a_model_without_fusion_and_mu_is_trained(train_config, run, tiny) -> No
 
 
 def test_a_folder_with_another_model_is_refused(train_config, run) -> None:
-    workdir = run(train_config(reconstruction=1))
-    with pytest.raises(ValueError, match=r"holds a run of another model \(model.width: 4 there, 8 here\)"):
-        run(train_config(reconstruction=2), record={"model": {"width": 8}})
+    workdir = run(train_config(reconstruction=1), record={"model": {"phases": 4, "fusion": {"width": 4, "rank": 2}}})
+    message = r"holds a run of another model \(model\.fusion\.width is 4 there and 8 here\); give another workdir"
+    with pytest.raises(ValueError, match=message):
+        run(train_config(reconstruction=2), record={"model": {"phases": 4, "fusion": {"width": 8, "rank": 2}}})
     assert lines(workdir)[-1]["step"] == 1
 
 

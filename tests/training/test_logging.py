@@ -46,6 +46,14 @@ def test_a_restarted_clock_forgets_time_but_not_metrics(tmp_path, monkeypatch) -
     assert line["loss"] == 2.0 and line["images_per_second"] == 2.0 and line["elapsed_seconds"] == 102.0
 
 
+def test_a_line_may_span_two_stages(tmp_path) -> None:
+    with log(tmp_path) as run:
+        run.train(1, "fusion", {"loss": 1.0, "loss/fusion": 1.0})
+        run.train(2, "joint", {"loss": 3.0, "loss/mse": 3.0})
+    (line,) = read(tmp_path)
+    assert (line["stage"], line["loss"], line["loss/mse"]) == ("joint", 2.0, 3.0) and "loss/fusion" not in line
+
+
 def test_the_last_step_is_always_logged(tmp_path) -> None:
     with log(tmp_path, total=3, every=2) as run:
         for step in (1, 2, 3):
