@@ -26,12 +26,15 @@ def get_config() -> Config:
         mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, crop=(64, 0)),
         train=TrainConfig(
-            joint=StageConfig(steps=3600, learning_rate=1e-3, warmup_steps=50, final_fraction=0.02),
-            loss=LossConfig(mse=0.0, l1=1.0, beta_fusion=0.003),
+            # without its autoencoding phase the fusion process ends in a grey pattern (docs/DESIGN.md, 20)
+            autoencode=StageConfig(steps=1000, learning_rate=2e-3, warmup_steps=20),
+            fusion=StageConfig(steps=800, learning_rate=1e-3, warmup_steps=20),
+            reconstruction=StageConfig(steps=3600, learning_rate=1e-3, warmup_steps=50, final_fraction=0.02),
+            loss=LossConfig(mse=0.0, l1=1.0),
             batch_size=1,
-            eval_every=1200,
+            eval_every=1800,
             save_every=600,
-            picture_every=1200,
+            picture_every=1800,
             log_every=50,
         ),
     )

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from atlf_jax.config import Config
 from atlf_jax.models import PRESETS
+from atlf_jax.training import StageConfig
 
 
 def get_config() -> Config:
     """Return the experiment."""
     base = runpy.run_path(str(Path(__file__).with_name("aanlib_4x.py")))["get_config"]()
-    stage = dataclasses.replace(base.train.joint, steps=1200, learning_rate=1e-3)
-    train = dataclasses.replace(
-        base.train, reconstruction=stage, joint=dataclasses.replace(stage, steps=0, warmup_steps=0)
-    )
-    train = dataclasses.replace(train, eval_every=400)
+    none = StageConfig()
+    stage = dataclasses.replace(base.train.reconstruction, steps=1300)
+    train = dataclasses.replace(base.train, autoencode=none, fusion=none, reconstruction=stage, eval_every=650)
     return dataclasses.replace(base, name="aanlib_4x_istanet_plus", model=PRESETS["istanet_plus"](), train=train)
