@@ -23,8 +23,10 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true")
     arguments = parser.parse_args()
     config, n = PRESETS[arguments.preset](), arguments.size
-    reconstruction = dataclasses.replace(config.reconstruction, remat=arguments.remat)
-    model = build(dataclasses.replace(config, reconstruction=reconstruction))
+    parts = {
+        name: dataclasses.replace(getattr(config, name), remat=arguments.remat) for name in ("fusion", "reconstruction")
+    }
+    model = build(dataclasses.replace(config, **parts))
     key = jax.random.key(0)
     kspace = jax.random.normal(key, (1, n, n), jnp.complex64)
     measurement = Measurement(kspace, jnp.ones((1, 1, n), bool), jnp.ones((1, n, n)))

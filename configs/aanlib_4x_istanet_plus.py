@@ -17,6 +17,6 @@ def get_config() -> Config:
     """Return the experiment."""
     base = runpy.run_path(str(Path(__file__).with_name("aanlib_4x.py")))["get_config"]()
     none = StageConfig()
-    stage = dataclasses.replace(base.train.reconstruction, steps=1300)
-    train = dataclasses.replace(base.train, autoencode=none, fusion=none, reconstruction=stage, eval_every=650)
+    stage = dataclasses.replace(base.train.reconstruction, steps=1450)
+    train = dataclasses.replace(base.train, autoencode=none, fusion=none, reconstruction=stage, eval_every=725)
     return dataclasses.replace(base, name="aanlib_4x_istanet_plus", model=PRESETS["istanet_plus"](), train=train)

@@ -74,6 +74,8 @@ class FusionConfig:
     """One more global and local block after the fusion, as in CDDFuse."""
     decoder_skip: Literal["none", "mri", "ct+mri"] = "none"
     """Image added before the decoder's sigmoid."""
+    remat: bool = False
+    """Recompute the Restormer blocks in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
@@ -200,7 +202,7 @@ class FusionProcess(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        encoder = {"kind": c.encoder, "width": c.width, "blocks": c.encoder_blocks, "heads": c.heads}
+        encoder = {"kind": c.encoder, "width": c.width, "blocks": c.encoder_blocks, "heads": c.heads, "remat": c.remat}
         self.encoder = RestormerEncoder(**encoder, name="encoder")
         self.encoder_ct = self.encoder if c.share_encoder else RestormerEncoder(**encoder, name="encoder_ct")
         self.gfab = GFAB(c.gfab, c.heads, name="gfab")
@@ -213,7 +215,7 @@ class FusionProcess(nn.Module):
             self.post_gfab = GFAB(c.gfab, c.heads, name="post_gfab")
             self.post_lfab = LFAB(c.lfab, 1, c.s_clamp, name="post_lfab")
         self.decoder = RestormerDecoder(
-            c.encoder, c.width, c.decoder_blocks, c.heads, outputs=c.stride**2, name="decoder"
+            c.encoder, c.width, c.decoder_blocks, c.heads, outputs=c.stride**2, remat=c.remat, name="decoder"
         )
 
     def _encode(

@@ -143,6 +143,12 @@ class RestormerBlock(nn.Module):
         return x + GDFN(self.expansion, use_bias=self.use_bias, name="ffn")(normed)
 
 
+def restormer_block(heads: int, expansion: float, *, remat: bool, name: str) -> nn.Module:
+    """Return a block; with ``remat`` its insides are computed again in the backward pass instead of being kept."""
+    block = nn.remat(RestormerBlock) if remat else RestormerBlock
+    return block(heads, expansion, name=name)
+
+
 class RestormerEncoder(nn.Module):
     """Encode one image into features; the same weights serve CT and MR.
 
@@ -160,6 +166,7 @@ class RestormerEncoder(nn.Module):
     blocks: int = 4
     heads: int = 8
     expansion: float = 2.0
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -176,7 +183,7 @@ class RestormerEncoder(nn.Module):
 
     def _blocks(self, x: Array, numbers: range, heads: int) -> Array:
         for i in numbers:
-            x = RestormerBlock(heads, self.expansion, name=f"block_{i}")(x)
+            x = restormer_block(heads, self.expansion, remat=self.remat, name=f"block_{i}")(x)
         return x
 
     def _unet(self, x: Array) -> Array:
@@ -216,6 +223,7 @@ class RestormerDecoder(nn.Module):
     blocks: int = 4
     heads: int = 8
     expansion: float = 2.0
+    remat: bool = False
     outputs: int = 1
 
     @nn.compact
@@ -235,7 +243,7 @@ class RestormerDecoder(nn.Module):
         x = jnp.concatenate([global_features, local_features], axis=-1)  # [b, h, w, 2f]
         x = Pointwise(self.width, name="reduce_channel")(x)
         for i in range(self.blocks):
-            x = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")(x)
+            x = restormer_block(self.heads, self.expansion, remat=self.remat, name=f"block_{i}")(x)
         x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
         x = Conv(self.outputs, name="output_1")(x)
         return nn.sigmoid(x if skip is None else x + skip)

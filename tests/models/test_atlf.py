@@ -1,6 +1,8 @@
 """ATLF-Net as a whole: parameter counts, no leakage, data consistency, and an effect of every switch."""
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,13 @@ def test_istanet_plus_has_its_published_parameters():
 
 def test_published_fusion_has_the_published_parameters():
     assert count(shapes(PRESETS["published"]())["fusion"]) == 852_489
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_documented_counts_are_those_of_the_presets(preset):
+    table = (Path(__file__).parents[2] / "docs" / "ATLF.md").read_text()
+    documented = re.search(rf"^\| `{preset}` \| ([\d,]+)", table, re.MULTILINE)
+    assert documented[1] == f"{count(shapes(PRESETS[preset]())):,}"
 
 
 def test_parameters_do_not_depend_on_the_image_size():
@@ -188,7 +197,8 @@ def test_every_parameter_gets_gradient():
 
 def test_rematerialisation_changes_nothing():
     measurement, image = measure()
-    plain, saving = (build(small(phases=1, stride=2, spb_logit="none", remat=remat)) for remat in (False, True))
+    base = small(phases=1, stride=2, spb_logit="none")
+    plain, saving = build(base), build(replace(base, fusion={"remat": True}, remat=True))
     variables = random_variables(plain, measurement)
 
     def gradient(model):
