@@ -23,6 +23,7 @@ from atlf_jax.nn.gfab import GFAB
 from atlf_jax.nn.layers import Conv, pixel_shuffle, pixel_unshuffle, xavier
 from atlf_jax.nn.lfab import LFAB
 from atlf_jax.nn.lrfm import LRFM
+from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
 from atlf_jax.ops import adjoint, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
@@ -373,11 +374,10 @@ class ATLFNet(nn.Module):
         if c.use_fusion:
             self.fusion = FusionProcess(c.fusion, name="fusion")
         r = c.reconstruction
-        phase = nn.remat(Phase, static_argnums=(5,)) if r.remat else Phase
         if r.share_phases:
-            self.phases = [phase(r, name="phase")] * r.phases
+            self.phases = [Phase(r, name="phase")] * r.phases
         else:
-            self.phases = [phase(r, k % r.avat_every == 0, name=f"phase_{k}") for k in range(r.phases)]
+            self.phases = [Phase(r, k % r.avat_every == 0, name=f"phase_{k}") for k in range(r.phases)]
 
     def __call__(
         self, measurement: Measurement, *, mu_index: Int[Array, " b"] | None = None, deterministic: bool = True
@@ -392,7 +392,12 @@ class ATLFNet(nn.Module):
             x = x.real.astype(x.dtype)
         symmetry, cost = 0.0, 0.0
         for phase in self.phases:
-            x, phase_symmetry, phase_cost = phase(x, measurement, fused, mu_index, deterministic)
+            arrays = (x, measurement, fused, mu_index)
+            x, phase_symmetry, phase_cost = (
+                recompute(phase, *arrays, deterministic=deterministic)
+                if r.remat
+                else phase(*arrays, deterministic=deterministic)
+            )
             symmetry, cost = symmetry + phase_symmetry, cost + phase_cost / -(-r.phases // r.avat_every)
         return Reconstruction(x, fused, symmetry, cost, features)
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, pixel_shuffle, pixel_unshuffle, uniform_fan_in
+from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.scaffold import ConvBatchNorm, batch_norm
 
 __all__ = [
@@ -143,12 +144,6 @@ class RestormerBlock(nn.Module):
         return x + GDFN(self.expansion, use_bias=self.use_bias, name="ffn")(normed)
 
 
-def restormer_block(heads: int, expansion: float, *, remat: bool, name: str) -> nn.Module:
-    """Return a block; with ``remat`` its insides are computed again in the backward pass instead of being kept."""
-    block = nn.remat(RestormerBlock) if remat else RestormerBlock
-    return block(heads, expansion, name=name)
-
-
 class RestormerEncoder(nn.Module):
     """Encode one image into features; the same weights serve CT and MR.
 
@@ -183,7 +178,8 @@ class RestormerEncoder(nn.Module):
 
     def _blocks(self, x: Array, numbers: range, heads: int) -> Array:
         for i in numbers:
-            x = restormer_block(heads, self.expansion, remat=self.remat, name=f"block_{i}")(x)
+            block = RestormerBlock(heads, self.expansion, name=f"block_{i}")
+            x = recompute(block, x) if self.remat else block(x)
         return x
 
     def _unet(self, x: Array) -> Array:
@@ -243,7 +239,8 @@ class RestormerDecoder(nn.Module):
         x = jnp.concatenate([global_features, local_features], axis=-1)  # [b, h, w, 2f]
         x = Pointwise(self.width, name="reduce_channel")(x)
         for i in range(self.blocks):
-            x = restormer_block(self.heads, self.expansion, remat=self.remat, name=f"block_{i}")(x)
+            block = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")
+            x = recompute(block, x) if self.remat else block(x)
         x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
         x = Conv(self.outputs, name="output_1")(x)
         return nn.sigmoid(x if skip is None else x + skip)

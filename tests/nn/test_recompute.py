@@ -1,0 +1,57 @@
+"""Recomputing: the same values and gradients, and truly less memory, on this very backend."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atlf_jax.nn.recompute import recompute
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, mask, *, gain=1.0):
+        for i in range(4):
+            x = jnp.sin(nn.Dense(16, name=f"dense_{i}")(x)) * x * gain
+        return jnp.where(mask, x, 0), x.mean()
+
+
+class Stack(nn.Module):
+    saving: bool
+
+    @nn.compact
+    def __call__(self, x, mask):
+        for i in range(6):
+            block = Block(name=f"block_{i}")
+            x, _ = recompute(block, x, mask, gain=0.5) if self.saving else block(x, mask, gain=0.5)
+        return jnp.square(x).sum()
+
+
+def gradient(saving):
+    return jax.jit(jax.grad(lambda variables, x, mask: Stack(saving).apply(variables, x, mask), argnums=(0, 1)))
+
+
+def inputs():
+    x = jax.random.normal(jax.random.key(1), (2048, 16))
+    mask = jax.random.bernoulli(jax.random.key(2), 0.8, x.shape)
+    return Stack(False).init(jax.random.key(0), x, mask), x, mask
+
+
+def test_value_and_gradients_are_those_of_the_plain_module():
+    variables, x, mask = inputs()
+    plain, saving = gradient(False)(variables, x, mask), gradient(True)(variables, x, mask)
+    for want, got in zip(jax.tree.leaves(plain), jax.tree.leaves(saving), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * float(jnp.abs(want).max()))
+    assert float(Stack(True).apply(variables, x, mask)) == float(Stack(False).apply(variables, x, mask))
+
+
+def test_parameters_have_the_same_names():
+    variables, x, mask = inputs()
+    assert jax.tree.structure(Stack(True).init(jax.random.key(0), x, mask)) == jax.tree.structure(variables)
+
+
+def test_it_saves_memory_although_the_compiler_merges_equal_computations():
+    memory = [
+        gradient(saving).lower(*inputs()).compile().memory_analysis().temp_size_in_bytes for saving in (False, True)
+    ]
+    assert memory[1] < 0.8 * memory[0]  # .6 measured; jax.checkpoint alone: 1
