@@ -162,9 +162,9 @@ def resample(
 
     Example:
         >>> small = Volume(np.ones((2, 2, 2), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
-        >>> large = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
+        >>> large = Volume(np.zeros((5, 5, 5), np.float32), np.eye(4))
         >>> resample(small, large, outside=-1000.0).data[:, 0, 0]
-        array([    1.,     1.,     1., -1000.], dtype=float32)
+        array([    1.,     1.,     1.,     1., -1000.], dtype=float32)
     """
     transform = np.eye(4) if transform is None else np.asarray(transform, np.float64)
     check_affine(transform, "the transform")
