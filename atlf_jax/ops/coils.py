@@ -28,7 +28,9 @@ __all__ = [
 
 
 @jaxtyped(typechecker=beartype)
-def low_resolution_maps(kspace: Complex[Array, "*b c h w"], *, calibration: int = 24) -> Complex[Array, "*b c h w"]:
+def low_resolution_maps(
+    kspace: Complex[Array, "*b c h w"], *, calibration: int | tuple[int, int] = 24
+) -> Complex[Array, "*b c h w"]:
     """Estimate coil maps from low-resolution coil images: ``S_c = x_c / sqrt(sum_c |x_c|^2)``, ``x = F^H (W y)``.
 
     W is a Hann window over the central square of k-space. Quick, and defined everywhere, in air too. The maps carry
@@ -36,7 +38,7 @@ def low_resolution_maps(kspace: Complex[Array, "*b c h w"], *, calibration: int 
 
     Args:
         kspace: ``[*b, c, h, w]``, fully sampled in the central square.
-        calibration: side of the square, in samples.
+        calibration: side of the square in samples, or (rows, columns).
 
     Returns:
         Maps ``[*b, c, h, w]`` with ``sum_c |S_c|^2 = 1`` (0 where the low-resolution image is 0).
@@ -50,7 +52,7 @@ def low_resolution_maps(kspace: Complex[Array, "*b c h w"], *, calibration: int 
     against the ringing of its sharp edge, in place of all rows of the ACS lines.
     """
     h, w = kspace.shape[-2:]
-    window = np.outer(_hann(h, calibration), _hann(w, calibration))  # [h w]
+    window = np.outer(*map(_hann, (h, w), _sides(calibration)))  # [h w]
     return normalise_maps(ifft2c(kspace * jnp.asarray(window, kspace.dtype).reshape((1,) * (kspace.ndim - 2) + (h, w))))
 
 
@@ -58,7 +60,7 @@ def low_resolution_maps(kspace: Complex[Array, "*b c h w"], *, calibration: int 
 def espirit_maps(
     kspace: Complex[Array, "*b c h w"],
     *,
-    calibration: int = 24,
+    calibration: int | tuple[int, int] = 24,
     kernel: int = 6,
     threshold: float = 0.02,
     crop: float = 0.95,
@@ -72,7 +74,7 @@ def espirit_maps(
 
     Args:
         kspace: ``[*b, c, h, w]``, fully sampled in the central square.
-        calibration: side of the square, in samples (that of the image where it is smaller).
+        calibration: side of the square in samples, or (rows, columns); that of the image where it is smaller.
         kernel: side of the kernels, in samples.
         threshold: singular values of the calibration matrix below this part of the largest are noise.
         crop: pixels whose eigenvalue is not above this lie outside the object; their maps are 0.
@@ -88,7 +90,7 @@ def espirit_maps(
     where sigpy divides by 0.
     """
     c, h, w = kspace.shape[-3:]
-    sides = (min(calibration, h), min(calibration, w))
+    sides = tuple(map(min, _sides(calibration), (h, w)))
     if not 1 <= kernel <= min(sides):
         raise ValueError(f"got a kernel of {kernel} samples for a calibration region of {sides}; want one that fits in")
     flat = jnp.asarray(kspace).reshape(-1, c, h, w)
@@ -191,6 +193,10 @@ def _espirit(kspace: Array, sides: tuple[int, int], kernel: int, threshold: floa
         return lax.map(one_row, rows.T).transpose(2, 0, 1)  # [h w c] -> [c h w]
 
     return lax.map(one, kspace)
+
+
+def _sides(calibration: int | tuple[int, int]) -> tuple[int, int]:
+    return calibration if isinstance(calibration, tuple) else (calibration, calibration)
 
 
 def _hann(side: int, calibration: int) -> np.ndarray:

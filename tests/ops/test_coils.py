@@ -106,6 +106,7 @@ def test_settings_matter_and_are_checked():
     for change in ({"calibration": 16}, {"kernel": 5}, {"threshold": 0.2}, {"crop": 0.999}):
         assert not np.array_equal(espirit_maps(kspace, **change), maps)
     assert np.abs(low_resolution_maps(kspace, calibration=8) - low_resolution_maps(kspace)).max() > 0.01
+    np.testing.assert_array_equal(espirit_maps(kspace, calibration=(24, 24)), maps)
     with pytest.raises(ValueError, match=r"kernel of 6 samples for a calibration region of \(4, 4\)"):
         espirit_maps(kspace, calibration=4)
 
