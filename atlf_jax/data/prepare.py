@@ -29,7 +29,7 @@ from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
 from atlf_jax.data.files import PARTIAL, sha256_of, write_file
 from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE
-from atlf_jax.data.registration import RegistrationConfig, apply, register
+from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
 from atlf_jax.data.volume import Volume, orientation, slice_axis, to_slices, write_nifti
 
@@ -112,8 +112,8 @@ def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> dic
         for pair in progress.track(pairs, description="subjects"):
             try:
                 records.append(_prepare_subject(pair, out, config, finished.get(pair.subject)))
-            except (ImportError, ValueError) as error:
-                raise ValueError(f"subject {pair.subject}: {error}") from error
+            except (ImportError, RuntimeError, ValueError) as error:  # SimpleITK knows runtime errors only
+                raise ValueError(f"subject {pair.subject}: {' '.join(str(error).split())}") from error
             manifest = _manifest(records, settings, config, complete=len(records) == len(pairs))
             write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
     for record in manifest["subjects"]:
@@ -310,6 +310,8 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
         volumes["ct.nii.gz"] = ct
     elif ct is not None:
         ct = clean_ct(ct) if config.clean else ct
+        if pair.pairing == "unpaired":
+            ct = _centred(ct, mr)
         found = register(ct, mr, RegistrationConfig(kind=config.registration, threshold=config.threshold))
         volumes["ct.nii.gz"] = apply(found, ct, mr, outside=AIR)
         inside = apply(found, Volume(np.ones_like(ct.data), ct.affine), mr, order=0, outside=0.0)
@@ -384,6 +386,18 @@ def _read(pair: Pair) -> tuple[Volume | None, Volume, Volume | None]:
         raise ValueError("CT and MR are of different people by their headers; correct the table")
     label = None if pair.label is None else _read_label(pair.label, mr)
     return None if ct is None else ct.volume, mr.volume, label
+
+
+def _centred(ct: Volume, mr: Volume) -> Volume:
+    """Move the CT so that its body's centre is that of the MR: headers of different people share no coordinates."""
+    affine = ct.affine.copy()
+    affine[:3, 3] += _body_centre(mr) - _body_centre(ct)
+    return Volume(ct.data, affine, ct.codes)
+
+
+def _body_centre(volume: Volume) -> np.ndarray:
+    centre = np.mean(np.nonzero(body_mask(volume)), axis=1)
+    return volume.affine[:3, :3] @ centre + volume.affine[:3, 3]
 
 
 def _stack(images: Sequence[np.ndarray]) -> Volume:
