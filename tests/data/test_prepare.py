@@ -194,7 +194,7 @@ def test_poor_registration_is_flagged_and_left_out_unless_kept(tmp_path):
 
 def test_a_ct_may_be_missing_or_cover_a_part(tmp_path):
     table = write_pairs(tmp_path, "ab", ["inner_train", "valid"])
-    lines = list(csv.reader(table.open()))
+    lines = list(csv.reader(table.read_text().splitlines()))
     lines[1][1] = ""
     write_table(tmp_path, lines)
     ct = ct_volume()
