@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +82,8 @@ def test_negative_voxels_keep_their_sign(tmp_path):
 def test_undersampling_equals_the_library(tmp_path):
     data = head((20, 18, 7))  # an odd number of slices: the last batch is filled up
     source = save(tmp_path / "mr.nii.gz", data)
-    flags = ("--mask.kind", "equispaced_fraction", "--mask.acceleration", "3", "--mask.center-fraction", "0.2")
-    call(source, tmp_path / "out.nii.gz", "--method", "zero_filled", *flags, "--panels", "--batch-size", "3")
+    flags = ("--mask.kind", "equispaced_fraction", "--mask.acceleration", "3", "--mask.center_fraction", "0.2")
+    call(source, tmp_path / "out.nii.gz", "--method", "zero_filled", *flags, "--panels", "--batch_size", "3")
     config = atlf.MaskConfig("equispaced_fraction", 3.0, 0.2)
     mask = atlf.make_mask(config, (18, 20), seed=atlf.seed_from_name("mr.nii.gz"))
     out = read_nifti(tmp_path / "out.nii.gz").data
@@ -104,7 +104,7 @@ def test_a_ct_on_another_grid_is_resampled(tmp_path):
     ct[4:26, 4:26] = 40
     shifted = np.array([[1.0, 0, 0, -24], [0, 1, 0, -4], [0, 0, 2, -1], [0, 0, 0, 1]])
     save(tmp_path / "ct.nii.gz", ct, shifted)
-    arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz", "--no-ct.clean")
+    arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz", "--ct.no_clean")
     seen = command.open_scan(
         source, mask=atlf.MaskConfig(), ct=command.CTConfig(path=str(tmp_path / "ct.nii.gz"), clean=False)
     )
@@ -121,7 +121,7 @@ def test_a_ct_on_another_grid_is_resampled(tmp_path):
         *arguments[:2],
         *FULL,
         "--overwrite",
-        "--no-ct.clean",
+        "--ct.no_clean",
         "--ct.path",
         far,
         words=("do not overlap", "--ct.register rigid"),
@@ -171,7 +171,7 @@ def test_npy_files(tmp_path):
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     source = save(tmp_path / "mr.nii.gz", head())
-    call(source, tmp_path / "new" / "out.nii.gz", *FULL, "--dry-run")
+    call(source, tmp_path / "new" / "out.nii.gz", *FULL, "--dry_run")
     said = capsys.readouterr().err
     assert "5 slices of 18x20" in said and "out.nii.gz" in said and "nothing was written" in said
     assert not (tmp_path / "new").exists()
@@ -204,7 +204,7 @@ def noise(*shape):
         (noise(2, 20, 16), np.full(16, 2), ("mask.npy", "other than 0 and 1")),
         (noise(2, 20, 16), np.arange(16) == 0, ("mask.npy", "zero frequency is not acquired", "'corner'")),
         (noise(2, 20, 16).view(np.float32).reshape(2, 20, 16, 2), np.ones(16), ("kept apart", "k[..., 0] + 1j")),
-        (np.abs(noise(2, 20, 16)), np.ones(16), ("k-space is float32", "wanted complex64")),
+        (np.abs(noise(3, 20, 16)), np.ones(16), ("k-space is float32", "wanted complex64")),
         (np.zeros((2, 20, 16), np.complex64), np.ones(16), ("k-space is zero at every sample",)),
         (noise(2, 20, 16) * np.where(np.arange(16) == 3, np.nan, 1), np.ones(16), ("slice 0", "not finite")),
         (noise(20), np.ones(20), ("k-space has shape (20,)",)),
@@ -223,8 +223,8 @@ def test_more_bad_input_is_one_line(tmp_path):
     refused(source, tmp_path / "out.h5", *FULL, words=("out.h5 ends in neither .nii nor .nii.gz",))
     refused(source, out, words=("--checkpoint runs/NAME",))
     refused(source, out, "--checkpoint", tmp_path / "runs" / "x", words=("no 'best' checkpoint under", "train first"))
-    refused(source, out, *FULL, "--virtual-coils", "2", words=("no coil axis",))
-    refused(source, out, *FULL, "--batch-size", "0", words=("--batch-size is 0",))
+    refused(source, out, *FULL, "--virtual_coils", "2", words=("no coil axis",))
+    refused(source, out, *FULL, "--batch_size", "0", words=("--batch_size is 0",))
     refused(save(tmp_path / "zero.nii", 0 * head()), out, *FULL, words=("zero everywhere",))
     (tmp_path / "cut.nii.gz").write_bytes(source.read_bytes()[:200])
     refused(tmp_path / "cut.nii.gz", out, *FULL, words=("truncated gzip",))
@@ -241,15 +241,15 @@ def test_coils_are_checked(tmp_path):
     arguments = npy(tmp_path, kspace, np.arange(16) % 2 == 0)
     refused(*arguments, words=("fully sampled centre of the mask is smaller than 6 samples",))
     arguments = npy(tmp_path, kspace)
-    refused(*arguments, "--virtual-coils", "4", words=("--virtual-coils is 4; wanted 1 to 3",))
+    refused(*arguments, "--virtual_coils", "4", words=("--virtual_coils is 4; wanted 1 to 3",))
     np.save(tmp_path / "cov.npy", np.ones((3, 3)))
-    refused(*arguments, "--noise-covariance", tmp_path / "cov.npy", words=("not positive definite",))
+    refused(*arguments, "--noise_covariance", tmp_path / "cov.npy", words=("not positive definite",))
     np.save(tmp_path / "cov.npy", np.eye(2))
-    refused(*arguments, "--noise-covariance", tmp_path / "cov.npy", words=("of 3 coils",))
+    refused(*arguments, "--noise_covariance", tmp_path / "cov.npy", words=("of 3 coils",))
     np.save(tmp_path / "maps.npy", noise(3, 20, 15))
-    refused(*arguments, "--kspace.coil-maps", tmp_path / "maps.npy", words=("maps.npy has shape (3, 20, 15)",))
+    refused(*arguments, "--kspace.coil_maps", tmp_path / "maps.npy", words=("maps.npy has shape (3, 20, 15)",))
     np.save(tmp_path / "cov.npy", np.eye(3))
-    call(*arguments, "--noise-covariance", tmp_path / "cov.npy", "--virtual-coils", "2")
+    call(*arguments, "--noise_covariance", tmp_path / "cov.npy", "--virtual_coils", "2")
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["coils"] == {
         "coils": 3,
@@ -265,7 +265,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, ending):
     source = save(tmp_path / "mr.nii.gz", head())
     arguments = (source, tmp_path / "out.nii.gz", *FULL) if ending == "nii.gz" else npy(tmp_path, noise(2, 20, 16))
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", full)  # the record, written after the image
@@ -285,17 +285,15 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
     refused(source, tmp_path / "out.nii.gz", *FULL, words=("Permission denied", "choose another folder"))
 
 
-def run(*arguments, limit=None):
+def run(*arguments, limit="unlimited"):
+    """Run the command as a user does, with files of at most so many KiB."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    command = (
+        f"ulimit -f {limit} && exec {shlex.join([sys.executable, '-m', 'atlf_jax.reconstruct', *map(str, arguments)])}"
+    )
     return subprocess.run(
-        [sys.executable, "-m", "atlf_jax.reconstruct", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
     )
 
 
@@ -307,7 +305,7 @@ def test_the_command_itself(tmp_path, kind):
         arguments = (save(tmp_path / "mr.nii.gz", head((40, 40, 20))), tmp_path / "out.nii.gz", *FULL)
     else:
         arguments = npy(tmp_path, noise(20, 40, 40))
-    failed = run(*arguments, limit=20_000)
+    failed = run(*arguments, limit=20)
     assert failed.returncode != 0
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("atlf-reconstruct: ") and "cannot be written" in last and "Traceback" not in failed.stderr
@@ -327,8 +325,8 @@ def test_a_trained_network_with_hard_consistency_gives_a_full_scan_back(tmp_path
     assert trained.returncode == 0, trained.stderr
     data = head((32, 32, 3))
     source = save(tmp_path / "mr.nii.gz", data, OBLIQUE)
-    flags = ("--checkpoint", tmp_path / "run", "--hard-consistency")
-    call(source, tmp_path / "full.nii.gz", *flags, "--mask.acceleration", "1", "--mask.center-fraction", "0.08")
+    flags = ("--checkpoint", tmp_path / "run", "--hard_consistency")
+    call(source, tmp_path / "full.nii.gz", *flags, "--mask.acceleration", "1", "--mask.center_fraction", "0.08")
     np.testing.assert_allclose(read_nifti(tmp_path / "full.nii.gz").data, data, atol=1e-5 * data.max())
     call(source, tmp_path / "out.nii.gz", *flags)
     record = json.loads((tmp_path / "out.json").read_text())
@@ -353,8 +351,8 @@ def test_real_coils(tmp_path, data_dir):
     kspace = np.load(Path(data_dir, "kspace", "sigpy_brain_8ch_poisson8x_230x180.npy"))
     np.save(tmp_path / "brain.npy", kspace)
     np.save(tmp_path / "mask.npy", np.abs(kspace).sum(0) > 0)
-    files = ("--sampling.file", tmp_path / "mask.npy", "--kspace.first-axis", "coils")
-    call(tmp_path / "brain.npy", tmp_path / "out.h5", "--method", "zero_filled", *files, "--virtual-coils", "6")
+    files = ("--sampling.file", tmp_path / "mask.npy", "--kspace.first_axis", "coils")
+    call(tmp_path / "brain.npy", tmp_path / "out.h5", "--method", "zero_filled", *files, "--virtual_coils", "6")
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["coils"]["calibration"] == [24, 24]
-    assert record["mask"]["effective_acceleration"] == pytest.approx(8.06, abs=0.01)
+    assert record["mask"]["effective_acceleration"] == pytest.approx(8.042, abs=0.001)

@@ -222,13 +222,13 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
     """Return how slices become images, and what is told of the coils."""
     settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=arguments.batch_size)
     if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size is {arguments.batch_size}; wanted 1 or more slices")
+        raise ValueError(f"--batch_size is {arguments.batch_size}; wanted 1 or more slices")
     if not scan.coils:
         if arguments.noise_covariance or arguments.virtual_coils is not None:
             raise ValueError(f"{arguments.input} has no coil axis: there is nothing to whiten or to compress")
         return settings, None
     if arguments.virtual_coils is not None and not 1 <= arguments.virtual_coils <= scan.coils:
-        raise ValueError(f"--virtual-coils is {arguments.virtual_coils}; wanted 1 to {scan.coils}")
+        raise ValueError(f"--virtual_coils is {arguments.virtual_coils}; wanted 1 to {scan.coils}")
     whitening = _whitening(arguments.noise_covariance, scan.coils)
     facts = {"coils": scan.coils, "virtual_coils": arguments.virtual_coils, "whitened": whitening is not None}
     settings = replace(settings, whitening=whitening, virtual_coils=arguments.virtual_coils)

@@ -283,7 +283,7 @@ def _open_npy(
     if samples.ndim != (4 if several else 3) or 0 in samples.shape:
         raise ValueError(
             f"{path}: k-space has shape {samples.shape}; wanted [h, w], [slices, h, w] or [slices, c, h, w], or "
-            "[c, h, w] with --kspace.first-axis coils"
+            "[c, h, w] with --kspace.first_axis coils"
         )
     shape = samples.shape[-2:]
     if not (sampling.file or sampling.retrospective):
@@ -358,7 +358,7 @@ def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray,
             dice = found.quality["body_dice"]
             raise ValueError(
                 f"the registration of {config.path} is poor (body masks overlap by {dice:.2f}); look at the two scans, "
-                "or go on all the same with --ct.keep-flagged"
+                "or go on all the same with --ct.keep_flagged"
             )
         moved, inside = apply(found, ct, mr, outside=outside), apply(found, everywhere, mr, order=0, outside=0.0)
         facts["quality"] = {name: round(float(value), 4) for name, value in found.quality.items()}
