@@ -309,6 +309,7 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
         record["names"] = [example.name for example in pair.pictures]
         volumes["ct.nii.gz"] = ct
     elif ct is not None:
+        record["ct_range"] = [round(float(ct.data.min()), 3), round(float(ct.data.max()), 3)]
         ct = clean_ct(ct) if config.clean else ct
         if pair.pairing == "unpaired":
             ct = _centred(ct, mr)
@@ -431,11 +432,13 @@ def _read_label(path: Path, mr: Scan) -> Volume:
 
 def _summary(record: dict[str, Any]) -> str:
     """Return one line on a subject."""
+    low, high = record.get("ct_range", (AIR, 0.0))
+    doubt = f"; its CT spans {low:g} to {high:g}, without air: are these Hounsfield units?" if low > -200 else ""
     quality = record["registration"]["quality"] if record["registration"] else {}
     numbers = ", ".join(
         f"{name.replace('_', ' ')} {value:.3f}" for name, value in quality.items() if "before" not in name
     )
-    return f"{record['subject']} ({record['pairing']}): {record['split']}" + (f"; {numbers}" if numbers else "")
+    return f"{record['subject']} ({record['pairing']}): {record['split']}{f'; {numbers}' if numbers else ''}{doubt}"
 
 
 def _natural(paths: Any) -> list[Path]:

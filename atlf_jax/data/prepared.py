@@ -112,7 +112,11 @@ class PreparedSource:
             ct = self._volume(record, "ct.nii.gz") if "ct.nii.gz" in record["files"] else None
             if ct is not None and ct.data.shape != mr.data.shape:
                 raise ValueError(f"{self._root / subject}: CT {ct.data.shape} and MR {mr.data.shape}; prepare it again")
-            self._read[subject] = _Slices(None if ct is None else to_slices(ct), to_slices(mr))
+            stacks = [None if volume is None else to_slices(volume) for volume in (ct, mr)]
+            for stack in stacks:
+                if stack is not None:
+                    stack.flags.writeable = False  # its slices are handed out again
+            self._read[subject] = _Slices(*stacks)
             while len(self._read) > self._config.keep:
                 self._read.popitem(last=False)
         self._read.move_to_end(subject)

@@ -208,6 +208,16 @@ def test_a_ct_may_be_missing_or_cover_a_part(tmp_path):
         assert not example.ct.any() and example.target.any()
 
 
+def test_a_ct_without_air_is_doubted(tmp_path):
+    table = write_pairs(tmp_path, "ab")
+    picture = Volume((body() + 1000) / 8, ct_volume().affine)
+    write_nifti(tmp_path / "scans" / "1_ct.nii.gz", picture)
+    manifest, said = quietly(settings(table, tmp_path / "out", keep_flagged=True))
+    assert [record["ct_range"] for record in manifest["subjects"]] == [[-1000, 900], [0, 237.5]]
+    (doubted,) = [line for line in said if "Hounsfield" in line]
+    assert doubted.startswith("b ") and "spans 0 to 237.5, without air" in doubted
+
+
 def test_dicom_of_a_table_and_no_name_anywhere(tmp_path, capfd):
     stored = np.moveaxis(body() + 1024, -1, 0).transpose(0, 2, 1).astype(np.uint16)
     signal = np.moveaxis(mr_volume().data, -1, 0).transpose(0, 2, 1).astype(np.uint16)
