@@ -10,11 +10,13 @@ from atlf_jax.data import (
     DATASETS,
     AANLIBConfig,
     DataConfig,
+    FastMRIConfig,
     PhantomConfig,
     PreparedConfig,
     open_source,
     validate_example,
 )
+from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.prepare import PrepareConfig, prepare
 
 CASES = ("2", "16", "20", "21", "28", "32", "33", "34", "37", "41")
@@ -31,9 +33,13 @@ def config(request, tmp_path):
         Image.fromarray(pixels).save(tmp_path / kind / f"{case}{number:03d}.png")
     if request.param == "prepared":
         prepare(PrepareConfig("aanlib", str(tmp_path), f"{tmp_path}_prepared"), say=str)
+    for case in CASES:
+        kspace = (rng.standard_normal((2, 16, 16)) + 1j * rng.standard_normal((2, 16, 16))).astype(np.complex64)
+        write_kspace(tmp_path / f"file{case}.h5", kspace, attributes={"patient_id": case})
     small = DataConfig(
         dataset=request.param,
         aanlib=AANLIBConfig(root=str(tmp_path)),
+        fastmri=FastMRIConfig(root=str(tmp_path)),
         phantom=PhantomConfig(subjects=11, slices=2, size=16),
         prepared=PreparedConfig(root=f"{tmp_path}_prepared"),
     )
