@@ -438,3 +438,30 @@ def test_real_hearts_of_different_people(data_dir, tmp_path):
     assert len(source) == 12 and source[5].target.shape == (192, 192) and source[5].ct.std() > 0.1
     labels = read_nifti(tmp_path / "out" / record["subject"] / "label.nii.gz")
     assert len(np.unique(labels.data)) > 2
+
+
+@pytest.mark.data
+def test_a_real_chaos_ct_in_the_official_layout(data_dir, tmp_path):
+    """The eight slices at hand, beside an MR that is made here."""
+    write_chaos(tmp_path / "in", (), ("3",))
+    (tmp_path / "in" / "CT" / "7").mkdir(parents=True)
+    (tmp_path / "in" / "CT" / "7" / "DICOM_anon").symlink_to(Path(data_dir, "chaos", "ct_set_3", "dicom").resolve())
+    manifest, _ = quietly(settings(tmp_path / "in", tmp_path / "out", "chaos", keep_flagged=True))
+    (record,) = manifest["subjects"]
+    assert record["subject"] == "unpaired_ct7_mr3" and record["ct_range"] == [-1000, 1188]
+    assert 0.3 < record["ct_coverage"] < 1  # 16 mm of CT, 30 mm of MR
+    assert b"CT_SET" not in (tmp_path / "out" / "manifest.json").read_bytes()
+
+
+@pytest.mark.data
+def test_a_real_table_of_several_grids(data_dir, tmp_path):
+    abdomen = Path(data_dir, "chaos", "totalsegmentator_abdomen").resolve()
+    ct, mr = abdomen / "example_ct_sm.nii.gz", abdomen / "example_mr_sm.nii.gz"
+    table = write_table(tmp_path, [("subject", "ct", "mr"), ("p1", ct, mr)])
+    manifest, _ = quietly(settings(table, tmp_path / "out", keep_flagged=True))
+    (record,) = manifest["subjects"]
+    assert record["orientation"] == "LPS" and record["spacing"] == [3, 3, 3] and record["good"] is False
+    given, written = read_nifti(mr), read_nifti(tmp_path / "out" / "p1" / "mr.nii.gz")
+    np.testing.assert_array_equal(written.data, given.data)
+    np.testing.assert_array_equal(written.affine, given.affine)
+    assert written.codes == given.codes == (0, 2)
