@@ -53,7 +53,8 @@ class _Slices(NamedTuple):
 class PreparedSource:
     """The slices of one split along the acquisition axis, ordered by subject and slice; empty MR slices are left out.
 
-    A subject without CT has a CT of zeros. The target is the MR's magnitude as it is stored, without phase.
+    A subject without CT has a CT of zeros. The target is the MR as it is stored, without phase, divided by the largest
+    value of its volume: metrics of the profile ``picture`` take 1 for the peak.
 
     Raises:
         ValueError: no folder, no manifest or an unfinished one, no subject in the split; and on access, when a file
@@ -112,6 +113,8 @@ class PreparedSource:
             ct = self._volume(record, "ct.nii.gz") if "ct.nii.gz" in record["files"] else None
             if ct is not None and ct.data.shape != mr.data.shape:
                 raise ValueError(f"{self._root / subject}: CT {ct.data.shape} and MR {mr.data.shape}; prepare it again")
+            if record["window"] != PICTURE:
+                mr = Volume(mr.data / (mr.data.max() or np.float32(1)), mr.affine)
             stacks = [None if volume is None else to_slices(volume) for volume in (ct, mr)]
             for stack in stacks:
                 if stack is not None:
