@@ -7,6 +7,7 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.data.transforms import fft2c_numpy
+from atlf_jax.reconstruct.arrays import calibration_sides, for_any_size
 
 
 def sample(slices=3, h=12, w=16):
@@ -179,8 +180,6 @@ def test_wrong_coils_are_told(change, message):
 
 
 def test_the_centre_is_found():
-    from atlf_jax.reconstruct.arrays import calibration_sides
-
     lines = np.zeros((1, 1, 40), bool)
     lines[..., 14:26] = True  # 40 // 2 - 12 // 2
     assert calibration_sides(lines, (50, 40)) == (24, 12)
@@ -188,3 +187,35 @@ def test_the_centre_is_found():
     points = np.zeros((50, 40), bool)
     points[25 - 5 : 25 + 5, 20 - 4 : 20 + 4] = True
     assert calibration_sides(points, (50, 40)) == (8, 8)
+
+
+@pytest.mark.parametrize("coils", [False, True])
+@pytest.mark.parametrize("size", [(13, 18), (12, 17), (16, 16)])
+def test_any_size_is_taken(coils, size):
+    """The zero-filled image through a network for multiples of 4: nothing is lost, moved or scaled."""
+    image, _ = sample(2, *size)
+    smooth = np.outer(np.hanning(size[0]), np.hanning(size[1])).astype(np.float32)
+    if coils:  # the maps are interpolated: good where the image is smooth
+        image = (40 * np.stack([smooth, smooth**2])).astype(np.complex64)
+    maps = np.asarray(atlf.birdcage_maps(size, 3)) if coils else None
+    kspace = fft2c_numpy(maps * image[:, None] if coils else image)
+    mask = np.broadcast_to(np.arange(size[1]) % 2 == 0, (2, 1, size[1]))
+    maps = None if maps is None else np.broadcast_to(maps, kspace.shape)
+    seen = []
+
+    def model(measurement):
+        seen.append(measurement)
+        return Reconstruction(atlf.adjoint(measurement.kspace, measurement.mask, measurement.coil_maps))
+
+    measurement = atlf.Measurement(kspace, mask, np.stack([smooth, smooth]), maps)
+    out = for_any_size(model, measurement, multiple=4).image
+    want = atlf.adjoint(kspace, mask, maps)
+    if coils:
+        assert np.linalg.norm(out - want) < 0.05 * np.linalg.norm(want)
+    else:
+        np.testing.assert_allclose(out, want, atol=40 * 2e-6)
+    assert all(side % 4 == 0 for side in seen[0].kspace.shape[-2:])
+    assert np.asarray(seen[0].mask).sum() == mask.sum() * (1 if size == (16, 16) else size[0])
+    rows, columns = (np.arange(new) - new // 2 for new in seen[0].ct.shape[-2:])
+    peak = np.unravel_index(np.argmax(seen[0].ct[0]), seen[0].ct.shape[-2:])
+    assert abs(rows[peak[0]]) <= 1 and abs(columns[peak[1]]) <= 1  # the centre stays

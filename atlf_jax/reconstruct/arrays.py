@@ -1,6 +1,7 @@
 """From numpy arrays to a reconstruction: the same scaling and the same network as in training and evaluation."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
@@ -19,7 +21,9 @@ from atlf_jax.ops import (
     compression_matrix,
     consistency,
     espirit_maps,
+    fft2c,
     forward,
+    ifft2c,
     low_resolution_maps,
     mix_coils,
     normalise_maps,
@@ -33,6 +37,7 @@ __all__ = [
     "Result",
     "Settings",
     "calibration_sides",
+    "for_any_size",
     "load_model",
     "reconstruct",
     "solve",
@@ -89,14 +94,60 @@ def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "be
         which: "best" or "latest".
 
     Returns:
-        A compiled function ``Measurement -> Reconstruction``, batched.
+        A compiled function ``Measurement -> Reconstruction``, batched, for images of any size (see ``for_any_size``).
     """
     from atlf_jax.config import Config, from_dict
     from atlf_jax.training.checkpoint import load  # Orbax takes a second to import
 
     config, variables = load(checkpoint, which)
-    model = build(from_dict(Config, config).model)
-    return jax.jit(jax.tree_util.Partial(model.apply, variables))
+    settings = from_dict(Config, config).model
+    apply = jax.tree_util.Partial(build(settings).apply, variables)
+    multiple = math.lcm(settings.fusion.stride, settings.reconstruction.stride)
+    return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+
+
+def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
+    """Call a network that wants sides of a multiple with images of any size.
+
+    k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil
+    maps are interpolated to them. Of the result, the network's samples of the original grid are kept.
+
+    Args:
+        model: the network.
+        measurement: of any size.
+        multiple: of which its sides must be.
+
+    Returns:
+        What the model returns; where the size had to change, the image alone.
+
+    Example:
+        >>> odd = Measurement(jnp.ones((1, 5, 7), jnp.complex64), jnp.ones((1, 1, 7), bool), jnp.zeros((1, 5, 7)))
+        >>> def model(measurement):
+        ...     assert measurement.kspace.shape == (1, 8, 8)
+        ...     return Reconstruction(adjoint(measurement.kspace, measurement.mask))
+        >>> image = for_any_size(model, odd, multiple=4).image
+        >>> bool(jnp.allclose(image, adjoint(odd.kspace, odd.mask), atol=1e-6))
+        True
+    """
+    kspace, mask, ct, maps = measurement
+    shape = kspace.shape[-2:]
+    larger = tuple(-(-side // multiple) * multiple for side in shape)
+    if larger == shape:
+        return model(measurement)
+    rows, columns = (
+        ((new // 2 - old // 2), new - old - (new // 2 - old // 2)) for old, new in zip(shape, larger, strict=True)
+    )
+    gain = math.sqrt(math.prod(larger) / math.prod(shape))  # the transform is orthonormal: keep the image's values
+
+    def extend(samples: Array) -> Array:
+        return jnp.pad(samples, [(0, 0)] * (samples.ndim - 2) + [rows, columns])
+
+    if maps is not None:
+        maps = normalise_maps(lax.complex(_interpolate(maps.real, larger), _interpolate(maps.imag, larger)))
+    whole = jnp.broadcast_to(mask, (*mask.shape[:-2], *shape))  # new rows are not acquired, under line masks too
+    image = model(Measurement(extend(kspace) * gain, extend(whole), _interpolate(ct, larger), maps)).image
+    samples = fft2c(image)[..., rows[0] : rows[0] + shape[0], columns[0] : columns[0] + shape[1]]
+    return Reconstruction(ifft2c(samples / gain))
 
 
 def reconstruct(
@@ -296,6 +347,19 @@ def _finish(image: Array, measurement: Measurement, scale: Array, hard: bool) ->
     square = scale[:, 0, 0] ** 2
     misfit = jnp.sum(jnp.abs(forward(image, mask, maps) - kspace) ** 2, axis=axes) * square
     return image * scale, misfit, jnp.sum(jnp.abs(kspace) ** 2, axis=axes) * square
+
+
+def _interpolate(images: Array, shape: tuple[int, int]) -> Array:
+    """Interpolate ``[*b, h, w]`` linearly to as many smaller pixels about the same centre ``n // 2``."""
+    old = images.shape[-2:]
+    scale = [new / side for side, new in zip(old, shape, strict=True)]
+    # jax puts the centre of pixel i at i + 1/2
+    move = [0.5 + new // 2 - s * (side // 2 + 0.5) for side, new, s in zip(old, shape, scale, strict=True)]
+    axes = (images.ndim - 2, images.ndim - 1)
+    target = (*images.shape[:-2], *shape)
+    return jax.image.scale_and_translate(
+        images, target, axes, jnp.array(scale), jnp.array(move), method="linear", antialias=False
+    )
 
 
 def _static(settings: Settings) -> tuple[CoilMaps | None, tuple[int, int], int | None]:

@@ -355,10 +355,10 @@ def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray,
 
         found = register(ct, mr, RegistrationConfig(kind=config.register))
         if not (found.good or config.keep_flagged):
-            dice = found.quality["body_dice"]
+            told = ", ".join(f"{name} {value:.2f}" for name, value in sorted(found.quality.items()))
             raise ValueError(
-                f"the registration of {config.path} is poor (body masks overlap by {dice:.2f}); look at the two scans, "
-                "or go on all the same with --ct.keep_flagged"
+                f"the registration of {config.path} is poor ({told}); look at the two scans, or go on all the same with "
+                "--ct.keep_flagged"
             )
         moved, inside = apply(found, ct, mr, outside=outside), apply(found, everywhere, mr, order=0, outside=0.0)
         facts["quality"] = {name: round(float(value), 4) for name, value in found.quality.items()}
