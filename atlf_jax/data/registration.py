@@ -22,8 +22,8 @@ __all__ = ["Registration", "RegistrationConfig", "apply", "body_mask", "edge_ove
 AIR = -1000.0  # HU
 SOFT = (-200.0, 300.0)  # HU: clips the CT, so that bins tell soft tissues apart; windowed CT lies inside
 # Factor of each level (its voxels, in smallest spacings of the MR), and the margin around the body, in voxels
-# of the level, that is sampled too. A narrower one at last makes the CT too small, a wider one too large.
-LEVELS = {8: 2.5, 4: 2.5, 2: 3.0, 1: 4.0}
+# of the level, that is sampled too: wide at first to be caught, none at last, since scalps differ between the two.
+LEVELS = {8: 2.5, 4: 2.5, 2: 1.0, 1: 0.0}
 BLUR = 3  # voxels of a level, in standard deviations of the blur before it
 LEAST_BINS = 20  # four of them pad the histogram
 KEPT = 4  # starts that go on from the coarsest level to the next
@@ -330,7 +330,7 @@ def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registrat
         return Registration(frame.matrix(transform), {}, good=False)
     n = frame.dimensions
     similarity = sitk.Similarity3DTransform() if n == 3 else sitk.Similarity2DTransform()
-    _, transform = _climb(sitk, _widen(similarity, transform), [coarse, *fine[:1]], config)
+    _, transform = _climb(sitk, _widen(similarity, transform), [coarse, *fine], config)
     _, transform = _climb(sitk, _widen(sitk.AffineTransform(n), transform), fine[-1:], config)
     matrix = frame.matrix(transform)
     if config.kind == "affine":
