@@ -338,7 +338,7 @@ def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registrat
     control = [max(2, round(length / config.control_spacing)) for length in _extent(pair.mr)[:n]]
     grid = frame.image(sitk, pair.mr.data, pair.mr.affine)
     spline = sitk.BSplineTransformInitializer(grid, control)
-    for level in fine[:1]:
+    for level in fine[-1:]:
         method = _method(sitk, level, config)
         method.SetOptimizerAsLBFGSB(numberOfIterations=30, maximumNumberOfFunctionEvaluations=60)
         method.SetMovingInitialTransform(transform)

@@ -134,7 +134,7 @@ def subject_figure(mr: Volume, after: Volume, before: Volume | None = None) -> F
             outline.imshow(grey, cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest")
             for level, colour in _outlines(ct):
                 if values.min() < level < values.max():
-                    outline.contour(values, [level], colors=[colour], linewidths=0.8)
+                    outline.contour(values, [level], colors=[colour], linewidths=0.8, linestyles="solid")
             for cell, kind in ((board, "checkerboard"), (outline, "contours")):
                 cell.set_xticks([])
                 cell.set_yticks([])
