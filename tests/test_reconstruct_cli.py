@@ -128,6 +128,66 @@ def test_a_ct_on_another_grid_is_resampled(tmp_path):
     )
 
 
+def test_a_ct_is_registered_first(tmp_path, monkeypatch):
+    from atlf_jax.data import registration
+
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+    ct = save(tmp_path / "ct.nii.gz", head(), LAS + np.outer([1e3, 0, 0, 0], [0, 0, 0, 1]))  # a metre away
+    flags = (*FULL, "--ct.path", ct, "--ct.no_clean", "--ct.register", "rigid")
+    there = np.eye(4)
+    there[0, 3] = 1e3
+
+    def found(good):
+        def register(ct, mr, config):
+            assert config.kind == "rigid" and ct.data.shape == mr.data.shape
+            return registration.Registration(there, {"body_dice": 0.5}, good)
+
+        return register
+
+    monkeypatch.setattr(registration, "register", found(good=False))
+    refused(source, out, *flags, words=("ct.nii.gz is poor (body_dice 0.50)", "--ct.keep_flagged"))
+    call(source, out, *flags, "--ct.keep_flagged")
+    monkeypatch.setattr(registration, "register", found(good=True))
+    call(source, out, *flags, "--overwrite")
+    assert json.loads((tmp_path / "out.json").read_text())["ct"] == {
+        "window": "soft_tissue",
+        "registration": "rigid",
+        "cleaned": False,
+        "quality": {"body_dice": 0.5},
+        "covers": 1.0,
+    }
+
+    def missing(*_):
+        raise ImportError("registration needs SimpleITK: pip install 'atlf-jax[registration]'")
+
+    monkeypatch.setattr(registration, "register", missing)
+    refused(source, out, *flags, "--overwrite", words=("atlf-jax[registration]",))
+
+
+def test_a_ct_of_another_person_is_refused(tmp_path, monkeypatch):
+    from atlf_jax.data.dicom import Scan
+    from atlf_jax.reconstruct import scans
+
+    source = save(tmp_path / "mr.nii.gz", head())
+    monkeypatch.setattr(
+        scans, "read_scan", lambda path, modality: Scan(read_nifti(source), modality, patient=f"digest of {modality}")
+    )
+    arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz")
+    assert "digest" not in refused(*arguments, words=("have different patient numbers in their headers",))
+
+
+def test_a_ct_for_kspace_lies_on_its_grid(tmp_path):
+    arguments = npy(tmp_path, noise(2, 20, 16))
+    np.save(tmp_path / "ct.npy", np.full((2, 20, 16), 40, np.int16))
+    flags = ("--ct.path", tmp_path / "ct.npy")
+    refused(*arguments, *flags, "--ct.register", "rigid", words=("cannot be registered to",))
+    refused(*arguments, *flags, "--ct.window", "none", words=("spans [40, 40]; wanted [0, 1]",))
+    call(*arguments, *flags, "--ct.window", "brain")
+    assert json.loads((tmp_path / "out.json").read_text())["ct"]["window"] == "brain"
+    np.save(tmp_path / "ct.npy", np.zeros((2, 20, 15)))
+    refused(*arguments, *flags, "--overwrite", words=("ct.npy has slices (2, 20, 15), and k-space (2, 20, 16)",))
+
+
 def test_fastmri_files(tmp_path):
     rng = np.random.default_rng(1)
     image = (rng.random((3, 32, 28)) + 0.2).astype(np.complex64)

@@ -151,6 +151,10 @@ def centre_crop(image: Shaped[np.ndarray, "*b h w"], shape: tuple[int, int]) -> 
     Args:
         image: ``[*b, h, w]``.
         shape: (y, x) in pixels.
+
+    Example:
+        >>> centre_crop(np.arange(5)[None], (3, 3))
+        array([[1, 2, 3]])
     """
     sides = tuple(min(side, wanted) for side, wanted in zip(image.shape[-2:], shape, strict=True))
     top, left = ((have - side) // 2 for have, side in zip(image.shape[-2:], sides, strict=True))

@@ -159,6 +159,12 @@ def compression_matrix(kspace: Complex[Array, "*b c h w"], coils: int) -> Comple
     Raises:
         ValueError: more virtual coils than coils, or none.
 
+    Example:
+        >>> kspace = jnp.ones((8, 4, 4), jnp.complex64)  # the same in all coils
+        >>> virtual = mix_coils(compression_matrix(kspace, 1), kspace)
+        >>> virtual.shape, bool(jnp.allclose(jnp.linalg.norm(virtual), jnp.linalg.norm(kspace)))
+        ((1, 4, 4), True)
+
     Source: Buehrer et al. 2007; Zhang et al. 2013, without its alignment along a readout.
     """
     c = kspace.shape[-3]

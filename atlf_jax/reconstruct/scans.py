@@ -357,8 +357,8 @@ def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray,
         if not (found.good or config.keep_flagged):
             told = ", ".join(f"{name} {value:.2f}" for name, value in sorted(found.quality.items()))
             raise ValueError(
-                f"the registration of {config.path} is poor ({told}); look at the two scans, or go on all the same with "
-                "--ct.keep_flagged"
+                f"the registration of {config.path} is poor ({told}); look at the two scans, or go on all the same "
+                "with --ct.keep_flagged"
             )
         moved, inside = apply(found, ct, mr, outside=outside), apply(found, everywhere, mr, order=0, outside=0.0)
         facts["quality"] = {name: round(float(value), 4) for name, value in found.quality.items()}
