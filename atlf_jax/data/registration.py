@@ -20,7 +20,7 @@ from atlf_jax.data.volume import Volume, resample
 __all__ = ["Registration", "RegistrationConfig", "apply", "body_mask", "edge_overlap", "mutual_information", "register"]
 
 AIR = -1000.0  # HU
-SOFT = (-200.0, 300.0)  # HU: clips the CT, so that bins tell soft tissues apart; windowed CT lies inside
+SOFT = (-200.0, 300.0)  # HU: clips the CT, so that bins tell soft tissues apart
 # Factor of each level (its voxels, in smallest spacings of the MR), and the margin around the body, in voxels
 # of the level, that is sampled too: wide at first to be caught, none at last, since scalps differ between the two.
 LEVELS = {8: 2.5, 4: 2.5, 2: 1.0, 1: 0.0}
@@ -370,7 +370,9 @@ def _extent(volume: Volume) -> np.ndarray:
 def _level(sitk: ModuleType, frame: _Frame, pair: _Pair, factor: int, config: RegistrationConfig) -> _Level:
     voxel = factor * float(pair.mr.spacing[: frame.dimensions].min())
     around = _dilate(pair.mr_body, LEVELS[factor] * voxel, pair.mr)
-    cleaned = np.where(pair.ct_body, np.clip(pair.ct.data, *SOFT), max(pair.ct.data.min(), SOFT[0]))
+    cleaned = np.where(
+        pair.ct_body, np.clip(pair.ct.data, *_range(pair.ct)), max(pair.ct.data.min(), _range(pair.ct)[0])
+    )
     bright = np.percentile(pair.mr.data[pair.mr_body], 99.5)
     images = [
         frame.image(sitk, *_shrink(data.astype(np.float32), volume, voxel))
@@ -453,8 +455,8 @@ def _method(sitk: ModuleType, level: _Level, config: RegistrationConfig) -> Any:
 
 def _quality(registration: Registration, pair: _Pair, config: RegistrationConfig) -> dict[str, float]:
     ct, mr = pair.ct, pair.mr
-    air = np.float32(max(ct.data.min(), SOFT[0]))
-    moved = apply(registration, Volume(np.clip(ct.data, *SOFT), ct.affine), mr, outside=np.nan).data
+    air = np.float32(max(ct.data.min(), _range(ct)[0]))
+    moved = apply(registration, Volume(np.clip(ct.data, *_range(ct)), ct.affine), mr, outside=np.nan).data
     reached = ~np.isnan(moved)
     body = apply(registration, Volume(pair.ct_body.astype(np.float32), ct.affine), mr, order=0, outside=0.0).data > 0.5
     either = (body | pair.mr_body) & reached
@@ -465,6 +467,11 @@ def _quality(registration: Registration, pair: _Pair, config: RegistrationConfig
         "body_dice": float(2 * both / max(body.sum() + (pair.mr_body & reached).sum(), 1)),
         "edge_overlap": edge_overlap(moved, mr.data, either),
     }
+
+
+def _range(ct: Volume) -> tuple[float, float]:
+    """Return the values that the CT is clipped to: SOFT where there are Hounsfield units, and otherwise all of them."""
+    return SOFT if ct.data.min() < -500 else (float(ct.data.min()), float(ct.data.max()))
 
 
 def _otsu(values: np.ndarray) -> float:
