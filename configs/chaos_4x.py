@@ -9,8 +9,8 @@ says so. What a CT of the same person would bring cannot be measured here.
 
 CHAOS is the folder that holds Train_Sets/; ``--sequence t1dual_in`` takes another MR. Bodies of different people seldom
 agree to the threshold, so flagged pairs are kept. Tried for a few steps on stand-ins in the official layout: eight
-slices of one CHAOS CT, and an abdominal MR of another collection, whose body-mask Dice affine registration brought from
-.89 to .93 and .95. Expected numbers: none yet.
+slices of one CHAOS CT, and an abdominal MR of another collection. So thin a slab cannot be registered: affine turned it
+by half a right angle, which the preparation flags. Expected numbers: none yet.
 """
 
 import dataclasses

@@ -31,10 +31,13 @@ from atlf_jax.data.files import PARTIAL, sha256_of, write_file
 from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE
 from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
-from atlf_jax.data.volume import Volume, orientation, slice_axis, to_slices, write_nifti
+from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_slices, write_nifti
 
 __all__ = ["LAYOUTS", "Pair", "PrepareConfig", "main", "prepare", "share_out"]
 
+KEPT = (
+    0.5  # part of the CT's reach that a good registration keeps: of a thin slab turned away, little overlaps, but well
+)
 SEQUENCES = {  # folders of a CHAOS MR: slices and labels
     "t2spir": ("T2SPIR/DICOM_anon", "T2SPIR/Ground"),
     "t1dual_in": ("T1DUAL/DICOM_anon/InPhase", "T1DUAL/Ground"),
@@ -315,9 +318,11 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
             ct = _centred(ct, mr)
         found = register(ct, mr, RegistrationConfig(kind=config.registration, threshold=config.threshold))
         volumes["ct.nii.gz"] = apply(found, ct, mr, outside=AIR)
-        inside = apply(found, Volume(np.ones_like(ct.data), ct.affine), mr, order=0, outside=0.0)
-        record["ct_coverage"] = round(float(inside.data.mean()), 6)
-        record["good"] = found.good
+        ones = Volume(np.ones_like(ct.data), ct.affine)
+        before = float(resample(ones, mr, order=0).data.mean())
+        coverage = float(apply(found, ones, mr, order=0, outside=0.0).data.mean())
+        record["ct_coverage"] = round(coverage, 6)
+        record["good"] = found.good and coverage >= KEPT * before
         record["registration"] = {
             "kind": config.registration,
             "quality": {name: round(float(value), 6) for name, value in sorted(found.quality.items())},
@@ -438,6 +443,7 @@ def _summary(record: dict[str, Any]) -> str:
     numbers = ", ".join(
         f"{name.replace('_', ' ')} {value:.3f}" for name, value in quality.items() if "before" not in name
     )
+    numbers += f"{', ' if numbers else ''}CT coverage {record['ct_coverage']:.2f}"
     return f"{record['subject']} ({record['pairing']}): {record['split']}{f'; {numbers}' if numbers else ''}{doubt}"
 
 

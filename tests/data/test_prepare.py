@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -206,6 +207,22 @@ def test_a_ct_may_be_missing_or_cover_a_part(tmp_path):
     assert (read_nifti(tmp_path / "out" / "b" / "ct.nii.gz").data[:, :, 3:] == -1000).all()
     for example in PreparedSource(PreparedConfig(root=str(tmp_path / "out"), split="train")):
         assert not example.ct.any() and example.target.any()
+
+
+def test_a_registration_that_turns_the_ct_away_is_flagged(tmp_path, monkeypatch):
+    table = write_pairs(tmp_path, "a")
+    original = prepare_module.register
+
+    def turned(ct, mr, config):
+        away = np.eye(4)
+        away[2, 3] = 20.0  # four of six slices lie beyond the CT
+        return dataclasses.replace(original(ct, mr, config), transform=away, good=True)
+
+    monkeypatch.setattr(prepare_module, "register", turned)
+    manifest, said = quietly(settings(table, tmp_path / "out"))
+    (record,) = manifest["subjects"]
+    assert record["ct_coverage"] == pytest.approx(1 / 3, abs=1e-6)
+    assert record["good"] is False and record["split"] == "left out" and "CT coverage 0.33" in said[-1]
 
 
 def test_a_ct_without_air_is_doubted(tmp_path):
