@@ -44,8 +44,8 @@ def test_maps_are_normalised_and_batched(estimate, draw):
     assert maps.shape == kspace.shape and maps.dtype == jnp.complex64
     energy = np.sum(np.abs(maps) ** 2, axis=-3)
     np.testing.assert_allclose(energy, np.where(energy > 0.5, 1, 0), atol=1e-5)
-    np.testing.assert_allclose(estimate(kspace[1, 0]), maps[1, 0], atol=1e-3)
-    np.testing.assert_allclose(jax.jit(estimate)(kspace), maps, atol=1e-3)  # eigenvectors of noise: 2e-4 here
+    np.testing.assert_allclose(estimate(kspace[1, 0]), maps[1, 0], atol=1e-5)
+    np.testing.assert_allclose(jax.jit(estimate)(kspace), maps, atol=1e-5)
     np.testing.assert_array_equal(estimate(jnp.zeros_like(kspace)), 0)
 
 
@@ -58,7 +58,7 @@ def test_birdcage_maps_are_found_again(estimate, tolerance):
         assert np.all(rss(found)[inside] > 0.9)
         assert np.mean(np.asarray(rss(found))[np.abs(disc(32, 28)) < 0.01] == 0) > 0.5
     error = np.linalg.norm(relative_to_first(np.asarray(found)) - relative_to_first(np.asarray(maps)), axis=0)
-    assert error[inside].max() < tolerance  # measured .0072 and .034
+    assert error[inside].max() < tolerance  # measured .0137 and .0265
 
 
 def test_only_the_centre_is_looked_at():
@@ -76,7 +76,7 @@ def test_maps_of_all_coils_explain_the_data():
     projected = maps * jnp.sum(maps.conj() * images, axis=0, keepdims=True)
     inside = np.asarray(rss(maps) > 0)
     lost = np.linalg.norm((projected - images)[:, inside]) / np.linalg.norm(images[:, inside])
-    assert lost < 0.005  # measured .0011
+    assert lost < 0.01  # measured .0034
 
 
 @pytest.mark.parity
@@ -85,7 +85,7 @@ def test_espirit_equals_sigpy():
     mri = pytest.importorskip("sigpy.mri")
     _, kspace = scan()
     want = mri.app.EspiritCalib(np.asarray(kspace), show_pbar=False, max_iter=1000).run()
-    np.testing.assert_allclose(espirit_maps(kspace), want, atol=2e-3)
+    np.testing.assert_allclose(espirit_maps(kspace), want, atol=5e-4)  # measured 5e-5
 
 
 @pytest.mark.parity
