@@ -34,7 +34,7 @@ class Arguments:
     """Which checkpoint of each run."""
     split: Split = "valid"
     """Subjects to score."""
-    dataset: Literal["aanlib", "phantom"] | None = None
+    dataset: Literal["aanlib", "phantom", "prepared"] | None = None
     """Dataset to score on; None: the one that the networks were trained on."""
     data_root: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """Folder of the dataset; None: the one in the checkpoint."""
@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> None:
     shared = {"masks": masks, "config": arguments.evaluation, "acquisition": data.acquisition}
     rows = evaluate(models, source, **shared)
     study = report.Study(
-        dataset=data.dataset,
+        dataset=", ".join(filter(None, (data.dataset, getattr(source, "pairing", "")))),
         split=arguments.split,
         config=arguments.evaluation,
         methods=methods,

@@ -31,10 +31,11 @@ HOMES = {
     "grain": {"data"},
     "nibabel": {"data"},
     "h5py": {"data"},
+    "pydicom": {"data"},
     "SimpleITK": {"data"},
     "matplotlib": {"evaluation"},
     "flax": {"nn", "models"},
-    "tyro": {"config"},
+    "tyro": {"config", "data", "reconstruct"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -12,8 +12,10 @@ from beartype import beartype
 
 from atlf_jax.data.aanlib import AANLIBConfig, AANLIBSource
 from atlf_jax.data.example import Example, Source, Split, validate_example
+from atlf_jax.data.fastmri import FastMRIConfig, FastMRISource
 from atlf_jax.data.phantom import PhantomConfig, PhantomSource
 from atlf_jax.data.pipeline import evaluation_batches, train_batches
+from atlf_jax.data.prepared import PreparedConfig, PreparedSource
 from atlf_jax.data.transforms import AcquisitionConfig, AugmentConfig, augment, undersample, window_ct
 
 __all__ = [
@@ -24,8 +26,12 @@ __all__ = [
     "AugmentConfig",
     "DataConfig",
     "Example",
+    "FastMRIConfig",
+    "FastMRISource",
     "PhantomConfig",
     "PhantomSource",
+    "PreparedConfig",
+    "PreparedSource",
     "Source",
     "Split",
     "augment",
@@ -39,7 +45,9 @@ __all__ = [
 
 DATASETS = {
     "aanlib": (AANLIBConfig, AANLIBSource),
+    "fastmri": (FastMRIConfig, FastMRISource),
     "phantom": (PhantomConfig, PhantomSource),
+    "prepared": (PreparedConfig, PreparedSource),
 }
 
 
@@ -48,12 +56,16 @@ DATASETS = {
 class DataConfig:
     """Which dataset to read, and how."""
 
-    dataset: Literal["aanlib", "phantom"] = "phantom"
+    dataset: Literal["aanlib", "fastmri", "phantom", "prepared"] = "phantom"
     """The dataset; the settings of the others are ignored."""
     aanlib: AANLIBConfig = field(default_factory=AANLIBConfig)
     """Registered brain CT-MR pictures from a folder."""
+    fastmri: FastMRIConfig = field(default_factory=FastMRIConfig)
+    """Raw k-space of knees or heads from fastMRI files; no CT."""
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     """Generated heads; needs no download."""
+    prepared: PreparedConfig = field(default_factory=PreparedConfig)
+    """Your own scans, CHAOS or MM-WHS, made by python -m atlf_jax.data.prepare."""
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     """Phase and noise of the simulated scan."""
     train_split: Split = "train"

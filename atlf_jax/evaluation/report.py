@@ -50,6 +50,9 @@ DATASET_WORDS = {
         "pictures and do not foretell scores on scanner data."
     ),
     "phantom": "The heads are generated: scores on them show that the method works, not how well it does on patients.",
+    "prepared, unpaired": (
+        "CT and MR are of different people (unpaired): what a CT of the same person would bring is not measured here."
+    ),
 }
 CLINICAL_WORDS = "Research software: nothing here is fit for diagnosis or any other clinical use."
 

@@ -1,6 +1,14 @@
-"""Pure functions of arrays: the Fourier transform, the acquisition operator, data consistency, resampling."""
+"""Pure functions of arrays: the Fourier transform, the acquisition operator, coils, data consistency, resampling."""
 
 from atlf_jax.ops import consistency
+from atlf_jax.ops.coils import (
+    compression_matrix,
+    espirit_maps,
+    low_resolution_maps,
+    mix_coils,
+    noise_covariance,
+    whitening_matrix,
+)
 from atlf_jax.ops.complex import from_channels, magnitude, rss, to_channels
 from atlf_jax.ops.fourier import fft2c, ifft2c
 from atlf_jax.ops.linear_solve import solve_hermitian
@@ -11,16 +19,22 @@ __all__ = [
     "adjoint",
     "bilinear",
     "birdcage_maps",
+    "compression_matrix",
     "consistency",
+    "espirit_maps",
     "fft2c",
     "forward",
     "from_channels",
     "ifft2c",
+    "low_resolution_maps",
     "magnitude",
+    "mix_coils",
+    "noise_covariance",
     "normal",
     "normalise_maps",
     "operator_norm",
     "rss",
     "solve_hermitian",
     "to_channels",
+    "whitening_matrix",
 ]

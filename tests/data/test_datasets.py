@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atlf_jax.data import DATASETS, AANLIBConfig, DataConfig, PhantomConfig, open_source, validate_example
+from atlf_jax.data import (
+    DATASETS,
+    AANLIBConfig,
+    DataConfig,
+    FastMRIConfig,
+    PhantomConfig,
+    PreparedConfig,
+    open_source,
+    validate_example,
+)
+from atlf_jax.data.fastmri import write_kspace
+from atlf_jax.data.prepare import PrepareConfig, prepare
 
 CASES = ("2", "16", "20", "21", "28", "32", "33", "34", "37", "41")
 PARTS = ("inner_train", "inner_valid", "valid", "test")  # all together: every subject once
@@ -20,10 +31,17 @@ def config(request, tmp_path):
         (tmp_path / kind).mkdir(exist_ok=True)
         pixels = rng.integers(0, 256, (16, 16)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / kind / f"{case}{number:03d}.png")
+    if request.param == "prepared":
+        prepare(PrepareConfig("aanlib", str(tmp_path), f"{tmp_path}_prepared"), say=str)
+    for case in CASES:
+        kspace = (rng.standard_normal((2, 16, 16)) + 1j * rng.standard_normal((2, 16, 16))).astype(np.complex64)
+        write_kspace(tmp_path / f"file{case}.h5", kspace, attributes={"patient_id": case})
     small = DataConfig(
         dataset=request.param,
         aanlib=AANLIBConfig(root=str(tmp_path)),
+        fastmri=FastMRIConfig(root=str(tmp_path)),
         phantom=PhantomConfig(subjects=11, slices=2, size=16),
+        prepared=PreparedConfig(root=f"{tmp_path}_prepared"),
     )
     assert isinstance(getattr(small, request.param), DATASETS[request.param][0])
     return small

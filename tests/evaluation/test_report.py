@@ -174,6 +174,8 @@ def test_cautions_follow_the_data(study):
     rows = [row._replace(real=False) for row in study.rows]
     other = dataclasses.replace(study, rows=rows, dataset="mine")
     assert report.summary(other)["remarks"][1:] == [report.CLINICAL_WORDS]
+    unpaired = dataclasses.replace(other, dataset="prepared, unpaired")  # as evaluate.py names it
+    assert "different people (unpaired)" in report.summary(unpaired)["remarks"][1]
 
 
 def test_tables_fit_a_narrow_terminal(study):

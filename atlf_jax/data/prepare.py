@@ -1,0 +1,457 @@
+"""Turn folders of scans into a dataset: ``python -m atlf_jax.data.prepare LAYOUT SOURCE OUT [--help]``.
+
+Layouts: ``chaos`` and ``mmwhs`` as they are distributed, ``table``, a CSV file with columns subject, ct, mr (and split,
+where wanted) that names NIfTI files or folders with one DICOM series, and ``aanlib``, the pictures. Written are, for
+each subject, ``SUBJECT/mr.nii.gz`` as the scanner made it, ``SUBJECT/ct.nii.gz`` in Hounsfield units on the MR's grid
+and, where the MR has labels, ``SUBJECT/label.nii.gz``; and ``manifest.json``, which tells what every file is. The input
+is only read. The manifest is written anew after every subject, so that an interrupted run goes on where it was, and the
+same input and settings give the same bytes.
+"""
+
+import csv
+import functools
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from beartype import beartype
+from PIL import Image
+
+from atlf_jax.data.aanlib import SPLITS, AANLIBConfig, AANLIBSource
+from atlf_jax.data.ct import AIR, clean_ct
+from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
+from atlf_jax.data.example import Example
+from atlf_jax.data.files import PARTIAL, sha256_of, write_file
+from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE
+from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
+from atlf_jax.data.transforms import CTWindow
+from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_slices, write_nifti
+
+__all__ = ["LAYOUTS", "Pair", "PrepareConfig", "main", "prepare", "share_out"]
+
+KEPT = (
+    0.5  # part of the CT's reach that a good registration keeps: of a thin slab turned away, little overlaps, but well
+)
+SEQUENCES = {  # folders of a CHAOS MR: slices and labels
+    "t2spir": ("T2SPIR/DICOM_anon", "T2SPIR/Ground"),
+    "t1dual_in": ("T1DUAL/DICOM_anon/InPhase", "T1DUAL/Ground"),
+    "t1dual_out": ("T1DUAL/DICOM_anon/OutPhase", "T1DUAL/Ground"),
+}
+
+
+@beartype
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What to read, how to bring CT and MR together, and who is trained on."""
+
+    layout: Literal["chaos", "mmwhs", "table", "aanlib"]
+    """How the source is laid out."""
+    source: str
+    """Folder of the set; for table, the CSV file: columns subject, ct, mr and, where wanted, split."""
+    out: str
+    """Folder to write; run again into it to go on."""
+    sequence: Literal["t2spir", "t1dual_in", "t1dual_out"] = "t2spir"
+    """MR of CHAOS."""
+    registration: Literal["none", "rigid", "affine", "bspline"] = "rigid"
+    """How the CT is brought onto the MR; none trusts the headers."""
+    threshold: float = 0.85
+    """Least body-mask Dice of a good registration."""
+    keep_flagged: bool = False
+    """Give pairs of poor registration a split too; by default they are left out."""
+    clean: bool = True
+    """Turn table, head holder and all else outside the body to air in the CT."""
+    window: CTWindow = "soft_tissue"
+    """Window that the CT is read through by default; Hounsfield units are stored."""
+    seed: int = 0
+    """Seed of the shares: a tenth of the subjects, at least one, for test, valid and inner_valid each."""
+
+
+class Pair(NamedTuple):
+    """Where the scans of one subject lie."""
+
+    subject: str  # a code; files, records and reports carry it
+    ct: Path | None
+    mr: Path | None
+    pairing: Literal["same subject", "unpaired"]
+    split: str = ""  # empty: shared out
+    label: Path | None = None  # of the MR: a file, or a folder with one picture a slice
+    pictures: tuple[Example, ...] = ()  # in place of ct and mr
+
+
+@beartype
+def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Write the dataset and return its manifest.
+
+    Args:
+        config: source, folder to write and settings.
+        say: takes the lines that are meant for the person: pairs of different people, subjects, what was left out.
+
+    Raises:
+        ValueError: in one line, what is wrong with the input or why something cannot be written. Subjects that were
+            finished before stay, and count as finished in the next run.
+    """
+    from rich.progress import Progress
+
+    source, out = Path(config.source), Path(config.out)
+    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        raise ValueError(f"{out} lies in {source}, which is only read; write to a folder elsewhere")
+    pairs = LAYOUTS[config.layout](source, config)
+    _check_subjects(pairs)
+    settings = {name: getattr(config, name) for name in ("layout", "sequence", "registration", "threshold", "clean")}
+    finished = _finished(out, settings)
+    for partial in out.glob(f"*/.*{PARTIAL}"):  # of a run that was killed
+        partial.unlink()
+    for pair in pairs:
+        if pair.pairing == "unpaired":
+            say(f"different people, the sorted CT i with the sorted MR i: {pair.subject}")
+    records: list[dict[str, Any]] = []
+    with Progress(transient=True) as progress:
+        for pair in progress.track(pairs, description="subjects"):
+            try:
+                records.append(_prepare_subject(pair, out, config, finished.get(pair.subject)))
+            except (ImportError, RuntimeError, ValueError) as error:  # SimpleITK knows runtime errors only
+                raise ValueError(f"subject {pair.subject}: {' '.join(str(error).split())}") from error
+            manifest = _manifest(records, settings, config, complete=len(records) == len(pairs))
+            write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    for record in manifest["subjects"]:
+        say(_summary(record))
+    return manifest
+
+
+@beartype
+def share_out(subjects: Sequence[str], *, seed: int = 0) -> dict[str, str]:
+    """Give every subject a split: a tenth, at least one, for valid, test and inner_valid, the others inner_train.
+
+    Args:
+        subjects: names; of fewer than four, the splits that are named last stay empty.
+        seed: of the order, which otherwise depends on the names alone.
+
+    Example:
+        >>> share_out(["a", "b", "c"])
+        {'a': 'valid', 'b': 'inner_train', 'c': 'test'}
+    """
+    order = sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed} {subject}".encode()).digest())
+    share = max(1, len(order) // 10)
+    first = order[: len(PARTS)]  # one for each split before any has two
+    parts = dict(zip(first, PARTS, strict=False))
+    more = iter(order[len(PARTS) :])
+    for part in PARTS[1:]:
+        parts |= dict.fromkeys(itertools.islice(more, share - 1), part)
+    parts |= dict.fromkeys(more, PARTS[0])
+    return {subject: parts[subject] for subject in sorted(parts)}
+
+
+@beartype
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, prepare; a mistake is one line and a non-zero exit."""
+    import tyro
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    positional = tyro.conf.PositionalRequiredArgs
+    config = tyro.cli(
+        PrepareConfig, prog="atlf-prepare", args=argv, config=(positional,), use_underscores=True, description=__doc__
+    )
+    try:
+        manifest = prepare(config, say=functools.partial(console.print, markup=False))
+    except ValueError as error:
+        raise SystemExit(f"atlf-prepare: {error}") from error
+    used = sum(record["split"] != LEFT_OUT for record in manifest["subjects"])
+    console.print(f"{used} of {len(manifest['subjects'])} subjects in {config.out}")
+    if not used:
+        raise SystemExit("atlf-prepare: no pair is well registered; try another --registration, or --keep_flagged")
+    experiment = f"{config.layout if config.layout in ('chaos', 'mmwhs') else 'own_data'}_4x"
+    console.print(f"next: python train.py --config=configs/{experiment}.py --data.prepared.root={config.out}")
+
+
+def _chaos(source: Path, config: PrepareConfig) -> list[Pair]:
+    """Pair the CT and MR of CHAOS, which are of different people: the sorted CT i with the sorted MR i."""
+    root = next((place for place in (source, source / "Train_Sets") if (place / "CT").is_dir()), None)
+    if root is None or not (root / "MR").is_dir():
+        raise ValueError(f"{source} holds neither CT/ and MR/ nor Train_Sets/ with these; is it the CHAOS folder?")
+    slices, ground = SEQUENCES[config.sequence]
+    cts = {case.name: case / "DICOM_anon" for case in _natural((root / "CT").iterdir())}
+    mrs = {case.name: case for case in _natural((root / "MR").iterdir())}
+    return [
+        Pair(
+            subject=f"unpaired_ct{ct}_mr{mr}",
+            ct=cts[ct],
+            mr=mrs[mr] / slices,
+            pairing="unpaired",
+            label=mrs[mr] / ground if (mrs[mr] / ground).is_dir() else None,
+        )
+        for ct, mr in zip(cts, mrs, strict=False)
+    ]
+
+
+def _mmwhs(source: Path, config: PrepareConfig) -> list[Pair]:
+    """Pair the CT and MR of MM-WHS, which are of different people: the sorted CT i with the sorted MR i."""
+    del config
+    found = {
+        kind: _natural(file for part in ("train", "test") for file in source.glob(f"{kind}_{part}/*_image.nii*"))
+        for kind in ("ct", "mr")
+    }
+    pairs = []
+    for ct, mr in zip(found["ct"], found["mr"], strict=False):
+        label = mr.with_name(mr.name.replace("_image.nii", "_label.nii"))
+        numbers = [file.name.partition("_image.nii")[0].rpartition("_")[2] for file in (ct, mr)]
+        subject = f"unpaired_ct{numbers[0]}_mr{numbers[1]}"
+        pairs.append(Pair(subject, ct, mr, "unpaired", label=label if label.is_file() else None))
+    if not pairs:
+        raise ValueError(
+            f"{source} holds no ct_train/*_image.nii.gz beside mr_train/*_image.nii.gz; is it the MM-WHS folder?"
+        )
+    return pairs
+
+
+def _table(source: Path, config: PrepareConfig) -> list[Pair]:
+    """Read the pairs that a CSV file names; its paths are relative to its folder."""
+    del config
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is not a readable CSV file ({error}); wanted columns subject, ct, mr") from error
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    columns = {*(reader.fieldnames or ())}
+    if not {"subject", "ct", "mr"} <= columns <= {"subject", "ct", "mr", "split"}:
+        raise ValueError(
+            f"{source} has columns {', '.join(sorted(columns)) or 'none'}; wanted subject, ct, mr (and split)"
+        )
+    pairs = []
+    for number, row in enumerate(reader, start=2):
+        if None in row.values() or None in row or not row["subject"] or not row["mr"]:
+            raise ValueError(f"{source}, line {number}: wanted a subject, a CT (may be empty) and an MR")
+        split = row.get("split") or ""
+        if split and split not in PARTS:
+            raise ValueError(f"{source}, line {number}: split {split!r}; wanted {', '.join(PARTS)}, or nothing")
+        ct, mr = (source.parent / row[kind] if row[kind] else None for kind in ("ct", "mr"))
+        for path in (ct, mr):
+            if path is not None and not path.exists():
+                raise ValueError(f"{source}, line {number}: {path} does not exist; correct the path")
+        pairs.append(Pair(row["subject"], ct, mr, "same subject", split))
+    if not pairs:
+        raise ValueError(f"{source} names no subject; add a line for each")
+    return pairs
+
+
+def _aanlib(source: Path, config: PrepareConfig) -> list[Pair]:
+    """Gather the pictures of each case; they are registered, and split as ``aanlib.SPLITS`` says."""
+    del config
+    pictures = AANLIBSource(AANLIBConfig(root=str(source), split="all"))
+    parts = {case: part for part in PARTS for case in SPLITS[part]}
+    return [
+        Pair(case, None, None, "same subject", parts[case], pictures=tuple(group))
+        for case, group in itertools.groupby(pictures, key=lambda example: example.subject)
+    ]
+
+
+LAYOUTS: dict[str, Callable[[Path, PrepareConfig], list[Pair]]] = {
+    "chaos": _chaos,
+    "mmwhs": _mmwhs,
+    "table": _table,
+    "aanlib": _aanlib,
+}
+
+
+def _check_subjects(pairs: list[Pair]) -> None:
+    seen: set[str] = set()
+    for pair in pairs:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", pair.subject):
+            raise ValueError(f"subject {pair.subject!r} cannot name a folder; use letters, digits, _, - and .")
+        if pair.subject.lower() in seen:
+            raise ValueError(f"subject {pair.subject} is there twice; give each pair a subject of its own")
+        seen.add(pair.subject.lower())
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the records of an earlier run into the same folder, of the same settings."""
+    file = out / MANIFEST
+    if not file.exists():
+        return {}
+    try:
+        manifest = json.loads(file.read_bytes())
+        found = manifest["format"], manifest["settings"], {record["subject"]: record for record in manifest["subjects"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a manifest of this program; write to another folder") from error
+    return found[2] if found[:2] == (FORMAT, settings) else {}
+
+
+def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Write the files of one subject and return its record; of the same input, keep what is there."""
+    inputs = _fingerprints(pair)
+    folder = out / pair.subject
+    if before and before["inputs"] == inputs and before["asked_split"] == pair.split:
+        files = before["files"]
+        if all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in files.items()):
+            return before
+    ct, mr, label = _read(pair)
+    record: dict[str, Any] = {
+        "subject": pair.subject,
+        "pairing": pair.pairing,
+        "asked_split": pair.split,
+        "inputs": inputs,
+        "shape": list(mr.data.shape),
+        "spacing": [round(float(length), 6) for length in mr.spacing],
+        "orientation": "unknown" if pair.pictures or not any(mr.codes) else orientation(mr),
+        "slice_axis": slice_axis(mr),
+        "empty": [index for index, image in enumerate(to_slices(mr)) if not np.ptp(image)],
+        "registration": None,
+        "ct_coverage": 1.0 if pair.pictures else 0.0,
+        "good": True,
+    }
+    volumes = {"mr.nii.gz": mr}
+    if label is not None:
+        volumes["label.nii.gz"] = label
+    if pair.pictures:
+        record["names"] = [example.name for example in pair.pictures]
+        volumes["ct.nii.gz"] = ct
+    elif ct is not None:
+        record["ct_range"] = [round(float(ct.data.min()), 3), round(float(ct.data.max()), 3)]
+        ct = clean_ct(ct) if config.clean else ct
+        if pair.pairing == "unpaired":
+            ct = _centred(ct, mr)
+        found = register(ct, mr, RegistrationConfig(kind=config.registration, threshold=config.threshold))
+        volumes["ct.nii.gz"] = apply(found, ct, mr, outside=AIR)
+        ones = Volume(np.ones_like(ct.data), ct.affine)
+        before = float(resample(ones, mr, order=0).data.mean())
+        coverage = float(apply(found, ones, mr, order=0, outside=0.0).data.mean())
+        record["ct_coverage"] = round(coverage, 6)
+        record["good"] = found.good and coverage >= KEPT * before
+        record["registration"] = {
+            "kind": config.registration,
+            "quality": {name: round(float(value), 6) for name, value in sorted(found.quality.items())},
+            "transform": found.transform.round(6).tolist(),
+        }
+    for name, volume in volumes.items():
+        write_nifti(folder / name, volume)
+    record["files"] = {name: sha256_of(folder / name) for name in sorted(volumes)}
+    return record
+
+
+def _manifest(records: list[dict[str, Any]], settings: dict[str, Any], config: PrepareConfig, *, complete: bool) -> Any:
+    """Share out the subjects and put the records together."""
+    used = [record for record in records if record["good"] or config.keep_flagged]
+    shared = share_out([record["subject"] for record in used if not record["asked_split"]], seed=config.seed)
+    asked = {record["subject"]: record["asked_split"] or shared[record["subject"]] for record in used}
+    subjects = [
+        record
+        | {
+            "split": asked.get(record["subject"], LEFT_OUT),
+            "window": PICTURE if "names" in record else config.window,
+        }
+        for record in records
+    ]
+    pairings = sorted({record["pairing"] for record in records})
+    return {
+        "format": FORMAT,
+        "complete": complete,
+        "settings": settings,
+        "pairing": pairings[0] if len(pairings) == 1 else "mixed",
+        "subjects": sorted(subjects, key=lambda record: record["subject"]),
+    }
+
+
+def _fingerprints(pair: Pair) -> dict[str, str]:
+    """Return a digest of the bytes of every input, without the names of its files."""
+    if pair.pictures:
+        images = {"ct": [example.ct for example in pair.pictures], "mr": [example.target for example in pair.pictures]}
+        return {
+            kind: hashlib.sha256(b"".join(image.tobytes() for image in images[kind])).hexdigest() for kind in images
+        }
+    paths = {"ct": pair.ct, "mr": pair.mr, "label": pair.label}
+    return {kind: _fingerprint(path) for kind, path in paths.items() if path is not None}
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        if not path.is_dir():
+            return sha256_of(path)
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); correct the path or allow it") from error
+
+
+def _read(pair: Pair) -> tuple[Volume | None, Volume, Volume | None]:
+    """Return CT, MR and the MR's labels."""
+    if pair.pictures:
+        ct, mr = (_stack(images) for images in zip(*((e.ct, e.target.real) for e in pair.pictures), strict=True))
+        return ct, mr, None
+    mr = read_scan(pair.mr, "MR")
+    ct = None if pair.ct is None else read_scan(pair.ct, "CT")
+    for scan in (mr, *([] if ct is None else [ct])):
+        if is_name_of(scan, pair.subject):
+            raise ValueError("this is the patient's own name or number; give the subject a code in the table")
+    if ct is not None and pair.pairing == "same subject" and not is_same_person(ct, mr):
+        raise ValueError("CT and MR are of different people by their headers; correct the table")
+    label = None if pair.label is None else _read_label(pair.label, mr)
+    return None if ct is None else ct.volume, mr.volume, label
+
+
+def _centred(ct: Volume, mr: Volume) -> Volume:
+    """Move the CT so that its body's centre is that of the MR: headers of different people share no coordinates."""
+    affine = ct.affine.copy()
+    affine[:3, 3] += _body_centre(mr) - _body_centre(ct)
+    return Volume(ct.data, affine, ct.codes)
+
+
+def _body_centre(volume: Volume) -> np.ndarray:
+    centre = np.mean(np.nonzero(body_mask(volume)), axis=1)
+    return volume.affine[:3, :3] @ centre + volume.affine[:3, 3]
+
+
+def _stack(images: Sequence[np.ndarray]) -> Volume:
+    """Stack pictures to a volume of unknown place and spacing, as ``to_slices`` turns it back."""
+    if len(sizes := {image.shape for image in images}) > 1:
+        raise ValueError(f"its pictures have sizes {sorted(sizes)}; resample them to one")
+    data = np.stack(images).transpose(2, 1, 0)
+    return Volume(np.ascontiguousarray(data, np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]), codes=(0, 1))
+
+
+def _read_label(path: Path, mr: Scan) -> Volume:
+    """Read the labels of an MR: a volume on its grid, or one picture a slice in the order of its files' names."""
+    if path.is_file():
+        label = read_scan(path, "MR").volume
+    else:
+        pictures = _natural(path.glob("*.png"))
+        ranks = {name: rank for rank, name in enumerate(sorted(mr.files))}
+        if len(pictures) != len(ranks):
+            raise ValueError(f"{path} holds {len(pictures)} pictures for {len(ranks)} slices; wanted one each")
+        try:
+            images = [np.asarray(Image.open(pictures[ranks[name]]).convert("L")) for name in mr.files]
+        except OSError as error:
+            raise ValueError(f"{path} holds a picture that cannot be read ({error}); download it again") from error
+        if len(sizes := {image.shape for image in images}) > 1:
+            raise ValueError(f"{path} holds pictures of sizes {sorted(sizes)}; wanted those of the MR")
+        label = Volume(np.stack(images).transpose(2, 1, 0).astype(np.float32, order="C"), mr.volume.affine)
+    if label.data.shape != mr.volume.data.shape or not np.allclose(label.affine, mr.volume.affine, rtol=0, atol=1e-2):
+        raise ValueError(f"{path} lies on another grid than its MR; wanted labels of the same voxels")
+    return label
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """Return one line on a subject."""
+    low, high = record.get("ct_range", (AIR, 0.0))
+    doubt = f"; its CT spans {low:g} to {high:g}, without air: are these Hounsfield units?" if low > -200 else ""
+    quality = record["registration"]["quality"] if record["registration"] else {}
+    numbers = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}" for name, value in quality.items() if "before" not in name
+    )
+    numbers += f"{', ' if numbers else ''}CT coverage {record['ct_coverage']:.2f}"
+    return f"{record['subject']} ({record['pairing']}): {record['split']}{f'; {numbers}' if numbers else ''}{doubt}"
+
+
+def _natural(paths: Any) -> list[Path]:
+    """Sort by name, with numbers in their order, leaving hidden files out."""
+    kept = [path for path in paths if not path.name.startswith(".")]
+    return sorted(kept, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path.name)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Slices of a dataset that ``atlf_jax.data.prepare`` wrote: CT and MR volumes on one grid, and their manifest."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Float32
+
+from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
+from atlf_jax.data.files import sha256_of
+from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, read_manifest
+from atlf_jax.data.transforms import CTWindow, window_ct
+from atlf_jax.data.volume import Volume, read_nifti, to_slices
+
+__all__ = ["PreparedConfig", "PreparedSource"]
+
+_WHOLE = {"train": ("inner_train", "inner_valid"), "all": PARTS}  # splits that are several parts
+
+
+@beartype
+@dataclass(frozen=True)
+class PreparedConfig:
+    """Where the prepared dataset lies, and how its slices are read."""
+
+    root: str = ""
+    """Folder that holds manifest.json, as python -m atlf_jax.data.prepare wrote it."""
+    split: Split = "train"
+    """Subjects to read, as the manifest splits them; train = inner_train and inner_valid."""
+    window: Literal["manifest"] | CTWindow = "manifest"
+    """Window of the CT; manifest: the one that the dataset was prepared for."""
+    size: tuple[int, int] = (0, 0)
+    """Rows and columns that slices are cropped or padded to about their centre; 0 keeps the side."""
+    keep: int = 64
+    """Subjects kept in memory once read."""
+
+    def __post_init__(self) -> None:
+        if any(side != 0 and side < MIN_SIDE for side in self.size):
+            raise ValueError(f"prepared.size is {self.size}; wanted sides of {MIN_SIDE} or more, or 0 (as they are)")
+        if self.keep < 1:
+            raise ValueError(f"prepared.keep is {self.keep}; wanted 1 or more subjects")
+
+
+class _Slices(NamedTuple):
+    """The slices of a subject."""
+
+    ct: Float32[np.ndarray, "s h w"] | None  # Hounsfield units, or a picture in [0, 1]
+    mr: Float32[np.ndarray, "s h w"]
+
+
+class PreparedSource:
+    """The slices of one split along the acquisition axis, ordered by subject and slice; empty MR slices are left out.
+
+    A subject without CT has a CT of zeros. The target is the MR as it is stored, without phase, divided by the largest
+    value of its volume: metrics of the profile ``picture`` take 1 for the peak.
+
+    Raises:
+        ValueError: no folder, no manifest or an unfinished one, no subject in the split; and on access, when a file
+            is missing, was changed since, or cannot be used.
+    """
+
+    def __init__(self, config: PreparedConfig) -> None:
+        if not config.root:
+            raise ValueError("no prepared dataset given: set data.prepared.root to the folder that holds manifest.json")
+        self._config = config
+        self._root = Path(config.root)
+        manifest = read_manifest(self._root)
+        self.pairing: str = manifest["pairing"]
+        wanted = _WHOLE.get(config.split, (config.split,))
+        self._records = [record for record in manifest["subjects"] if record["split"] in wanted]
+        if not self._records:
+            there = ", ".join(sorted({record["split"] for record in manifest["subjects"]})) or "none"
+            raise ValueError(
+                f"split {config.split!r} of {self._root} has no subject (splits there: {there}); add subjects, or look "
+                f"into the registrations that were {LEFT_OUT}"
+            )
+        self._index = [
+            (record, number)
+            for record in self._records
+            for number in range(record["shape"][record["slice_axis"]])
+            if number not in record["empty"]
+        ]
+        self._read: OrderedDict[str, _Slices] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Example:
+        record, number = self._index[index]
+        slices = self._slices(record)
+        name = record["names"][number] if "names" in record else f"{record['subject']}_{number:03d}"
+        target = _fit(slices.mr[number], self._config.size)
+        ct = (
+            np.zeros_like(target)
+            if slices.ct is None
+            else _fit(self._windowed(slices.ct[number], record), self._config.size)
+        )
+        return validate_example(Example(name, record["subject"], ct, target.astype(np.complex64)))
+
+    def _windowed(self, ct: np.ndarray, record: dict[str, Any]) -> np.ndarray:
+        """Return the CT slice in [0, 1]; a picture is there already."""
+        if record["window"] == PICTURE:
+            return ct
+        return window_ct(ct, record["window"] if self._config.window == "manifest" else self._config.window)
+
+    def _slices(self, record: dict[str, Any]) -> _Slices:
+        """Read a subject's volumes, or find them in memory."""
+        subject = record["subject"]
+        if subject not in self._read:
+            mr = self._volume(record, "mr.nii.gz")
+            ct = self._volume(record, "ct.nii.gz") if "ct.nii.gz" in record["files"] else None
+            if ct is not None and ct.data.shape != mr.data.shape:
+                raise ValueError(f"{self._root / subject}: CT {ct.data.shape} and MR {mr.data.shape}; prepare it again")
+            if record["window"] != PICTURE:
+                mr = Volume(mr.data / (mr.data.max() or np.float32(1)), mr.affine)
+            stacks = [None if volume is None else to_slices(volume) for volume in (ct, mr)]
+            for stack in stacks:
+                if stack is not None:
+                    stack.flags.writeable = False  # its slices are handed out again
+            self._read[subject] = _Slices(*stacks)
+            while len(self._read) > self._config.keep:
+                self._read.popitem(last=False)
+        self._read.move_to_end(subject)
+        return self._read[subject]
+
+    def _volume(self, record: dict[str, Any], name: str) -> Volume:
+        file = self._root / record["subject"] / name
+        if not file.is_file() or sha256_of(file) != record["files"][name]:
+            raise ValueError(f"{file} is missing or was changed since it was prepared; prepare the dataset again")
+        return read_nifti(file)
+
+
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Crop or pad an image with zeros to a size, about its centre."""
+    for axis, wanted in enumerate(size):
+        spare = image.shape[axis] - wanted
+        if wanted and spare > 0:
+            image = image.take(range(spare // 2, spare // 2 + wanted), axis)
+        elif wanted:
+            widths = [(0, 0), (0, 0)]
+            widths[axis] = (-spare // 2, -spare - -spare // 2)
+            image = np.pad(image, widths)
+    return np.ascontiguousarray(image)

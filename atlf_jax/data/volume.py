@@ -1,0 +1,280 @@
+"""A volume with its place in the patient: reading, writing, resampling and slicing, with geometry by nibabel.
+
+An affine maps voxel indices to RAS+ coordinates of the patient in mm: x grows to the right, y to the front, z to the
+head. Voxels stay in the order of their file; only ``to_slices`` turns them, for the network, and ``from_slices`` turns
+them back.
+"""
+
+import gzip
+import io
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Float, Float32, Float64, jaxtyped
+from scipy import ndimage
+
+from atlf_jax.data.files import write_file
+
+__all__ = ["Volume", "from_slices", "orientation", "read_nifti", "resample", "slice_axis", "to_slices", "write_nifti"]
+
+_MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # of the header's unit of length: unknown, metre, mm, micron
+
+
+@jaxtyped(typechecker=beartype)
+@dataclass(frozen=True)
+class Volume:
+    """Voxels and where they lie.
+
+    Attributes:
+        data: values ``[i, j, k]``; CT in Hounsfield units, MR in arbitrary units.
+        affine: voxel indices to RAS+ coordinates of the patient, in mm.
+        codes: qform and sform codes of the NIfTI header that it came from, so that a result is saved with them.
+    """
+
+    data: Float32[np.ndarray, "i j k"]
+    affine: Float64[np.ndarray, "4 4"]
+    codes: tuple[int, int] = (1, 1)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Distance of neighbouring voxels along each axis, in mm, ``[3]``."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+@beartype
+def read_nifti(path: str | Path) -> Volume:
+    """Read one three-dimensional NIfTI file; stored values are scaled and header units are turned to mm.
+
+    The sform is taken where its code is set, else the qform, else the spacing alone, with x to the patient's left as
+    nibabel has it (codes ``(0, 0)``: where left and right are, the file does not say).
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2.
+
+    Returns:
+        The voxels in the file's own order.
+
+    Raises:
+        ValueError: naming the file, what was found and what to do: not a NIfTI file, cut short, of other than three
+            dimensions, no plain numbers, non-finite voxels, spacing that is not positive, a singular affine.
+    """
+    import nibabel
+
+    path = Path(path)
+    content = _uncompressed(path)
+    if content[344:348] == b"n+1\0":
+        kind = nibabel.Nifti1Image
+    elif content[4:8] == b"n+2\0":
+        kind = nibabel.Nifti2Image
+    else:
+        raise ValueError(f"{path} is not a NIfTI file; wanted one .nii or .nii.gz (dcm2niix makes it from DICOM)")
+    header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
+    shape = _checked_shape(path, header)
+    try:
+        image = kind.from_bytes(content)
+        stored = np.asarray(image.dataobj)
+    except (OSError, ValueError, nibabel.spatialimages.HeaderDataError) as error:
+        raise ValueError(f"{path} is damaged or cut short ({_one_line(error)}); copy it again") from error
+    with np.errstate(over="ignore"):
+        data = stored.reshape(shape).astype(np.float32, order="C")
+    if bad := np.count_nonzero(~np.isfinite(data)):
+        raise ValueError(
+            f"{path} holds {bad} voxels of {data.size} that are not finite numbers; replace them (-1000 in a CT, 0 in "
+            "an MR)"
+        )
+    affine = np.array(image.affine, np.float64)
+    unit = int(header["xyzt_units"]) & 7
+    if unit not in _MILLIMETRES:
+        raise ValueError(f"{path} has unit of length {unit}; wanted 1 (m), 2 (mm) or 3 (micron)")
+    affine[:3] *= _MILLIMETRES[unit]
+    check_affine(affine, str(path))
+    return Volume(data, affine, (int(header["qform_code"]), int(header["sform_code"])))
+
+
+def check_affine(affine: np.ndarray, where: str) -> None:
+    """Refuse an affine that does not place voxels in space.
+
+    Raises:
+        ValueError: it has non-finite entries or is singular; ``where`` begins the message.
+    """
+    edges = affine[:3, :3]
+    lengths = np.linalg.norm(edges, axis=0)
+    # the volume of a voxel against that of a box with the same edges: 1 where they are perpendicular
+    if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(edges / lengths)) < 1e-3:
+        raise ValueError(
+            f"{where} has a singular affine {np.array2string(affine[:3], precision=4).replace(chr(10), '')}; wanted "
+            "three independent axes (repair sform and qform from the scanner's original)"
+        )
+
+
+@beartype
+def write_nifti(path: str | Path, volume: Volume) -> None:
+    """Write a volume; the file appears whole or not at all, and equal volumes give equal bytes.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``; its folder is made where it is missing.
+        volume: what to write; qform and sform are both its affine, under its codes. Where the qform alone has a code
+            and cannot hold the affine (a shear), the sform gets one too.
+
+    Raises:
+        ValueError: another ending, or the file cannot be written.
+    """
+    import nibabel
+
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path} ends in neither .nii nor .nii.gz; name it so")
+    image = nibabel.Nifti1Image(volume.data, volume.affine)
+    qform, sform = volume.codes
+    image.set_qform(volume.affine, qform)
+    if not sform and not np.allclose(image.get_qform(), volume.affine, rtol=0, atol=1e-3):
+        sform = 1
+    image.set_sform(volume.affine, sform)
+    image.header.set_xyzt_units("mm")
+    content = image.to_bytes()
+    write_file(path, gzip.compress(content, 4, mtime=0) if path.name.endswith(".gz") else content)
+
+
+@beartype
+def resample(
+    moving: Volume, like: Volume, *, transform: np.ndarray | None = None, order: int = 1, outside: float = 0.0
+) -> Volume:
+    """Bring a volume onto another's grid in one interpolation.
+
+    ``out[p] = moving[A_moving^-1 T A_like p]``; a voxel reaches half its size beyond its centre.
+
+    Args:
+        moving: the volume to bring.
+        like: the volume whose grid and codes are taken.
+        transform: ``T`` ``[4, 4]``, RAS+ mm of ``like`` to RAS+ mm of ``moving``; the identity by default.
+        order: 0 nearest, 1 linear, 3 cubic.
+        outside: value beyond the moving volume (-1000 for CT).
+
+    Returns:
+        The values of ``moving`` on the grid of ``like``.
+
+    Raises:
+        ValueError: for a singular transform.
+
+    Example:
+        >>> small = Volume(np.ones((2, 2, 2), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+        >>> large = Volume(np.zeros((5, 5, 5), np.float32), np.eye(4))
+        >>> resample(small, large, outside=-1000.0).data[:, 0, 0]
+        array([    1.,     1.,     1.,     1., -1000.], dtype=float32)
+    """
+    transform = np.eye(4) if transform is None else np.asarray(transform, np.float64)
+    check_affine(transform, "the transform")
+    matrix = np.linalg.solve(moving.affine, transform @ like.affine).round(9)  # equal grids give exact voxels
+    shape = like.data.shape
+    # Beyond the centres of the outermost voxels the nearest value holds: rounding never blanks the border.
+    data = ndimage.affine_transform(
+        moving.data, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=order, mode="nearest"
+    )
+    i, j, k = np.ogrid[tuple(slice(side) for side in shape)]
+    for row, side in zip(matrix[:3], moving.data.shape, strict=True):
+        place = (row[0] * i + row[3]) + row[1] * j + row[2] * k
+        data[(place < -0.5 - 1e-6) | (place > side - 0.5 + 1e-6)] = outside
+    return Volume(data, like.affine, like.codes)
+
+
+@beartype
+def slice_axis(volume: Volume) -> int:
+    """Return the acquisition's slice axis, the one of widest spacing; of equal ones, the most inferior-superior."""
+    spacing = volume.spacing
+    rise = np.abs(volume.affine[2, :3]) / spacing
+    return int(np.argmax(np.where(spacing > 0.98 * spacing.max(), 1 + rise, 0)))
+
+
+@beartype
+def orientation(volume: Volume) -> str:
+    """Return where the voxel axes point, such as ``LPS``; an oblique axis counts as its nearest."""
+    import nibabel
+
+    return "".join(nibabel.aff2axcodes(volume.affine))
+
+
+@beartype
+def to_slices(volume: Volume) -> Float32[np.ndarray, "s h w"]:
+    """Return the slices along the acquisition axis, turned as radiologists look at them.
+
+    Rows run from the head to the feet, in slices that cut across the body from the front to the back; columns run from
+    the patient's right to the left, in sagittal slices from the front to the back. Slices run from the feet to the
+    head, from the back to the front, or from the left to the right.
+    """
+    order, flipped = _view(volume)
+    return np.ascontiguousarray(np.flip(volume.data.transpose(order), flipped))
+
+
+@jaxtyped(typechecker=beartype)
+def from_slices(slices: Float[np.ndarray, "s h w"], like: Volume) -> Volume:
+    """Put slices back into the voxel order of the volume that they were taken from; undoes ``to_slices``.
+
+    Args:
+        slices: one image for each slice of ``to_slices(like)``.
+        like: the volume whose grid and codes are taken.
+
+    Raises:
+        ValueError: when number or size of the slices is another.
+    """
+    order, flipped = _view(like)
+    wanted = tuple(like.data.shape[axis] for axis in order)
+    if slices.shape != wanted:
+        raise ValueError(f"slices have shape {slices.shape}; wanted {wanted}, as to_slices gives them")
+    data = np.flip(slices, flipped).transpose(np.argsort(order))
+    return Volume(np.ascontiguousarray(data, np.float32), like.affine, like.codes)
+
+
+def _view(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Return the voxel axes in the order slice, row, column, and which of these three are to be flipped."""
+    import nibabel
+
+    turned = nibabel.io_orientation(volume.affine)  # of each voxel axis: nearest axis of the patient, and its sign
+    towards, sign = turned[:, 0].astype(int), turned[:, 1]
+    through = slice_axis(volume)
+    left, right = (axis for axis in range(3) if axis != through)
+    row, column = sorted((left, right), key=lambda axis: -towards[axis])  # z before y before x
+    order = (through, row, column)
+    # The patient's z, y and x all fall along rows and columns: to the feet, to the back, to the left.
+    wanted = (1, -1, -1)
+    flipped = tuple(place for place in range(3) if sign[order[place]] != wanted[place])
+    return order, flipped
+
+
+def _uncompressed(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); wanted a .nii or .nii.gz file") from error
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged or truncated gzip file ({_one_line(error)}); copy it again") from error
+
+
+def _checked_shape(path: Path, header: Any) -> tuple[int, int, int]:
+    """Return the three sides of the volume, and refuse a header that says something else."""
+    sides = header.get_data_shape()
+    if len(sides) < 3 or any(side != 1 for side in sides[3:]) or min(sides[:3]) < 1:
+        raise ValueError(
+            f"{path} has shape {tuple(map(int, sides))}; wanted three dimensions (of a series in time or echo, choose "
+            "one volume)"
+        )
+    spacing = np.array(header["pixdim"][1:4], np.float64)
+    if not (spacing > 0).all():
+        raise ValueError(f"{path} has spacing {spacing.tolist()}; wanted three positive lengths in pixdim")
+    if not np.isfinite(spacing).all():
+        raise ValueError(f"{path} has spacing {spacing.tolist()}; wanted three finite lengths in pixdim")
+    kind = header.get_data_dtype().kind
+    if kind not in "iuf":
+        raise ValueError(f"{path} holds {header.get_data_dtype()} voxels; wanted plain numbers (of complex: magnitude)")
+    return tuple(int(side) for side in sides[:3])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

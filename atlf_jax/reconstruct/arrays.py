@@ -1,0 +1,386 @@
+"""From numpy arrays to a reconstruction: the same scaling and the same network as in training and evaluation."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Bool, Complex64, Float32
+
+from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.models import build
+from atlf_jax.ops import (
+    adjoint,
+    compression_matrix,
+    consistency,
+    espirit_maps,
+    fft2c,
+    forward,
+    ifft2c,
+    low_resolution_maps,
+    mix_coils,
+    normalise_maps,
+    whitening_matrix,
+)
+
+__all__ = [
+    "CoilMaps",
+    "Model",
+    "Record",
+    "Result",
+    "Settings",
+    "calibration_sides",
+    "for_any_size",
+    "load_model",
+    "reconstruct",
+    "solve",
+]
+
+Model = Callable[[Measurement], Reconstruction]
+CoilMaps = Literal["espirit", "low_resolution"]
+
+CALIBRATION = 24  # largest side of the centre that coil maps are estimated from, in samples
+KERNEL = 6  # ESPIRiT's, in samples: the centre must be at least as wide
+
+
+class Record(NamedTuple):
+    """One slice to reconstruct."""
+
+    kspace: Complex64[np.ndarray, "*c h w"]  # a coil axis where there are coils
+    mask: Bool[np.ndarray, "#h w"]
+    ct: Float32[np.ndarray, "h w"]  # windowed to [0, 1]
+    coil_maps: Complex64[np.ndarray, "c h w"] | None = None
+
+
+class Result(NamedTuple):
+    """One slice, reconstructed."""
+
+    image: Complex64[np.ndarray, "h w"]  # in the units of its k-space
+    start: Complex64[np.ndarray, "h w"]  # the zero-filled image
+    misfit: float  # |A x - y|^2 over the measured samples
+    energy: float  # |y|^2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How slices become images."""
+
+    coils: CoilMaps | None = None
+    """Where maps come from when a record has coils and none of its own."""
+    calibration: tuple[int, int] = (CALIBRATION, CALIBRATION)
+    """Rows and columns of the fully sampled centre, for the maps."""
+    whitening: Complex64[np.ndarray, "c c"] | None = None
+    """Matrix that makes the coils' noise white."""
+    virtual_coils: int | None = None
+    """Number of coils to compress to."""
+    hard_consistency: bool = False
+    """Put the measured samples back after the network."""
+    batch_size: int = 1
+    """Slices on the device at a time."""
+
+
+def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "best") -> Model:
+    """Load a trained network as a function of a measurement.
+
+    Args:
+        checkpoint: the run's folder; nothing else is needed.
+        which: "best" or "latest".
+
+    Returns:
+        A compiled function ``Measurement -> Reconstruction``, batched, for images of any size (see ``for_any_size``).
+    """
+    from atlf_jax.config import Config, from_dict
+    from atlf_jax.training.checkpoint import load  # Orbax takes a second to import
+
+    config, variables = load(checkpoint, which)
+    settings = from_dict(Config, config).model
+    apply = jax.tree_util.Partial(build(settings).apply, variables)
+    multiple = math.lcm(settings.fusion.stride, settings.reconstruction.stride)
+    return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+
+
+def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
+    """Call a network that wants sides of a multiple with images of any size.
+
+    k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil
+    maps are interpolated to them. Of the result, the network's samples of the original grid are kept.
+
+    Args:
+        model: the network.
+        measurement: of any size.
+        multiple: of which its sides must be.
+
+    Returns:
+        What the model returns; where the size had to change, the image alone.
+
+    Example:
+        >>> odd = Measurement(jnp.ones((1, 5, 7), jnp.complex64), jnp.ones((1, 1, 7), bool), jnp.zeros((1, 5, 7)))
+        >>> def model(measurement):
+        ...     assert measurement.kspace.shape == (1, 8, 8)
+        ...     return Reconstruction(adjoint(measurement.kspace, measurement.mask))
+        >>> image = for_any_size(model, odd, multiple=4).image
+        >>> bool(jnp.allclose(image, adjoint(odd.kspace, odd.mask), atol=1e-6))
+        True
+    """
+    kspace, mask, ct, maps = measurement
+    shape = kspace.shape[-2:]
+    larger = tuple(-(-side // multiple) * multiple for side in shape)
+    if larger == shape:
+        return model(measurement)
+    rows, columns = (
+        ((new // 2 - old // 2), new - old - (new // 2 - old // 2)) for old, new in zip(shape, larger, strict=True)
+    )
+    gain = math.sqrt(math.prod(larger) / math.prod(shape))  # the transform is orthonormal: keep the image's values
+
+    def extend(samples: Array) -> Array:
+        return jnp.pad(samples, [(0, 0)] * (samples.ndim - 2) + [rows, columns])
+
+    if maps is not None:
+        maps = normalise_maps(lax.complex(_interpolate(maps.real, larger), _interpolate(maps.imag, larger)))
+    whole = jnp.broadcast_to(mask, (*mask.shape[:-2], *shape))  # new rows are not acquired, under line masks too
+    image = model(Measurement(extend(kspace) * gain, extend(whole), _interpolate(ct, larger), maps)).image
+    samples = fft2c(image)[..., rows[0] : rows[0] + shape[0], columns[0] : columns[0] + shape[1]]
+    return Reconstruction(ifft2c(samples / gain))
+
+
+def reconstruct(
+    kspace: Any,
+    mask: Any,
+    *,
+    ct: Any = None,
+    coil_maps: Any = None,
+    model: Model | None = None,
+    coils: CoilMaps | None = None,
+    noise_covariance: Any = None,
+    virtual_coils: int | None = None,
+    hard_consistency: bool = False,
+    batch_size: int = 1,
+) -> np.ndarray:
+    """Reconstruct images from undersampled k-space.
+
+    ``y`` is divided by ``max|A^H y|`` before the network and the result multiplied by it, so that units are kept.
+    Slices are read one after the other, so that k-space, CT and maps may be open HDF5 datasets or memory maps; the
+    device holds one batch at a time.
+
+    Args:
+        kspace: complex ``[h, w]`` or ``[slices, h, w]``, centred; with coils one axis more, ``[*slices, c, h, w]``.
+        mask: bool ``[w]``, ``[1|h, w]`` or ``[slices, 1|h, w]``, True = acquired.
+        ct: ``[h, w]`` or ``[slices, h, w]``, windowed to [0, 1] on the MR grid; None = no CT (zeros).
+        coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
+        model: from ``load_model``; None = the zero-filled reconstruction.
+        coils: for k-space of several coils without maps: estimate them from the fully sampled centre by "espirit" or
+            "low_resolution".
+        noise_covariance: ``[c, c]``; coils (and maps) are whitened with it, and images then are in units of the
+            noise's standard deviation, where maps were estimated.
+        virtual_coils: compress to as many coils, slice by slice.
+        hard_consistency: put the measured samples back after the network (exact with one coil).
+        batch_size: slices on the device at a time; the last batch is filled up, so that nothing is compiled again.
+
+    Returns:
+        Complex64 images, ``[h, w]`` or ``[slices, h, w]`` as k-space has slices.
+
+    Raises:
+        ValueError: shapes that do not fit, real and imaginary parts kept apart, or values that are not finite.
+
+    Example:
+        >>> mask = np.ones((1, 8), bool)
+        >>> image = reconstruct(np.eye(8, dtype=np.complex64), mask)
+        >>> image.shape, image.dtype
+        ((8, 8), dtype('complex64'))
+    """
+    kspace, coil_maps = _lazy(kspace), None if coil_maps is None else _lazy(coil_maps)
+    several = coils is not None or coil_maps is not None
+    axes = 3 if several else 2
+    single = kspace.ndim == axes
+    if kspace.dtype.kind != "c" and kspace.ndim > 2 and kspace.shape[-1] == 2:
+        raise ValueError(
+            f"k-space is {kspace.dtype} of shape {kspace.shape}, real and imaginary parts kept apart; give "
+            "k[..., 0] + 1j * k[..., 1]"
+        )
+    if kspace.ndim not in (axes, axes + 1):
+        wanted = "[c, h, w] or [slices, c, h, w] with coil maps" if several else "[h, w] or [slices, h, w]"
+        raise ValueError(f"k-space has shape {kspace.shape}, wanted {wanted}")
+    kspace = kspace[None] if single else kspace
+    slices, (h, w) = kspace.shape[0], kspace.shape[-2:]
+
+    mask = np.asarray(mask, bool)
+    mask = mask.reshape((1,) * (3 - mask.ndim) + mask.shape)
+    if mask.ndim != 3 or mask.shape[0] not in (1, slices) or mask.shape[1] not in (1, h) or mask.shape[2] != w:
+        raise ValueError(f"mask has shape {mask.shape}, wanted [{w}], [1|{h}, {w}] or [{slices}, 1|{h}, {w}]")
+    mask = np.broadcast_to(mask, (slices, *mask.shape[1:]))
+    if ct is not None:
+        ct = _lazy(ct)
+        ct = ct[None] if ct.ndim == 2 else ct
+        if ct.shape != (slices, h, w):
+            raise ValueError(f"CT has shape {ct.shape}, wanted {(slices, h, w)}: resample it to the MR grid")
+    if coil_maps is not None:
+        coil_maps = coil_maps[None] if coil_maps.ndim == 3 else coil_maps
+        if coil_maps.shape[0] not in (1, slices) or coil_maps.shape[1:] != kspace.shape[1:]:
+            raise ValueError(f"coil maps have shape {coil_maps.shape}, wanted {kspace.shape[1:]} for each slice or all")
+
+    def read(index: int) -> Record:
+        maps = None
+        if coil_maps is not None:
+            maps = np.asarray(coil_maps[index if len(coil_maps) > 1 else 0], np.complex64)
+        image = np.zeros((h, w), np.float32) if ct is None else np.asarray(ct[index], np.float32)
+        return Record(np.asarray(kspace[index], np.complex64), mask[index], image, maps)
+
+    settings = Settings(
+        coils=coils,
+        calibration=calibration_sides(mask, (h, w)) if coils is not None and coil_maps is None else (0, 0),
+        whitening=None
+        if noise_covariance is None
+        else whitening_matrix(np.asarray(noise_covariance, np.complex128)).astype(np.complex64),
+        virtual_coils=virtual_coils,
+        hard_consistency=hard_consistency,
+        batch_size=batch_size,
+    )
+    images = [result.image for result in solve(map(read, range(slices)), settings, model)]
+    return images[0] if single else np.stack(images)
+
+
+def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of the largest fully sampled centre, up to ``CALIBRATION``, that all masks share.
+
+    Raises:
+        ValueError: it is too small to estimate coil maps from.
+    """
+    h, w = shape
+    common = np.broadcast_to(mask.reshape(-1, *mask.shape[-2:]).all(axis=0), (h, w))
+
+    def is_full(rows: int, columns: int) -> bool:
+        top, left = h // 2 - rows // 2, w // 2 - columns // 2
+        return bool(common[top : top + rows, left : left + columns].all())
+
+    tall = min(CALIBRATION, h)  # masks of lines are full along the readout
+    candidates = [(tall, side) for side in range(min(CALIBRATION, w), KERNEL - 1, -1)]
+    candidates += [(side, side) for side in range(min(CALIBRATION, h, w), KERNEL - 1, -1)]
+    for sides in candidates:
+        if is_full(*sides):
+            return sides
+    raise ValueError(
+        f"the fully sampled centre of the mask is smaller than {KERNEL} samples, too small for coil maps; acquire more "
+        "central lines, or give coil maps"
+    )
+
+
+def solve(records: Iterable[Record], settings: Settings, model: Model | None) -> Iterator[Result]:
+    """Reconstruct slices in batches of one size as they come.
+
+    Args:
+        records: slices of one shape; the last one is repeated to fill up the last batch.
+        settings: coils, batches and consistency.
+        model: None = the zero-filled reconstruction.
+
+    Yields:
+        One result for each record, in order.
+
+    Raises:
+        ValueError: k-space or CT holds values that are not finite, or coils do not fit; with the slice's number.
+    """
+    if settings.batch_size < 1:
+        raise ValueError(f"batch_size is {settings.batch_size}; wanted 1 or more slices")
+    numbered = enumerate(records)
+    while batch := list(itertools.islice(numbered, settings.batch_size)):
+        for number, record in batch:
+            _check(number, record, settings)
+        records = [record for _, record in batch]
+        padded = records + records[-1:] * (settings.batch_size - len(records))
+        fields = [None if field[0] is None else np.stack(field) for field in zip(*padded, strict=True)]
+        measurement, start, scale = _measure(*fields, settings.whitening, *_static(settings))
+        image = start / scale.astype(start.dtype) if model is None else model(measurement).image
+        image, misfit, energy = _finish(image, measurement, scale, settings.hard_consistency and model is not None)
+        image, start, misfit, energy = map(np.asarray, (image, start, misfit, energy))
+        for index in range(len(records)):
+            yield Result(image[index], start[index], float(misfit[index]), float(energy[index]))
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _measure(
+    kspace: Array,
+    mask: Array,
+    ct: Array,
+    coil_maps: Array | None,
+    whitening: Array | None,
+    coils: CoilMaps | None,
+    calibration: tuple[int, int],
+    virtual_coils: int | None,
+) -> tuple[Measurement, Array, Array]:
+    """Return the measurement divided by its scale, the zero-filled image, and the scale ``[b, 1, 1]``."""
+    with_coils = kspace.ndim == 4
+    kspace = jnp.where(mask[:, None] if with_coils else mask, kspace, 0)
+    if with_coils and whitening is not None:
+        kspace = mix_coils(whitening[None], kspace)
+        coil_maps = None if coil_maps is None else mix_coils(whitening[None], coil_maps)
+    if with_coils and virtual_coils is not None:
+        matrix = compression_matrix(kspace, virtual_coils)
+        kspace = mix_coils(matrix, kspace)
+        coil_maps = None if coil_maps is None else mix_coils(matrix, coil_maps)
+    if coil_maps is not None and (whitening is not None or virtual_coils is not None):
+        coil_maps = normalise_maps(coil_maps)
+    if with_coils and coil_maps is None:
+        if coils == "espirit":
+            coil_maps = espirit_maps(kspace, calibration=calibration, kernel=KERNEL)
+        else:
+            coil_maps = low_resolution_maps(kspace, calibration=calibration)
+    start = adjoint(kspace, mask, coil_maps)
+    scale = jnp.abs(start).max(axis=(-2, -1), keepdims=True)
+    scale = jnp.where(scale > 0, scale, 1)
+    divisor = scale[:, None] if with_coils else scale
+    return Measurement(kspace / divisor, mask, ct, coil_maps), start, scale
+
+
+@partial(jax.jit, static_argnums=3)
+def _finish(image: Array, measurement: Measurement, scale: Array, hard: bool) -> tuple[Array, Array, Array]:
+    """Return the images in their own units, ``|A x - y|^2`` and ``|y|^2``."""
+    kspace, mask, _, maps = measurement
+    if hard:
+        image = consistency.hard(image, kspace, mask, maps)
+    axes = tuple(range(1, kspace.ndim))
+    square = scale[:, 0, 0] ** 2
+    misfit = jnp.sum(jnp.abs(forward(image, mask, maps) - kspace) ** 2, axis=axes) * square
+    return image * scale, misfit, jnp.sum(jnp.abs(kspace) ** 2, axis=axes) * square
+
+
+def _interpolate(images: Array, shape: tuple[int, int]) -> Array:
+    """Interpolate ``[*b, h, w]`` linearly to as many smaller pixels about the same centre ``n // 2``."""
+    old = images.shape[-2:]
+    scale = [new / side for side, new in zip(old, shape, strict=True)]
+    # jax puts the centre of pixel i at i + 1/2
+    move = [0.5 + new // 2 - s * (side // 2 + 0.5) for side, new, s in zip(old, shape, scale, strict=True)]
+    axes = (images.ndim - 2, images.ndim - 1)
+    target = (*images.shape[:-2], *shape)
+    return jax.image.scale_and_translate(
+        images, target, axes, jnp.array(scale), jnp.array(move), method="linear", antialias=False
+    )
+
+
+def _static(settings: Settings) -> tuple[CoilMaps | None, tuple[int, int], int | None]:
+    return settings.coils, settings.calibration, settings.virtual_coils
+
+
+def _check(number: int, record: Record, settings: Settings) -> None:
+    """Refuse a slice that would give a wrong image or a long traceback."""
+    for name, values in (("k-space", record.kspace), ("CT", record.ct), ("coil maps", record.coil_maps)):
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(f"{name} of slice {number} holds values that are not finite; remove or zero them first")
+    coils = record.kspace.shape[0] if record.kspace.ndim == 3 else 0
+    whitening = settings.whitening
+    if whitening is not None and whitening.shape != (coils, coils):
+        raise ValueError(
+            f"the noise covariance is of {len(whitening)} coils, and k-space has {coils or 'no coil axis'}"
+        )
+    if settings.virtual_coils is not None and not 1 <= settings.virtual_coils <= coils:
+        raise ValueError(f"got {settings.virtual_coils} virtual coils, and k-space has {coils or 'no coil axis'}")
+
+
+def _lazy(values: Any) -> Any:
+    """Keep what has a shape and is read by index, such as an HDF5 dataset; make an array of the rest."""
+    return values if all(hasattr(values, name) for name in ("shape", "ndim", "dtype")) else np.asarray(values)

@@ -1,0 +1,413 @@
+"""Files as slices to reconstruct: raw k-space, or a fully sampled MR volume that is undersampled for a study.
+
+A scan knows its mask, gives one record at a time, and writes images back: a volume in the MR's own grid and
+orientation as NIfTI, k-space without a place in the patient as a fastMRI file.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Complex, Complex64, Float32
+
+from atlf_jax.data.ct import AIR, clean_ct
+from atlf_jax.data.dicom import is_same_person, read_scan
+from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, write_reconstruction
+from atlf_jax.data.files import sha256_of
+from atlf_jax.data.transforms import CTWindow, fft2c_numpy, window_ct
+from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, write_nifti
+from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
+from atlf_jax.reconstruct.arrays import Record
+
+__all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "load_array", "open_scan"]
+
+NIFTI, HDF5 = (".nii", ".nii.gz"), (".h5", ".hdf5")
+
+
+@beartype
+@dataclass(frozen=True)
+class CTConfig:
+    """The CT that helps the reconstruction."""
+
+    path: str = ""
+    """NIfTI file or DICOM folder, in Hounsfield units; for k-space without a place in the patient also .npy, on its
+    grid. Empty: no CT (zeros)."""
+    window: CTWindow | Literal["none"] = "soft_tissue"
+    """Hounsfield units that become 0 and 1; take that of the training. none: the CT is scaled to [0, 1] already."""
+    register: Literal["none", "rigid", "affine", "bspline"] = "none"
+    """How the CT is brought onto the MR before; none trusts the headers. Needs SimpleITK."""
+    keep_flagged: bool = False
+    """Go on where the registration is poor."""
+    clean: bool = True
+    """Turn table, head holder and all else outside the body to air."""
+
+
+@beartype
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which samples are known. What the scan's own file says comes first, then a mask's file, then a drawn mask."""
+
+    file: str = ""
+    """.npy with the acquired lines or samples, [w], [1, w] or [h, w] of zeros and ones."""
+    layout: Literal["centered", "corner"] = "centered"
+    """Where the zero frequency lies in that file: at index n // 2, or at 0."""
+    retrospective: bool = False
+    """The .npy k-space is fully sampled: undersample it by a drawn mask."""
+    seed: int | None = None
+    """Seed of a drawn mask; None: made from the name of the input, as in evaluation."""
+
+
+@beartype
+@dataclass(frozen=True)
+class KSpaceConfig:
+    """How raw k-space is read."""
+
+    first_axis: Literal["slices", "coils"] = "slices"
+    """What the first of three axes of a .npy file is; with coil maps it is coils."""
+    coil_maps: str = ""
+    """.npy, [c, h, w] or [slices, c, h, w]; empty: maps are estimated where there are coils."""
+
+
+@runtime_checkable
+class Scan(Protocol):
+    """What a reconstruction asks of its input, and what it tells about it."""
+
+    shape: tuple[int, int]
+    coils: int  # 0 without a coil axis
+    mask: Mask
+    has_ct: bool
+    facts: dict[str, Any]  # for the record; no names of files or people
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def truth(self, index: int) -> Float32[np.ndarray, "h w"] | None:
+        """Return the fully sampled image, where it is known."""
+
+    def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
+        """Return what is written of an image."""
+
+    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
+        """Write finished images; the file appears whole or not at all."""
+
+
+@beartype
+def open_scan(
+    path: str | Path,
+    *,
+    mask: MaskConfig,
+    sampling: SamplingConfig = SamplingConfig(),
+    kspace: KSpaceConfig = KSpaceConfig(),
+    ct: CTConfig = CTConfig(),
+) -> Scan:
+    """Open a NIfTI volume, a DICOM folder, a fastMRI file or a .npy array of k-space.
+
+    Args:
+        path: of the input; its ending says what it is.
+        mask: drawn where neither the scan nor ``sampling.file`` has one.
+        sampling: where the mask comes from.
+        kspace: how raw k-space is read.
+        ct: the CT, and how it is brought to the MR.
+
+    Raises:
+        ValueError: in one line, what is wrong and what to do.
+        ImportError: SimpleITK is wanted and not installed.
+    """
+    path = Path(path)
+    if path.is_dir() or path.name.endswith(NIFTI):
+        return _open_volume(path, mask, sampling, ct)
+    if path.suffix in HDF5:
+        return _open_fastmri(path, mask, sampling, ct)
+    if path.suffix == ".npy":
+        return _open_npy(path, mask, sampling, kspace, ct)
+    raise ValueError(
+        f"{path} is no folder and ends in none of {', '.join((*NIFTI, *HDF5, '.npy'))}; wanted an MR volume (NIfTI, or "
+        "a DICOM folder) or k-space (fastMRI .h5, or .npy)"
+    )
+
+
+@dataclass(frozen=True)
+class _VolumeScan:
+    """A fully sampled MR volume; k-space is made of its slices."""
+
+    volume: Volume
+    mask: Mask
+    slices: Float32[np.ndarray, "s h w"]
+    ct: Float32[np.ndarray, "s h w"] | None
+    facts: dict[str, Any]
+    coils: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.slices.shape[1:]
+
+    @property
+    def has_ct(self) -> bool:
+        return self.ct is not None
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, index: int) -> Record:
+        samples = fft2c_numpy(self.slices[index].astype(np.complex64))
+        ct = np.zeros(self.shape, np.float32) if self.ct is None else self.ct[index]
+        return Record(np.where(self.mask.mask, samples, 0), self.mask.mask, ct)
+
+    def truth(self, index: int) -> Float32[np.ndarray, "h w"]:
+        return self.slices[index]
+
+    def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+        """The magnitude; of a volume with negative voxels, which is known to be real and signed, the real part."""
+        return image.real if self.facts["values"] == "real part" else np.abs(image)
+
+    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
+        write_nifti(path, from_slices(np.stack(list(images)), like=self.volume))
+
+
+@dataclass(frozen=True)
+class _KSpaceScan:
+    """Measured k-space, read slice by slice."""
+
+    read: Callable[[int], np.ndarray]
+    slices: int
+    shape: tuple[int, int]
+    coils: int
+    mask: Mask
+    ct: Any
+    facts: dict[str, Any]
+    image_shape: tuple[int, int]
+    where: str
+    coil_maps: Any = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_ct(self) -> bool:
+        return self.ct is not None
+
+    def __len__(self) -> int:
+        return self.slices
+
+    def __getitem__(self, index: int) -> Record:
+        samples = np.asarray(self.read(index), np.complex64)
+        if not np.isfinite(samples).all():
+            raise ValueError(
+                f"{self.where}: k-space of slice {index} holds values that are not finite; zero them first"
+            )
+        maps = self.coil_maps
+        if maps is not None:
+            maps = np.asarray(maps[index] if maps.ndim == 4 else maps, np.complex64)
+        ct = np.zeros(self.shape, np.float32) if self.ct is None else self.ct[index]
+        return Record(samples, self.mask.mask, ct, maps)
+
+    def truth(self, index: int) -> None:
+        return None
+
+    def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
+        """The magnitude, cut to the size of the image that the header tells."""
+        return centre_crop(np.abs(image), self.image_shape)
+
+    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
+        write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
+
+
+def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _VolumeScan:
+    found = read_scan(path, "MR")
+    volume = found.volume
+    slices = to_slices(volume)
+    if not slices.any():
+        raise ValueError(f"{path} is zero everywhere, and so is its k-space; there is nothing to reconstruct")
+    drawn, how = _mask(slices.shape[1:], mask, sampling, path.name)
+    facts = {
+        "input": {
+            "kind": "fully sampled volume, k-space simulated with one coil",
+            "shape": list(volume.data.shape),
+            "spacing_mm": volume.spacing.round(4).tolist(),
+            "orientation": orientation(volume),
+            **_digest(path),
+        },
+        "values": "real part" if volume.data.min() < 0 else "magnitude",
+        "mask": how,
+    }
+    stack = None
+    if ct.path:
+        other = read_scan(ct.path, "CT")
+        if not is_same_person(other, found):
+            raise ValueError(f"{ct.path} and {path} have different patient numbers in their headers; give scans of one")
+        stack, facts["ct"] = _ct_on_volume(other.volume, volume, ct)
+    return _VolumeScan(volume, drawn, slices, stack, facts)
+
+
+def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
+    file = KSpaceFile(path)  # stays open as long as its slices are read
+    if file.mask is not None and not sampling.file:
+        drawn, how = stored_mask(file.mask, layout="centered"), {"kind": "of the scan"}
+    else:
+        drawn, how = _mask(file.shape, mask, sampling, path.name)
+        if not file.acquired.all():
+            inside = stored_mask(drawn.mask & file.acquired, layout="centered")
+            drawn = inside._replace(nominal=drawn.nominal)
+    facts = {
+        "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
+        | _digest(path),
+        "values": "magnitude",
+        "mask": how,
+    }
+    stack = _ct_as_it_is(ct, (len(file), *file.shape), facts)
+    kept = {name: file.attributes[name] for name in ("acquisition",) if name in file.attributes}
+    return _KSpaceScan(
+        read=file.__getitem__,
+        slices=len(file),
+        shape=file.shape,
+        coils=file.coils,
+        mask=drawn,
+        ct=stack,
+        facts=facts,
+        image_shape=file.image_shape,
+        where=str(path),
+        attributes=kept,
+    )
+
+
+def _open_npy(
+    path: Path, mask: MaskConfig, sampling: SamplingConfig, config: KSpaceConfig, ct: CTConfig
+) -> _KSpaceScan:
+    samples = load_array(path)
+    check_complex(samples.dtype, samples.shape, str(path))
+    maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
+    several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
+    samples = samples[None] if samples.ndim == (3 if several else 2) else samples
+    if samples.ndim != (4 if several else 3) or 0 in samples.shape:
+        raise ValueError(
+            f"{path}: k-space has shape {samples.shape}; wanted [h, w], [slices, h, w] or [slices, c, h, w], or "
+            "[c, h, w] with --kspace.first_axis coils"
+        )
+    shape = samples.shape[-2:]
+    if not (sampling.file or sampling.retrospective):
+        raise ValueError(
+            f"{path} does not say which samples were acquired; give them with --sampling.file MASK.npy, or undersample "
+            "fully sampled k-space with --sampling.retrospective and --mask.kind"
+        )
+    drawn, how = _mask(shape, mask, sampling, path.name)
+    if maps is not None:
+        check_complex(maps.dtype, maps.shape, config.coil_maps)
+        if maps.shape not in (samples.shape, samples.shape[1:]):
+            raise ValueError(
+                f"{config.coil_maps} has shape {maps.shape}; wanted {samples.shape[1:]} or {samples.shape}"
+            )
+    facts = {
+        "input": {"kind": "k-space array", "shape": list(samples.shape), **_digest(path)},
+        "values": "magnitude",
+        "mask": how,
+    }
+    stack = _ct_as_it_is(ct, (len(samples), *shape), facts)
+    return _KSpaceScan(
+        read=samples.__getitem__,
+        slices=len(samples),
+        shape=shape,
+        coils=samples.shape[1] if several else 0,
+        mask=drawn,
+        ct=stack,
+        facts=facts,
+        image_shape=shape,
+        where=str(path),
+        coil_maps=maps,
+    )
+
+
+def _mask(
+    shape: tuple[int, int], config: MaskConfig, sampling: SamplingConfig, name: str
+) -> tuple[Mask, dict[str, Any]]:
+    """Read the mask's file or draw a mask, and say which."""
+    h, w = shape
+    if not sampling.file:
+        seed = seed_from_name(name) if sampling.seed is None else sampling.seed
+        return make_mask(config, (h, w), seed=seed), {
+            "kind": config.kind,
+            "seed": "name of the input" if sampling.seed is None else seed,
+        }
+    array = load_array(Path(sampling.file))
+    if array.shape not in ((w,), (1, w), (h, w)):
+        raise ValueError(
+            f"{sampling.file} has shape {array.shape} and k-space {h} rows and {w} columns; wanted a mask [{w}], "
+            f"[1, {w}] or [{h}, {w}]"
+        )
+    try:
+        return stored_mask(array, layout=sampling.layout), {"kind": "of a file"}
+    except ValueError as error:
+        raise ValueError(f"{sampling.file}: {error}") from error
+
+
+def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray, dict[str, Any]]:
+    """Bring a CT onto the MR's slices, windowed; and what was done."""
+    facts: dict[str, Any] = {"window": config.window, "registration": config.register, "cleaned": config.clean}
+    scaled = config.window == "none"
+    if config.clean and not scaled:
+        ct = clean_ct(ct)
+    outside, everywhere = (0.0 if scaled else AIR), Volume(np.ones_like(ct.data), ct.affine, ct.codes)
+    if config.register == "none":
+        moved, inside = resample(ct, mr, outside=outside), resample(everywhere, mr, order=0)
+    else:
+        from atlf_jax.data.registration import RegistrationConfig, apply, register
+
+        found = register(ct, mr, RegistrationConfig(kind=config.register))
+        if not (found.good or config.keep_flagged):
+            told = ", ".join(f"{name} {value:.2f}" for name, value in sorted(found.quality.items()))
+            raise ValueError(
+                f"the registration of {config.path} is poor ({told}); look at the two scans, or go on all the same "
+                "with --ct.keep_flagged"
+            )
+        moved, inside = apply(found, ct, mr, outside=outside), apply(found, everywhere, mr, order=0, outside=0.0)
+        facts["quality"] = {name: round(float(value), 4) for name, value in found.quality.items()}
+    facts["covers"] = round(float(inside.data.mean()), 4)
+    if not inside.data.any():
+        raise ValueError(
+            f"{config.path} and the MR do not overlap by their headers; register them with --ct.register rigid, or "
+            "check that they are of one person"
+        )
+    return _windowed(to_slices(moved), config), facts
+
+
+def _ct_as_it_is(config: CTConfig, wanted: tuple[int, ...], facts: dict[str, Any]) -> np.ndarray | None:
+    """Take a CT that lies on the grid of k-space, which has no place in the patient to bring another one to."""
+    if not config.path:
+        return None
+    if config.register != "none":
+        raise ValueError("k-space without a place in the patient cannot be registered to; bring the CT to its grid")
+    path = Path(config.path)
+    stack = load_array(path) if path.suffix == ".npy" else to_slices(read_scan(path, "CT").volume)
+    stack = stack[None] if stack.ndim == 2 else stack
+    if stack.shape != wanted:
+        raise ValueError(
+            f"{path} has slices {stack.shape}, and k-space {wanted}; resample the CT to the grid of k-space"
+        )
+    if not np.isfinite(stack).all():
+        raise ValueError(f"{path} holds values that are not finite; replace them (-1000 in a CT)")
+    facts["ct"] = {"window": config.window, "registration": "none", "covers": 1.0}
+    return _windowed(stack.astype(np.float32), config)
+
+
+def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[np.ndarray, "s h w"]:
+    if config.window != "none":
+        return window_ct(stack, config.window)
+    if stack.min() < 0 or stack.max() > 1:
+        raise ValueError(
+            f"{config.path} spans [{stack.min():g}, {stack.max():g}]; wanted [0, 1], or a window with --ct.window"
+        )
+    return stack
+
+
+def load_array(path: Path) -> Complex[np.ndarray, "..."] | np.ndarray:
+    """Open a .npy array without reading it."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"{path} is not a readable .npy array ({reason}); save it with numpy.save") from error
+
+
+def _digest(path: Path) -> dict[str, str]:
+    return {} if path.is_dir() else {"sha256": sha256_of(path)}

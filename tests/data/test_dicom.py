@@ -1,0 +1,229 @@
+import builtins
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from atlf_jax.data.dicom import is_name_of, is_same_person, read_scan, read_series
+from atlf_jax.data.volume import Volume, orientation, read_nifti, write_nifti
+from tests.data.dicom_files import AXIAL, NAME, NUMBER, change, write_series
+
+TILTED = (0.96, 0.28, 0.0, -0.168, 0.576, -0.8)  # two perpendicular unit vectors
+
+
+def numbers(slices=4, seed=0):
+    return np.random.default_rng(seed).integers(0, 2000, (slices, 5, 7)).astype(np.uint16)
+
+
+def refused(folder, *words):
+    with pytest.raises(ValueError) as error:
+        read_series(folder)
+    message = str(error.value)
+    assert "\n" not in message
+    assert NAME not in message and NUMBER not in message
+    for word in words:
+        assert str(word) in message
+
+
+@pytest.mark.parametrize("axes", [AXIAL, TILTED])
+def test_values_and_place(tmp_path, axes):
+    stored = numbers()
+    write_series(tmp_path, stored, axes=axes)
+    scan = read_series(tmp_path)
+    np.testing.assert_array_equal(scan.volume.data, stored.transpose(2, 1, 0).astype(np.float32) - 1024)
+    row, column, number = 3, 5, 2
+    across, down = np.reshape(axes, (2, 3))  # DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1
+    place = np.array([-10.0, -20.0, 30.0]) + across * 1.5 * column + down * 2.0 * row
+    place += np.cross(across, down) * 3.0 * number
+    expected = place * (-1, -1, 1)
+    np.testing.assert_allclose((scan.volume.affine @ [column, row, number, 1])[:3], expected, atol=1e-4)
+    np.testing.assert_allclose(scan.volume.spacing, (1.5, 2, 3), rtol=1e-5)
+    assert scan.modality == "CT"
+    if axes == AXIAL:
+        assert orientation(scan.volume) == "LPS"
+
+
+def test_files_are_sorted_by_position_and_other_files_passed_over(tmp_path):
+    files = write_series(tmp_path, numbers())
+    (tmp_path / "notes.txt").write_text("not a scan")
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    scan = read_series(tmp_path)
+    heights = [float(pydicom.dcmread(tmp_path / name).ImagePositionPatient[2]) for name in scan.files]
+    assert heights == sorted(heights)
+    assert sorted(scan.files) == [file.name for file in files]
+
+
+def test_a_file_without_ending_is_read(tmp_path):
+    for file in write_series(tmp_path, numbers()):
+        file.rename(file.with_suffix(""))
+    assert len(read_series(tmp_path).files) == 4
+
+
+def test_a_tilted_gantry_is_a_shear(tmp_path):
+    for number, file in enumerate(write_series(tmp_path, numbers(), shuffled=False)):
+        change(file, ImagePositionPatient=[0.0, 0.5 * number, 3.0 * number])
+    np.testing.assert_allclose(read_series(tmp_path).volume.affine[:3, 2], (0, -0.5, 3), atol=1e-6)
+
+
+def test_one_slice_takes_its_thickness(tmp_path):
+    write_series(tmp_path, numbers(1))
+    assert read_series(tmp_path).volume.spacing[2] == pytest.approx(3)
+    write_series(tmp_path, numbers(1), SliceThickness=None)
+    refused(tmp_path, "one slice without a thickness")
+
+
+def test_an_mr_is_scaled_slice_by_slice(tmp_path):
+    files = write_series(tmp_path, numbers(), modality="MR", shuffled=False)
+    change(files[1], RescaleSlope=2.5, RescaleIntercept=4)
+    scan = read_series(tmp_path)
+    expected = numbers().astype(np.float32)
+    expected[1] = expected[1] * 2.5 + 4
+    np.testing.assert_array_equal(scan.volume.data, expected.transpose(2, 1, 0))
+
+
+def test_padding_of_a_ct_is_air(tmp_path):
+    stored = numbers()
+    stored[:, 0] = 63536
+    write_series(tmp_path, stored, PixelPaddingValue=63536)
+    assert (read_series(tmp_path).volume.data[:, 0] == -1000).all()
+
+
+def test_a_missing_slice(tmp_path):
+    write_series(tmp_path, numbers(), places=[0, 3, 9, 12])
+    refused(tmp_path, "misses a slice", "6 mm from 33 to 39 mm", "3 mm elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"SeriesInstanceUID": "1.2.3.5"}, ("mixes 2 series, of 1, 3 files", "its own folder")),
+        ({"PatientID": "PID-4712"}, ("differ in PatientID",)),
+        ({"PatientName": "Other^Person"}, ("differ in PatientName",)),
+        ({"Modality": "MR"}, ("differ in Modality",)),
+        ({"PixelSpacing": [1.0, 1.0]}, ("differ in PixelSpacing", "localiser")),
+        ({"ImageOrientationPatient": [1.0, 0, 0, 0, 0, -1]}, ("differ in ImageOrientationPatient", "localiser")),
+    ],
+)
+def test_a_mixed_folder(tmp_path, tags, words):
+    change(write_series(tmp_path, numbers())[2], **tags)
+    refused(tmp_path, tmp_path, *words)
+
+
+def test_in_and_out_phase_in_one_folder(tmp_path):
+    files = write_series(tmp_path, numbers(), modality="MR", places=[0, 0, 3, 3], shuffled=False, EchoTime=4.6)
+    for file in files[::2]:
+        change(file, EchoTime=2.3)
+    refused(tmp_path, "several images at one place", "differ in EchoTime", "its own folder")
+
+
+def test_slices_off_the_line(tmp_path):
+    change(write_series(tmp_path, numbers(), shuffled=False)[1], ImagePositionPatient=[5.0, -20.0, 33.0])
+    refused(tmp_path, "do not lie on a line")
+
+
+@pytest.mark.parametrize("colour", ["RGB", "PALETTE COLOR", "MONOCHROME1"])
+def test_a_wrong_photometric_interpretation(tmp_path, colour):
+    files = write_series(tmp_path, numbers())
+    change(files[1], PhotometricInterpretation=colour)
+    refused(tmp_path, files[1], colour, "wanted MONOCHROME2")
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"PixelData": None}, ("no pixel data",)),
+        ({"NumberOfFrames": 3}, ("3 frames", "dcm2niix")),
+        ({"ImagePositionPatient": None}, ("no ImagePositionPatient", "place in space")),
+        ({"PixelSpacing": [0.0, 1.0]}, ("pixel spacing [0.0, 1.0]", "positive")),
+        ({"RescaleIntercept": None}, ("without RescaleSlope and RescaleIntercept", "Hounsfield")),
+        ({"PixelData": b"\0" * 20}, ("cannot be decoded", "copy it again")),
+    ],
+)
+def test_a_file_that_is_no_slice(tmp_path, tags, words):
+    files = write_series(tmp_path, numbers())
+    change(files[1], **tags)
+    refused(tmp_path, files[1], *words)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.100"])
+def test_a_compression_without_decoder(tmp_path, syntax, monkeypatch):
+    from pydicom.pixels import decoders
+
+    for name in ("JPEG2000LosslessDecoder", "JPEGLosslessDecoder"):
+        monkeypatch.setattr(getattr(decoders, name), "_available", {})
+    files = write_series(tmp_path, numbers())
+    header = pydicom.dcmread(files[0])
+    header.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    header.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 20])
+    header["PixelData"].is_undefined_length = True
+    pydicom.dcmwrite(files[0], header)
+    refused(tmp_path, files[0], "is compressed", "no decoder", "pylibjpeg", "gdcmconv --raw")
+
+
+def test_a_compression_that_pydicom_decodes_itself(tmp_path):
+    stored = numbers()
+    for file in write_series(tmp_path, stored):
+        header = pydicom.dcmread(file)
+        header.compress(pydicom.uid.RLELossless)
+        header.save_as(file)
+    np.testing.assert_array_equal(read_series(tmp_path).volume.data + 1024, stored.transpose(2, 1, 0))
+
+
+def test_a_broken_file(tmp_path):
+    files = write_series(tmp_path, numbers())
+    files[1].write_bytes(b"nothing")
+    refused(tmp_path, files[1], "not a readable DICOM file")
+
+
+def test_a_folder_without_slices(tmp_path):
+    refused(tmp_path / "nowhere", "is not a folder")
+    refused(tmp_path, "holds no DICOM files", "right one")
+    write_series(tmp_path / "InPhase", numbers())
+    refused(tmp_path, "holds no DICOM files", "InPhase")
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
+    write_series(tmp_path, numbers())
+    original = builtins.__import__
+
+    def without(name, *arguments, **settings):
+        if name == "pydicom":
+            raise ImportError(name)
+        return original(name, *arguments, **settings)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    refused(tmp_path, "pip install 'atlf-jax[dicom]'")
+
+
+def test_people_are_told_apart_by_their_number_and_never_named(tmp_path):
+    write_series(tmp_path / "a", numbers())
+    write_series(tmp_path / "b", numbers(), modality="MR", name="E. Muster")
+    write_series(tmp_path / "c", numbers(), modality="MR", number="PID-1")
+    write_series(tmp_path / "d", numbers(), modality="MR", number="", name="")
+    a, b, c, d = (read_series(tmp_path / name) for name in "abcd")
+    assert is_same_person(a, b) and not is_same_person(a, c) and is_same_person(a, d)
+    for text in (repr(a), repr(c)):
+        assert "Muster" not in text and "PID" not in text
+    assert all(is_name_of(a, text) for text in ("erika_muster", "Muster-Erika", "PID-4711"))
+    assert not any(is_name_of(a, text) for text in ("p01", "erika", "")) and not is_name_of(d, "p01")
+
+
+def test_a_scan_is_a_folder_or_a_nifti_file_of_the_modality(tmp_path):
+    write_series(tmp_path / "ct", numbers())
+    assert read_scan(tmp_path / "ct", "CT").modality == "CT"
+    with pytest.raises(ValueError, match=r"ct is CT by its header; wanted MR \(are the two swapped\?\)"):
+        read_scan(tmp_path / "ct", "MR")
+    write_nifti(tmp_path / "a.nii", Volume(np.ones((3, 4, 5), np.float32), np.eye(4)))
+    assert read_scan(tmp_path / "a.nii", "MR").volume.data.shape == (3, 4, 5)
+
+
+@pytest.mark.data
+def test_real_slices_lie_where_the_nifti_of_the_same_scan_has_them(data_dir):
+    scan = read_series(f"{data_dir}/chaos/ct_set_3/dicom")
+    whole = nibabel.load(f"{data_dir}/chaos/ct_set_3/CT.nii.gz")
+    start = round((scan.volume.affine[2, 3] - whole.affine[2, 3]) / 2.0)
+    np.testing.assert_array_equal(scan.volume.data, whole.dataobj[:, :, start : start + 8])
+    np.testing.assert_allclose(scan.volume.affine[:3, :3], whole.affine[:3, :3])
+    assert scan.volume.data.min() == -1000 and scan.modality == "CT"
+    assert read_nifti(f"{data_dir}/chaos/ct_set_3/CT.nii.gz").codes == (1, 1)

@@ -1,0 +1,219 @@
+import errno
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from atlf_jax.data import FastMRIConfig, FastMRISource
+from atlf_jax.data.fastmri import KSpaceFile, centre_crop, write_kspace, write_reconstruction
+from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
+
+SHAPE = (24, 20)
+
+
+def noise(*shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def write_patients(folder, patients, *, coils=(), **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, patient in enumerate(patients):
+        attributes = {"patient_id": patient, "acquisition": "AXT2" if number % 2 else "CORPD_FBK"}
+        path = folder / f"{folder.name}{number}.h5"
+        write_kspace(path, noise(2, *coils, *SHAPE, seed=number), attributes=attributes, **more)
+
+
+def refused(path, *words):
+    with pytest.raises(ValueError) as error:
+        KSpaceFile(path)
+    message = str(error.value)
+    assert "\n" not in message and str(path) in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("coils", [(), (3,)])
+def test_what_is_written_is_read(tmp_path, coils):
+    kspace, mask = noise(2, *coils, *SHAPE), np.arange(20) % 2 == 0
+    path = tmp_path / "new" / "file1.h5"
+    write_kspace(path, kspace, mask=mask, attributes={"patient_id": "7", "max": np.float32(2)})
+    with KSpaceFile(path) as file:
+        assert len(file) == 2 and file.coils == sum(coils)
+        assert file.shape == file.image_shape == SHAPE
+        np.testing.assert_array_equal(file[1], kspace[1])
+        np.testing.assert_array_equal(file.mask, mask)
+        assert file.acquired.all()
+        assert file.attributes == {"patient_id": "7", "max": 2.0}
+    assert [file.name for file in path.parent.iterdir()] == ["file1.h5"]
+    with h5py.File(path) as raw:
+        assert raw["kspace"].dtype == np.complex64 and raw["mask"].shape == (20,)
+
+
+def test_padding_and_image_size_come_from_the_header(tmp_path):
+    """A header as of a knee: 640 x 368 encoded, 320 x 320 reconstructed, 329 of the 368 lines measured."""
+    text = (
+        '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>'
+        "<encodedSpace><matrixSize><x>640</x><y>368</y><z>1</z></matrixSize></encodedSpace>"
+        "<reconSpace><matrixSize><x>320</x><y>320</y><z>1</z></matrixSize></reconSpace>"
+        "<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>328</maximum><center>164</center>"
+        "</kspace_encoding_step_1></encodingLimits></encoding></ismrmrdHeader>"
+    )
+    path = tmp_path / "knee.h5"
+    with h5py.File(path, "w") as raw:
+        raw["kspace"] = np.zeros((1, 640, 368), np.complex64)
+        raw["ismrmrd_header"] = text.encode()
+        raw["mask"] = np.ones(368, np.float32)
+    with KSpaceFile(path) as file:
+        assert file.image_shape == (320, 320)
+        assert np.flatnonzero(file.acquired)[[0, -1]].tolist() == [20, 348]  # 184 - 164, and 329 lines from there
+        np.testing.assert_array_equal(file.mask, file.acquired)
+
+
+def test_padding_is_written_to_the_header(tmp_path):
+    write_kspace(tmp_path / "a.h5", noise(1, *SHAPE), padding=(3, 2), image_shape=(16, 30))
+    with KSpaceFile(tmp_path / "a.h5") as file:
+        assert np.flatnonzero(file.acquired).tolist() == list(range(3, 18))
+        assert file.image_shape == (16, 20)  # never larger than k-space
+    with pytest.raises(ValueError, match=r"padding is \(11, 0\) lines of 20"):
+        write_kspace(tmp_path / "b.h5", noise(1, *SHAPE), padding=(11, 0))
+
+
+def test_without_a_header_nothing_is_padding(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as raw:
+        raw["kspace"] = noise(1, *SHAPE)
+    with KSpaceFile(tmp_path / "a.h5") as file:
+        assert file.acquired.all() and file.image_shape == SHAPE and file.mask is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"reconstruction": np.zeros((1, 4, 4))}, ("holds reconstruction", "dataset named kspace")),
+        ({"kspace": np.zeros((1, 20, 16, 2))}, ("float64", "kept apart", "k[..., 0] + 1j * k[..., 1]")),
+        ({"kspace": np.zeros((2, 5, 20, 16))}, ("float64", "(k[0] + 1j * k[1])")),
+        ({"kspace": np.zeros((1, 20, 16))}, ("float64", "wanted complex64 samples")),
+        ({"kspace": np.zeros((20, 16), complex)}, ("(20, 16)", "(slices, coils, h, w)")),
+        ({"kspace": np.zeros((0, 20, 16), complex)}, ("(0, 20, 16)",)),
+        ({"kspace": noise(1, 20, 16), "mask": np.ones(9)}, ("mask has shape (9,)", "wanted (16,)")),
+        ({"kspace": noise(1, 20, 16), "mask": np.full(16, 3)}, ("zeros and ones",)),
+        ({"kspace": noise(1, 20, 16), "ismrmrd_header": b"<a>"}, ("ismrmrd_header cannot be read",)),
+        ({"kspace": noise(1, 20, 16), "ismrmrd_header": b"<a/>"}, ("it has no reconSpace/matrixSize/x",)),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(tmp_path, content, words):
+    path = tmp_path / "wrong.h5"
+    with h5py.File(path, "w") as raw:
+        for name, value in content.items():
+            raw[name] = value
+    refused(path, *words)
+
+
+def test_a_missing_or_broken_file(tmp_path):
+    refused(tmp_path / "nothing.h5", "does not exist")
+    write_kspace(tmp_path / "half.h5", noise(3, *SHAPE))
+    whole = (tmp_path / "half.h5").read_bytes()
+    (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "half.h5", "not a readable HDF5 file", "copy it again")
+
+
+def test_a_reconstruction_is_written_image_by_image(tmp_path):
+    path = tmp_path / "out.h5"
+    images = np.abs(noise(3, *SHAPE))
+    write_reconstruction(path, iter(images), slices=3, attributes={"acquisition": "AXT2"})
+    with h5py.File(path) as raw:
+        assert raw["reconstruction"].dtype == np.float32
+        np.testing.assert_array_equal(raw["reconstruction"], images)
+        assert raw.attrs["acquisition"] == "AXT2"
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=f"got {count} images for .*; wanted 3"):
+            write_reconstruction(tmp_path / "bad.h5", iter(np.resize(images, (count, *SHAPE))), slices=3)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.h5"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_part(tmp_path):
+    path = tmp_path / "out.h5"
+    path.write_text("old")
+
+    def images():
+        yield np.zeros(SHAPE, np.float32)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match=r"out.h5 cannot be written \(No space left on device\); make room"):
+        write_reconstruction(path, images(), slices=2)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_kspace(path / "inside_a_file.h5", noise(1, *SHAPE))
+
+
+def test_centre_crop():
+    image = np.arange(30).reshape(5, 6)
+    np.testing.assert_array_equal(centre_crop(image, (3, 2)), image[1:4, 2:4])
+    np.testing.assert_array_equal(centre_crop(image, (9, 2)), image[:, 2:4])  # FLAIR heads: narrower than the header
+
+
+def test_the_target_of_one_coil_is_the_complex_image(tmp_path):
+    write_patients(tmp_path, ["a", "b", "c", "d"], image_shape=(18, 16))
+    source = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
+    assert len(source) == 8
+    example = source[3]
+    assert example.name == f"{tmp_path.name}1_001"
+    np.testing.assert_allclose(example.target, ifft2c_numpy(noise(2, *SHAPE, seed=1)[1])[3:21, 2:18], atol=1e-6)
+    assert example.ct.shape == (18, 16) and not example.ct.any()
+    for patient in "abcd":
+        assert patient != example.subject and len(example.subject) == 12
+
+
+def test_coils_are_combined(tmp_path):
+    write_patients(tmp_path, ["a", "b", "c", "d"], coils=(3,))
+    target = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))[0].target
+    images = ifft2c_numpy(noise(2, 3, *SHAPE)[0])
+    np.testing.assert_allclose(target, np.linalg.norm(images, axis=0), rtol=1e-5)
+    flat = noise(1, *SHAPE)[0] * np.hypot(*np.mgrid[-1:1:24j, -1:1:20j])  # one image seen by three coils
+    weights = np.array([1, 2j, -2], np.complex64)[:, None, None]
+    write_kspace(tmp_path / "z.h5", fft2c_numpy((weights * flat).astype(np.complex64))[None])
+    config = FastMRIConfig(root=str(tmp_path), split="all", combine="espirit")
+    target = FastMRISource(config)[8].target
+    np.testing.assert_allclose(target, 3 * flat, atol=1e-4)  # phase of the first coil
+
+
+def test_official_parts(tmp_path):
+    write_patients(tmp_path / "knee_singlecoil_train", [f"t{n}" for n in range(6)])
+    write_patients(tmp_path / "knee_singlecoil_val", [f"v{n}" for n in range(3)])
+    write_patients(tmp_path / "knee_multicoil_val", ["m"], coils=(2,))
+    counts = {
+        split: len(FastMRISource(FastMRIConfig(root=str(tmp_path), split=split)))
+        for split in ("train", "inner_train", "inner_valid", "valid", "test", "all")
+    }
+    assert counts == {"train": 12, "inner_train": 10, "inner_valid": 2, "valid": 4, "test": 2, "all": 18}
+    assert len(FastMRISource(FastMRIConfig(root=str(tmp_path), split="all", acquisition="AXT2"))) == 8
+    assert len(FastMRISource(FastMRIConfig(root=str(tmp_path), split="valid", coils="multicoil"))) == 2
+    write_patients(tmp_path / "knee_singlecoil_val", ["t0"])
+    with pytest.raises(ValueError, match="is in train and in val"):
+        FastMRISource(FastMRIConfig(root=str(tmp_path)))
+
+
+def test_wrong_folders(tmp_path, monkeypatch):
+    monkeypatch.delenv("ATLF_DATA_DIR", raising=False)
+    with pytest.raises(ValueError, match="set data.fastmri.root"):
+        FastMRISource(FastMRIConfig())
+    monkeypatch.setenv("ATLF_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="fastmri does not exist"):
+        FastMRISource(FastMRIConfig())
+    with pytest.raises(ValueError, match="with .h5 files nor .h5 files itself"):
+        FastMRISource(FastMRIConfig(root=str(tmp_path)))
+    write_patients(tmp_path, ["a"])
+    with pytest.raises(ValueError, match=r"no volume of split 'test' in .* \(1 volumes of 1 patients\)"):
+        FastMRISource(FastMRIConfig(root=str(tmp_path), split="test"))
+    write_kspace(tmp_path / "scan.h5", noise(1, *SHAPE), mask=np.ones(20, bool))
+    with pytest.raises(ValueError, match="has a mask: it is undersampled"):
+        FastMRISource(FastMRIConfig(root=str(tmp_path)))
+
+
+@pytest.mark.data
+def test_a_real_scan_goes_through_a_file(tmp_path, data_dir):
+    kspace = np.load(Path(data_dir, "kspace", "larson_knee_1ch_full_332x640.npy"))
+    write_kspace(tmp_path / "knee.h5", kspace[None].astype(np.complex64), attributes={"patient_id": "knee"})
+    (example,) = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
+    np.testing.assert_allclose(fft2c_numpy(example.target), kspace, atol=1e-5 * np.abs(kspace).max())

@@ -1,0 +1,418 @@
+"""The command atlf-reconstruct end to end: images and their record out, one line on a mistake."""
+
+import errno
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+
+import atlf_jax as atlf
+from atlf_jax.data.fastmri import write_kspace
+from atlf_jax.data.transforms import fft2c_numpy
+from atlf_jax.data.volume import Volume, read_nifti, write_nifti
+from atlf_jax.reconstruct import command
+
+ROOT = Path(__file__).resolve().parent.parent
+FULL = ("--method", "zero_filled", "--mask.acceleration", "1")
+OBLIQUE = np.array([[-0.9, 0.2, 0.4, 80], [0.25, 0.92, 0.3, -60], [-0.3, 0.35, 4.8, 12], [0, 0, 0, 1]])
+LAS = np.diag([-1.0, 1.2, 3.0, 1.0])
+
+
+def head(shape=(20, 18, 5)):
+    rng = np.random.default_rng(0)
+    return (700 * rng.random(shape)).astype(np.float32)
+
+
+def save(path, data, affine=LAS, codes=(1, 1)):
+    write_nifti(path, Volume(data, affine, codes))
+    return path
+
+
+def call(*arguments):
+    command.main([str(argument) for argument in arguments])
+
+
+def refused(*arguments, words=(), left=None):
+    """The command ends with one line and writes nothing."""
+    folder = Path(str(arguments[1])).parent
+    before = sorted(folder.rglob("*")) if folder.is_dir() else []
+    with pytest.raises(SystemExit) as error:
+        call(*arguments)
+    message = str(error.value)
+    assert message.startswith("atlf-reconstruct: ") and "\n" not in message
+    for word in words:
+        assert str(word) in message
+    after = sorted(folder.rglob("*")) if folder.is_dir() else []
+    assert after == before
+    return message
+
+
+@pytest.mark.parametrize(
+    ("affine", "codes"),
+    [(OBLIQUE, (1, 1)), (LAS, (1, 1)), (LAS, (0, 2)), (np.diag([2.0, 1, 1, 1]), (1, 0))],
+    ids=["oblique", "LAS", "sform only", "qform only, sagittal"],
+)
+def test_a_full_mask_gives_the_volume_back(tmp_path, affine, codes):
+    data = head()
+    source = save(tmp_path / "mr.nii.gz", data, affine, codes)
+    call(source, tmp_path / "new" / "out.nii.gz", *FULL)
+    out, want = read_nifti(tmp_path / "new" / "out.nii.gz"), read_nifti(source)
+    np.testing.assert_allclose(out.data, data, atol=1e-5 * data.max())  # measured 3e-7
+    np.testing.assert_array_equal(out.affine, want.affine)
+    assert out.codes == want.codes
+    record = json.loads((tmp_path / "new" / "out.json").read_text())
+    assert record["mask"]["effective_acceleration"] == 1 and record["data_consistency_residual"] < 1e-5
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["out.json", "out.nii.gz"]
+
+
+def test_negative_voxels_keep_their_sign(tmp_path):
+    data = head() - 100
+    call(save(tmp_path / "mr.nii", data), tmp_path / "out.nii", *FULL)
+    np.testing.assert_allclose(read_nifti(tmp_path / "out.nii").data, data, atol=1e-5 * data.max())
+    assert json.loads((tmp_path / "out.json").read_text())["values"] == "real part"
+
+
+def test_undersampling_equals_the_library(tmp_path):
+    data = head((20, 18, 7))  # an odd number of slices: the last batch is filled up
+    source = save(tmp_path / "mr.nii.gz", data)
+    flags = ("--mask.kind", "equispaced_fraction", "--mask.acceleration", "3", "--mask.center_fraction", "0.2")
+    call(source, tmp_path / "out.nii.gz", "--method", "zero_filled", *flags, "--panels", "--batch_size", "3")
+    config = atlf.MaskConfig("equispaced_fraction", 3.0, 0.2)
+    mask = atlf.make_mask(config, (18, 20), seed=atlf.seed_from_name("mr.nii.gz"))
+    out = read_nifti(tmp_path / "out.nii.gz").data
+    one = data[:, ::-1, 3].T  # rows from the front to the back; LAS columns run from right to left already
+    want = np.abs(atlf.reconstruct(fft2c_numpy(one.astype(np.complex64)), mask.mask))
+    np.testing.assert_allclose(out[:, ::-1, 3].T, want, atol=1e-5 * data.max())
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["mask"]["hash"] == mask.hash and record["mask"]["kind"] == "equispaced_fraction"
+    assert record["mask"]["nominal_acceleration"] == 3
+    assert record["versions"]["atlf_jax"] == atlf.__version__ and record["seconds"]["total"] > 0
+    assert "mr.nii" not in json.dumps(record)  # names of files may be names of people
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_ct_on_another_grid_is_resampled(tmp_path):
+    source = save(tmp_path / "mr.nii.gz", head())
+    ct = np.full((30, 30, 9), -1000, np.float32)
+    ct[4:26, 4:26] = 40
+    shifted = np.array([[1.0, 0, 0, -24], [0, 1, 0, -4], [0, 0, 2, -1], [0, 0, 0, 1]])
+    save(tmp_path / "ct.nii.gz", ct, shifted)
+    arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz", "--ct.no_clean")
+    seen = command.open_scan(
+        source, mask=atlf.MaskConfig(), ct=command.CTConfig(path=str(tmp_path / "ct.nii.gz"), clean=False)
+    )
+    assert seen[2].ct.shape == (18, 20) and seen[2].ct.max() == 0.5  # 40 HU in -160..240
+    call(*arguments)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["ct"]["window"] == "soft_tissue" and 0 < record["ct"]["covers"] <= 1
+    far = save(
+        tmp_path / "far.nii.gz",
+        ct,
+        shifted + 1000 * np.eye(4)[:, 3:] * np.eye(4)[3] + np.outer([1e3, 0, 0, 0], [0, 0, 0, 1]),
+    )
+    refused(
+        *arguments[:2],
+        *FULL,
+        "--overwrite",
+        "--ct.no_clean",
+        "--ct.path",
+        far,
+        words=("do not overlap", "--ct.register rigid"),
+    )
+
+
+def test_a_ct_is_registered_first(tmp_path, monkeypatch):
+    from atlf_jax.data import registration
+
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+    ct = save(tmp_path / "ct.nii.gz", head(), LAS + np.outer([1e3, 0, 0, 0], [0, 0, 0, 1]))  # a metre away
+    flags = (*FULL, "--ct.path", ct, "--ct.no_clean", "--ct.register", "rigid")
+    there = np.eye(4)
+    there[0, 3] = 1e3
+
+    def found(good):
+        def register(ct, mr, config):
+            assert config.kind == "rigid" and ct.data.shape == mr.data.shape
+            return registration.Registration(there, {"body_dice": 0.5}, good)
+
+        return register
+
+    monkeypatch.setattr(registration, "register", found(good=False))
+    refused(source, out, *flags, words=("ct.nii.gz is poor (body_dice 0.50)", "--ct.keep_flagged"))
+    call(source, out, *flags, "--ct.keep_flagged")
+    monkeypatch.setattr(registration, "register", found(good=True))
+    call(source, out, *flags, "--overwrite")
+    assert json.loads((tmp_path / "out.json").read_text())["ct"] == {
+        "window": "soft_tissue",
+        "registration": "rigid",
+        "cleaned": False,
+        "quality": {"body_dice": 0.5},
+        "covers": 1.0,
+    }
+
+    def missing(*_):
+        raise ImportError("registration needs SimpleITK: pip install 'atlf-jax[registration]'")
+
+    monkeypatch.setattr(registration, "register", missing)
+    refused(source, out, *flags, "--overwrite", words=("atlf-jax[registration]",))
+
+
+def test_a_ct_of_another_person_is_refused(tmp_path, monkeypatch):
+    from atlf_jax.data.dicom import Scan
+    from atlf_jax.reconstruct import scans
+
+    source = save(tmp_path / "mr.nii.gz", head())
+    monkeypatch.setattr(
+        scans, "read_scan", lambda path, modality: Scan(read_nifti(source), modality, patient=f"digest of {modality}")
+    )
+    arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz")
+    assert "digest" not in refused(*arguments, words=("have different patient numbers in their headers",))
+
+
+def test_a_ct_for_kspace_lies_on_its_grid(tmp_path):
+    arguments = npy(tmp_path, noise(2, 20, 16))
+    np.save(tmp_path / "ct.npy", np.full((2, 20, 16), 40, np.int16))
+    flags = ("--ct.path", tmp_path / "ct.npy")
+    refused(*arguments, *flags, "--ct.register", "rigid", words=("cannot be registered to",))
+    refused(*arguments, *flags, "--ct.window", "none", words=("spans [40, 40]; wanted [0, 1]",))
+    call(*arguments, *flags, "--ct.window", "brain")
+    assert json.loads((tmp_path / "out.json").read_text())["ct"]["window"] == "brain"
+    np.save(tmp_path / "ct.npy", np.zeros((2, 20, 15)))
+    refused(*arguments, *flags, "--overwrite", words=("ct.npy has slices (2, 20, 15), and k-space (2, 20, 16)",))
+
+
+def test_fastmri_files(tmp_path):
+    rng = np.random.default_rng(1)
+    image = (rng.random((3, 32, 28)) + 0.2).astype(np.complex64)
+    maps = np.asarray(atlf.birdcage_maps((32, 28), 4))
+    kspace = fft2c_numpy(maps[None] * image[:, None])
+    mask = np.ones(28, bool)
+    write_kspace(tmp_path / "scan.h5", kspace, mask=mask, image_shape=(24, 20), attributes={"patient_id": "Smith"})
+    arguments = ("--method", "zero_filled", "--coils", "low_resolution", "--panels")
+    call(tmp_path / "scan.h5", tmp_path / "out.h5", *arguments)
+    with h5py.File(tmp_path / "out.h5") as file:
+        out = file["reconstruction"][()]
+        assert out.dtype == np.float32 and out.shape == (3, 24, 20)
+        assert "patient_id" not in file.attrs
+    want = np.abs(atlf.reconstruct(kspace, mask, coils="low_resolution"))[:, 4:28, 4:24]
+    np.testing.assert_allclose(out, want, atol=1e-5)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["mask"]["kind"] == "of the scan" and record["coils"]["maps"] == "low_resolution"
+    assert "Smith" not in (tmp_path / "out.json").read_text()
+
+
+def test_padding_is_never_acquired(tmp_path):
+    kspace = fft2c_numpy(head((3, 20, 24)).astype(np.complex64))
+    write_kspace(tmp_path / "scan.h5", kspace, padding=(4, 2))
+    call(tmp_path / "scan.h5", tmp_path / "out.h5", *FULL)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["mask"]["nominal_acceleration"] == 1
+    assert record["mask"]["effective_acceleration"] == pytest.approx(24 / 18, abs=1e-3)
+
+
+def test_npy_files(tmp_path):
+    image = head((3, 20, 18)).astype(np.complex64)
+    np.save(tmp_path / "k.npy", fft2c_numpy(image))
+    np.save(tmp_path / "mask.npy", np.ones(18, np.uint8))
+    call(tmp_path / "k.npy", tmp_path / "out.h5", "--method", "zero_filled", "--sampling.file", tmp_path / "mask.npy")
+    with h5py.File(tmp_path / "out.h5") as file:
+        np.testing.assert_allclose(file["reconstruction"], image.real, atol=700 * 1e-5)
+    call(tmp_path / "k.npy", tmp_path / "b.h5", *FULL, "--sampling.retrospective", "--ct.window", "none")
+    with h5py.File(tmp_path / "b.h5") as file:
+        np.testing.assert_allclose(file["reconstruction"], image.real, atol=700 * 1e-5)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    source = save(tmp_path / "mr.nii.gz", head())
+    call(source, tmp_path / "new" / "out.nii.gz", *FULL, "--dry_run")
+    said = capsys.readouterr().err
+    assert "5 slices of 18x20" in said and "out.nii.gz" in said and "nothing was written" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_are_there_are_kept(tmp_path):
+    source = save(tmp_path / "mr.nii.gz", head())
+    (tmp_path / "out.nii.gz").write_text("old")
+    refused(source, tmp_path / "out.nii.gz", *FULL, words=("is there already", "--overwrite"))
+    refused(source, source, *FULL, "--overwrite", words=("is the input",))
+    call(source, tmp_path / "out.nii.gz", *FULL, "--overwrite")
+    assert read_nifti(tmp_path / "out.nii.gz").data.shape == (20, 18, 5)
+
+
+def npy(tmp_path, kspace, mask=None):
+    np.save(tmp_path / "k.npy", kspace)
+    np.save(tmp_path / "mask.npy", np.ones(kspace.shape[-1], bool) if mask is None else mask)
+    return tmp_path / "k.npy", tmp_path / "out.h5", "--method", "zero_filled", "--sampling.file", tmp_path / "mask.npy"
+
+
+def noise(*shape):
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+@pytest.mark.parametrize(
+    ("kspace", "mask", "words"),
+    [
+        (noise(2, 20, 16), np.ones(9), ("mask.npy has shape (9,)", "wanted a mask [16]")),
+        (noise(2, 20, 16), np.full(16, 2), ("mask.npy", "other than 0 and 1")),
+        (noise(2, 20, 16), np.arange(16) == 0, ("mask.npy", "zero frequency is not acquired", "'corner'")),
+        (noise(2, 20, 16).view(np.float32).reshape(2, 20, 16, 2), np.ones(16), ("kept apart", "k[..., 0] + 1j")),
+        (np.abs(noise(3, 20, 16)), np.ones(16), ("k-space is float32", "wanted complex64")),
+        (np.zeros((2, 20, 16), np.complex64), np.ones(16), ("k-space is zero at every sample",)),
+        (noise(2, 20, 16) * np.where(np.arange(16) == 3, np.nan, 1), np.ones(16), ("slice 0", "not finite")),
+        (noise(20), np.ones(20), ("k-space has shape (20,)",)),
+    ],
+    ids=["mask size", "mask values", "mask layout", "two reals", "magnitude", "zero", "nan", "axes"],
+)
+def test_bad_kspace_is_one_line(tmp_path, kspace, mask, words):
+    refused(*npy(tmp_path, kspace, mask), words=words)
+
+
+def test_more_bad_input_is_one_line(tmp_path):
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+    refused(tmp_path / "nothing.nii", out, *FULL, words=("nothing.nii",))
+    refused(tmp_path / "nothing.npy", tmp_path / "out.h5", *FULL, words=("not a readable .npy array",))
+    refused(tmp_path / "scan.png", tmp_path / "out.h5", *FULL, words=("ends in none of .nii",))
+    refused(source, tmp_path / "out.h5", *FULL, words=("out.h5 ends in neither .nii nor .nii.gz",))
+    refused(source, out, words=("--checkpoint runs/NAME",))
+    refused(source, out, "--checkpoint", tmp_path / "runs" / "x", words=("no 'best' checkpoint under", "train first"))
+    refused(source, out, *FULL, "--virtual_coils", "2", words=("no coil axis",))
+    refused(source, out, *FULL, "--batch_size", "0", words=("--batch_size is 0",))
+    refused(save(tmp_path / "zero.nii", 0 * head()), out, *FULL, words=("zero everywhere",))
+    (tmp_path / "cut.nii.gz").write_bytes(source.read_bytes()[:200])
+    refused(tmp_path / "cut.nii.gz", out, *FULL, words=("truncated gzip",))
+    spoilt = nibabel.load(source).get_fdata()
+    spoilt[0, 0, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(spoilt, LAS), tmp_path / "nan.nii")
+    refused(tmp_path / "nan.nii", out, *FULL, words=("not finite",))
+    np.save(tmp_path / "k.npy", noise(2, 20, 16))
+    refused(tmp_path / "k.npy", tmp_path / "out.h5", *FULL, words=("which samples were acquired", "--sampling.file"))
+
+
+def test_coils_are_checked(tmp_path):
+    kspace = noise(2, 3, 20, 16)
+    arguments = npy(tmp_path, kspace, np.arange(16) % 2 == 0)
+    refused(*arguments, words=("fully sampled centre of the mask is smaller than 6 samples",))
+    arguments = npy(tmp_path, kspace)
+    refused(*arguments, "--virtual_coils", "4", words=("--virtual_coils is 4; wanted 1 to 3",))
+    np.save(tmp_path / "cov.npy", np.ones((3, 3)))
+    refused(*arguments, "--noise_covariance", tmp_path / "cov.npy", words=("not positive definite",))
+    np.save(tmp_path / "cov.npy", np.eye(2))
+    refused(*arguments, "--noise_covariance", tmp_path / "cov.npy", words=("of 3 coils",))
+    np.save(tmp_path / "maps.npy", noise(3, 20, 15))
+    refused(*arguments, "--kspace.coil_maps", tmp_path / "maps.npy", words=("maps.npy has shape (3, 20, 15)",))
+    np.save(tmp_path / "cov.npy", np.eye(3))
+    call(*arguments, "--noise_covariance", tmp_path / "cov.npy", "--virtual_coils", "2")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["coils"] == {
+        "coils": 3,
+        "virtual_coils": 2,
+        "whitened": True,
+        "maps": "espirit",
+        "calibration": [20, 16],
+    }
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "h5"])
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, ending):
+    source = save(tmp_path / "mr.nii.gz", head())
+    arguments = (source, tmp_path / "out.nii.gz", *FULL) if ending == "nii.gz" else npy(tmp_path, noise(2, 20, 16))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)  # the record, written after the image
+    refused(*arguments, words=("No space left on device", "make room"))
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    refused(*arguments, words=("No space left on device", "make room"))
+
+
+def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
+    source = save(tmp_path / "mr.nii.gz", head())
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    refused(source, source / "out.nii.gz", *FULL, words=("cannot be written",))  # a file where a folder is meant
+    monkeypatch.setattr("tempfile.mkdtemp", forbidden)
+    refused(source, tmp_path / "out.nii.gz", *FULL, words=("Permission denied", "choose another folder"))
+
+
+def run(*arguments, limit="unlimited"):
+    """Run the command as a user does, with files of at most so many KiB."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    command = (
+        f"ulimit -f {limit} && exec {shlex.join([sys.executable, '-m', 'atlf_jax.reconstruct', *map(str, arguments)])}"
+    )
+    return subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["volume", "k-space"])
+def test_the_command_itself(tmp_path, kind):
+    """As a user runs it; and with a file size that the system refuses in the middle of writing."""
+    if kind == "volume":
+        arguments = (save(tmp_path / "mr.nii.gz", head((40, 40, 20))), tmp_path / "out.nii.gz", *FULL)
+    else:
+        arguments = npy(tmp_path, noise(20, 40, 40))
+    failed = run(*arguments, limit=20)
+    assert failed.returncode != 0
+    last = failed.stderr.strip().splitlines()[-1]
+    assert last.startswith("atlf-reconstruct: ") and "cannot be written" in last and "Traceback" not in failed.stderr
+    assert not [file for file in tmp_path.iterdir() if "out" in file.name]
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    assert arguments[1].exists() and (tmp_path / "out.json").exists()
+
+
+@pytest.mark.slow
+def test_a_trained_network_with_hard_consistency_gives_a_full_scan_back(tmp_path):
+    from tests.test_evaluate_cli import run as run_program
+
+    stages = [f"--config.train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
+    trained = run_program("train.py", "--config=configs/phantom_smoke.py", f"--workdir={tmp_path / 'run'}", *stages)
+    assert trained.returncode == 0, trained.stderr
+    data = head((31, 33, 3))  # the network wants even sides
+    source = save(tmp_path / "mr.nii.gz", data, OBLIQUE)
+    flags = ("--checkpoint", tmp_path / "run", "--hard_consistency")
+    call(source, tmp_path / "full.nii.gz", *flags, "--mask.acceleration", "1", "--mask.center_fraction", "0.08")
+    np.testing.assert_allclose(read_nifti(tmp_path / "full.nii.gz").data, data, atol=1e-5 * data.max())
+    call(source, tmp_path / "out.nii.gz", *flags)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["mask"]["nominal_acceleration"] == 4 and record["mask"]["kind"] == "random"  # as it was trained
+    assert record["model"]["name"] == "phantom_smoke" and record["data_consistency_residual"] < 1e-4
+
+
+@pytest.mark.data
+def test_real_volumes_come_back(tmp_path, data_dir):
+    for name in ("mmwhs/mscmr_mr_volumes/patient10_C0.nii.gz", "mmwhs/mscmr_mr_volumes/patient10_LGE.nii.gz"):
+        source, out = Path(data_dir, name), tmp_path / Path(name).name
+        call(source, out, *FULL)
+        want, got = read_nifti(source), read_nifti(out)
+        np.testing.assert_allclose(got.data, want.data, atol=1e-5 * want.data.max())
+        np.testing.assert_array_equal(got.affine, want.affine)
+        assert got.codes == want.codes
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_real_coils(tmp_path, data_dir):
+    kspace = np.load(Path(data_dir, "kspace", "sigpy_brain_8ch_poisson8x_230x180.npy"))
+    np.save(tmp_path / "brain.npy", kspace)
+    np.save(tmp_path / "mask.npy", np.abs(kspace).sum(0) > 0)
+    files = ("--sampling.file", tmp_path / "mask.npy", "--kspace.first_axis", "coils")
+    call(tmp_path / "brain.npy", tmp_path / "out.h5", "--method", "zero_filled", *files, "--virtual_coils", "6")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["coils"]["calibration"] == [24, 24]
+    assert record["mask"]["effective_acceleration"] == pytest.approx(8.042, abs=0.001)
