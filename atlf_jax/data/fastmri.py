@@ -272,7 +272,8 @@ class FastMRISource:
             or without a patient's number where one folder holds all splits.
 
     Source: fastMRI (Zbontar et al. 2018). Departures: the complex image is the target, not ``reconstruction_esc`` or
-    ``reconstruction_rss``; the official test part has no truth and is not read.
+    ``reconstruction_rss``, in units of the file's attribute ``max``; the official test part has no truth and is not
+    read.
     """
 
     def __init__(self, config: FastMRIConfig) -> None:
@@ -294,7 +295,9 @@ class FastMRISource:
         with KSpaceFile(volume.path) as file:
             images = ifft2c_numpy(file[slice_index])
             target = _combine(images, self._config.combine) if file.coils else images
-            target = np.ascontiguousarray(centre_crop(target, file.image_shape), np.complex64)
+            # the file's own maximum becomes 1, the peak that training's PSNR and the profile ``picture`` take
+            target = centre_crop(target, file.image_shape) / float(file.attributes.get("max") or 1)
+            target = np.ascontiguousarray(target, np.complex64)
         name = f"{volume.path.stem}_{slice_index:03d}"
         return validate_example(Example(name, volume.subject, np.zeros(target.shape, np.float32), target))
 

@@ -165,6 +165,14 @@ def test_the_target_of_one_coil_is_the_complex_image(tmp_path):
         assert patient != example.subject and len(example.subject) == 12
 
 
+def test_targets_are_in_units_of_the_maximum_that_the_file_tells(tmp_path):
+    kspace = noise(1, *SHAPE)
+    peak = np.abs(ifft2c_numpy(kspace)).max()
+    write_kspace(tmp_path / "a.h5", 1e-5 * kspace, attributes={"patient_id": "a", "max": 1e-5 * peak})
+    target = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))[0].target
+    np.testing.assert_allclose(target, ifft2c_numpy(kspace)[0] / peak, atol=1e-5)
+
+
 def test_coils_are_combined(tmp_path):
     write_patients(tmp_path, ["a", "b", "c", "d"], coils=(3,))
     target = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))[0].target
