@@ -14,9 +14,8 @@ def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
     """Return ``module(*arrays, **static)``; its insides are not kept for the gradient but computed again.
 
     ``jax.checkpoint`` alone saves nothing on a CPU: XLA drops its barrier there, finds that everything is computed
-    twice, and keeps the first. So the order is written into the values: what was kept waits for the gradient that comes
-    back, and the gradients handed on wait for each other, so that no product of weights is put off to the end with all
-    that it needs (docs/DESIGN.md, 23).
+    twice, and keeps the first. So the kept inputs are made to depend on the gradient that comes back, by adding zero
+    times one of its entries, which a compiler may not drop: it could be NaN (docs/DESIGN.md, 23).
 
     Args:
         module: any module.
@@ -28,22 +27,14 @@ def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
         return module(*arrays, **static)
 
     def forward(module: nn.Module, *arrays: Any) -> tuple[Any, Any]:
-        return nn.vjp(nn.remat(apply, prevent_cse=False), module, *arrays)
+        return nn.vjp(nn.remat(apply), module, *arrays)
 
     def backward(kept: Any, gradient: Any) -> Any:
-        gradients = _after(kept, gradient)(gradient)
-        return _after(gradients, gradients)
+        zero = next(0 * leaf.ravel()[0].real for leaf in jax.tree.leaves(gradient) if _is_inexact(leaf))
+        later = jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype) if _is_inexact(leaf) else leaf, kept)
+        return later(gradient)
 
     return nn.custom_vjp(apply, forward, backward)(module, *arrays)
-
-
-def _after(values: Any, first: Any) -> Any:
-    """Return the values, unchanged, but not before every array of ``first`` is there.
-
-    Zero times an entry of each is added. A compiler may not drop that: the entry could be NaN.
-    """
-    zero = sum(0 * leaf.ravel()[0].real for leaf in jax.tree.leaves(first) if _is_inexact(leaf))
-    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype) if _is_inexact(leaf) else leaf, values)
 
 
 def _is_inexact(leaf: Array) -> bool:

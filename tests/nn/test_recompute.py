@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atlf_jax.nn.recompute import recompute
+from atlf_jax.nn.restormer import RestormerEncoder
 
 
 class Block(nn.Module):
@@ -51,7 +52,13 @@ def test_parameters_have_the_same_names():
 
 
 def test_it_saves_memory_although_the_compiler_merges_equal_computations():
-    memory = [
-        gradient(saving).lower(*inputs()).compile().memory_analysis().temp_size_in_bytes for saving in (False, True)
-    ]
-    assert memory[1] < 0.8 * memory[0]  # .6 measured; jax.checkpoint alone: 1
+    image = jnp.ones((1, 32, 32, 1))
+
+    def memory(remat):
+        encoder = RestormerEncoder(width=16, blocks=4, heads=2, remat=remat)
+        variables = jax.eval_shape(encoder.init, jax.random.key(0), image)
+        gradient = jax.jit(jax.grad(lambda variables: jnp.square(encoder.apply(variables, image)).sum()))
+        return gradient.lower(variables).compile().memory_analysis().temp_size_in_bytes
+
+    plain, saving = memory(False), memory(True)
+    assert saving < 0.6 * plain  # .44 measured; nn.remat alone: 1
