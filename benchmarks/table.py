@@ -29,7 +29,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     names = list(rows[0])
     cells = [[_cell(row[name]) for name in names] for row in rows]
     numeric = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
-    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+    widths = [max(2, len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
 
     def line(texts: Sequence[str]) -> str:
         padded = [t.rjust(w) if n else t.ljust(w) for t, w, n in zip(texts, widths, numeric, strict=True)]
