@@ -34,13 +34,14 @@ class Inputs(NamedTuple):
     mu: np.ndarray  # [b] float32
 
 
-def make_inputs(size: int, batch: int, *, seed: int = 0) -> Inputs:
+def make_inputs(size: int, batch: int, *, seed: int = 0, double: bool = False) -> Inputs:
     """Draw smooth heads with noise under line masks that keep about a third of the columns.
 
     Args:
         size: height and width.
         batch: number of examples.
         seed: of everything drawn.
+        double: float64 and complex128 in place of float32 and complex64.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -53,11 +54,12 @@ def make_inputs(size: int, batch: int, *, seed: int = 0) -> Inputs:
     start = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes), norm="ortho"), axes)
     scale = np.abs(start).max(axes, keepdims=True)
     mu_index = np.arange(batch, dtype=np.int32) % 6
+    real, complex_ = (np.float64, np.complex128) if double else (np.float32, np.complex64)
     return Inputs(
-        (kspace / scale).astype(np.complex64),
+        (kspace / scale).astype(complex_),
         mask,
-        rng.random((batch, size, size), np.float32),
-        (image / scale).astype(np.complex64),
+        rng.random((batch, size, size)).astype(real),
+        (image / scale).astype(complex_),
         mu_index,
-        np.array((2e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5), np.float32)[mu_index],
+        np.array((2e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5), real)[mu_index],
     )

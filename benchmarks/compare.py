@@ -1,7 +1,8 @@
 """Time our networks against the same networks in PyTorch: ``python -m benchmarks.compare --out=runs/compare``.
 
-Every contestant is a process of its own with the same parameters and inputs. Before anything is timed, its outputs and
-its gradient must agree with ours to 1e-4. Then they take turns (ours, a peer, ours, the next peer, ...) while the
+Every contestant is a process of its own with the same parameters and inputs. Before anything is timed, loss and
+gradient of every parameter must agree with ours to 1e-8 in float64 at 64x64, and its float32 outputs to 1e-4 at the
+size to be timed. Then they take turns (ours, a peer, ours, the next peer, ...) while the
 others sleep; a turn is one step that is not timed and a few that are, and a ratio is ours over the peer's within one
 round. Peak memory and compilation come from fresh processes. Needs the extra ``bench``, and g++ for torch-compile.
 
@@ -20,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.case import TASKS, Case
-from benchmarks.table import machine, markdown, median_and_iqr
+from benchmarks.table import busy_cores, machine, markdown, median_and_iqr
 from benchmarks.worker import Failed, Worker
 
 PEERS = (
@@ -31,6 +32,7 @@ PEERS = (
     "torch-unfolded",
 )
 PARITY_SIZE = 64
+BUSY = 0.2  # cores that others may use before the report warns
 PAUSE = 0.3  # seconds between turns: threads of the last contestant that still spin go to sleep
 
 
@@ -72,33 +74,49 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in arguments.sizes
         for batch in arguments.batches
     ]
-    small = [Case(preset, "training", PARITY_SIZE, 2) for preset in arguments.presets]
-    for case in small + (cases if arguments.rounds else []):
-        rounds = arguments.rounds if case in cases else 0
-        cell = compare(case, arguments.peers, rounds=rounds, steps=arguments.steps, out=out, versions=results)
-        if rounds and not arguments.no_memory:
+    checks = [Case(preset, "training", PARITY_SIZE, 2) for preset in arguments.presets]
+    todo = [(case, True) for case in checks] + [(case, False) for case in cases if arguments.rounds]
+    peers = dict.fromkeys(arguments.presets, arguments.peers)
+    for case, check_only in todo:
+        cell = compare(case, peers[case.preset], arguments, out, results["versions"], check_only=check_only)
+        if check_only:  # who is another network is not timed
+            peers[case.preset] = [name for name in cell["contestants"] if name != "ours" and _well(cell, name)]
+        elif not arguments.no_memory:
             for contestant, entry in cell["contestants"].items():
-                if "failed" not in entry:
+                if _well(cell, contestant):
                     entry |= measure_memory(contestant, case, out)
         results["cells"].append(cell)
         (out / "results.json").write_text(json.dumps(results, indent=1))
         report(results, out)
     print(report(results, out))
-    if any("failed" in entry for cell in results["cells"] for entry in cell["contestants"].values()):
+    if not all(_well(cell, name) for cell in results["cells"] for name in cell["contestants"]):
         raise SystemExit("some contestants failed: see the end of the report and the logs")
 
 
+def _well(cell: dict[str, Any], contestant: str) -> bool:
+    return "failed" not in cell["contestants"][contestant]
+
+
 def compare(
-    case: Case, peers: Sequence[str], *, rounds: int, steps: int, out: Path, versions: dict[str, Any]
+    case: Case,
+    peers: Sequence[str],
+    arguments: argparse.Namespace,
+    out: Path,
+    versions: dict[str, str],
+    *,
+    check_only: bool,
 ) -> dict[str, Any]:
-    """Start all contestants of a case, check them against ours and let them take turns."""
+    """Start all contestants of a case, check them against ours and let them take turns.
+
+    ``check_only`` checks in float64 and leaves it at that.
+    """
     entries: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         workers = {}
         for contestant in ("ours", *peers):
             print(f"{case}: {contestant} starts", flush=True)
             try:
-                options = {} if contestant == "ours" else _peer_options(case, out)
+                options = {"double": check_only} | ({} if contestant == "ours" else _peer_options(case, out))
                 worker = stack.enter_context(Worker(contestant, case, _log(out, case, contestant), **options))
                 if contestant == "ours":
                     worker.ask("reference", path=str(_reference(out, case)))
@@ -108,22 +126,24 @@ def compare(
                     break  # there is nothing to check the others against
                 continue
             workers[contestant] = worker
-            versions["versions"] |= worker.ready["versions"]
+            versions |= worker.ready["versions"]
             entries[contestant] = {name: worker.ready[name] for name in ("compile_seconds", "parity")} | {"turns": []}
 
-        for number in range(rounds):
+        time.sleep(PAUSE)
+        others = None if check_only else busy_cores()  # all contestants sleep now
+        for number in range(0 if check_only else arguments.rounds):
             for contestant in _turns([name for name in workers if name != "ours"]):
                 if contestant in workers:
                     time.sleep(PAUSE)
                     try:
-                        seconds = workers[contestant].ask("steps", count=steps)
+                        seconds = workers[contestant].ask("steps", count=arguments.steps)
                     except Failed as failure:
                         entries[contestant] = {"failed": str(failure)}
                         del workers[contestant]
                         continue
                     entries[contestant]["turns"].append({"round": number, "seconds": seconds})
-            print(f"{case}: round {number + 1} of {rounds}", flush=True)
-    return {"case": case._asdict(), "contestants": entries}
+            print(f"{case}: round {number + 1} of {arguments.rounds}", flush=True)
+    return {"case": case._asdict(), "busy_cores": others, "contestants": entries}
 
 
 def _turns(peers: Sequence[str]) -> list[str]:
@@ -230,6 +250,12 @@ def report(results: dict[str, Any], out: Path) -> str:
     if timed:
         parts.append(markdown([row for rows in timed for row in rows]))
         parts.append("Ours over the best peer:\n\n" + "\n".join(best_peer(rows) for rows in timed))
+    busy = [
+        f"- {Case(**c['case'])}: {c['busy_cores']} cores" for c in results["cells"] if (c["busy_cores"] or 0) > BUSY
+    ]
+    if busy:
+        told = "Other programs were running, and OpenMP (PyTorch) suffers from that far more than XLA. Measure again:"
+        parts.append(f"{told}\n\n" + "\n".join(busy))
     if failures:
         parts.append("Failed:\n\n" + "\n".join(failures))
     text = "\n\n".join(parts) + "\n"

@@ -55,14 +55,19 @@ class Ours:
         case: what to run.
         changes: other fields of the reconstruction process, for scaling laws.
         part: "whole", or "reconstruction" alone with a given fused image.
+        double: compute in float64, for the check of peers.
     """
 
-    def __init__(self, case: Case, *, changes: dict[str, Any] | None = None, part: str = "whole") -> None:
+    def __init__(
+        self, case: Case, *, changes: dict[str, Any] | None = None, part: str = "whole", double: bool = False
+    ) -> None:
         import optax  # the start-up figures import this file and count no optimiser
 
+        if double:
+            jax.config.update("jax_enable_x64", True)
         self.case, self.part = case, part
         self.model = build(configure(case.preset, changes))
-        inputs = make_inputs(case.size, case.batch)
+        inputs = make_inputs(case.size, case.batch, double=double)
         self.measurement = Measurement(*(jnp.asarray(array) for array in (inputs.kspace, inputs.mask, inputs.ct)))
         self.target, self.mu = jnp.asarray(inputs.target), jnp.asarray(inputs.mu)
         self.mu_index = jnp.asarray(inputs.mu_index)

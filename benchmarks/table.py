@@ -4,11 +4,12 @@ import math
 import os
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine", "markdown", "median_and_iqr", "slope"]
+__all__ = ["busy_cores", "machine", "markdown", "median_and_iqr", "slope"]
 
 
 def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
@@ -25,7 +26,7 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Format rows of equal keys as a Markdown table: three significant digits, numbers to the right, None as a dash."""
+    """Format rows of equal keys as a Markdown table: three significant digits, numbers to the right, None a dash."""
     names = list(rows[0])
     cells = [[_cell(row[name]) for name in names] for row in rows]
     numeric = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
@@ -46,6 +47,8 @@ def _cell(value: Any) -> str:
         return str(value)
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
@@ -63,6 +66,22 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def busy_cores(seconds: float = 1.0) -> float | None:
+    """Return how many cores are kept busy by whatever runs now; None where the system does not tell (not Linux)."""
+    if not Path("/proc/stat").exists():
+        return None
+    before = _core_seconds()
+    time.sleep(seconds)
+    return round((_core_seconds() - before) / seconds, 2)
+
+
+def _core_seconds() -> float:
+    user, nice, system, _, _, irq, soft_irq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _processor() -> str:

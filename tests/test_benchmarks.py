@@ -1,6 +1,7 @@
 """The benchmarks' command lines, arithmetic and tables; the PyTorch peer against the network where torch is at hand."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from atlf_jax.models import build
 from benchmarks import compare, scaling, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
-from benchmarks.table import machine, markdown, median_and_iqr, slope
+from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
 from benchmarks.worker import Failed, Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,17 +67,20 @@ def test_statistics():
 
 def test_markdown():
     rows = [{"name": "a", "s": 1234.5, "n": 3, "note": ""}, {"name": "bb", "s": 0.012345, "n": None, "note": "x"}]
+    rows += [{"name": "c", "s": 1.234e-8, "n": 0, "note": ""}]
     assert markdown(rows).splitlines() == [
-        "| name |      s |  n | note |",
-        "| ---- | -----: | -: | ---- |",
-        "| a    |   1234 |  3 |      |",
-        "| bb   | 0.0123 |  - | x    |",
+        "| name |       s |  n | note |",
+        "| ---- | ------: | -: | ---- |",
+        "| a    |    1234 |  3 |      |",
+        "| bb   |  0.0123 |  - | x    |",
+        "| c    | 1.2e-08 |  0 |      |",
     ]
 
 
 def test_machine():
     found = machine()
     assert found["cores"] >= 1 and found["memory_gib"] > 0 and "/" not in found["allocator"]
+    assert 0 <= (busy_cores(0.1) or 0) <= 1.5 * (os.cpu_count() or 1)
 
 
 def cell():
@@ -87,7 +91,7 @@ def cell():
     }
     entries["ours"]["memory"] = {"steps_gib": 3.0, "process_gib": 4.0}
     entries["torch"]["memory"] = {"steps_gib": 2.0, "process_gib": 2.0}
-    return {"case": Case("faithful", "inference", 256, 1)._asdict(), "contestants": entries}
+    return {"case": Case("faithful", "inference", 256, 1)._asdict(), "busy_cores": 1.5, "contestants": entries}
 
 
 def test_ratios_are_taken_within_rounds(tmp_path):
@@ -96,7 +100,7 @@ def test_ratios_are_taken_within_rounds(tmp_path):
     assert torch["ours/it"] == 0.5 and torch["iqr"] == 0 and torch["ours/it mem"] == 1.5
     assert failed["median s"] is None and "killed" in failed["note"]
     text = compare.report({"machine": machine(), "versions": {"jax": "1"}, "cells": [cell()]}, tmp_path)
-    assert "time 0.50 of torch, memory 1.50 of torch" in text and "Failed" in text
+    assert "time 0.50 of torch, memory 1.50 of torch" in text and "Failed" in text and "1.5 cores" in text
     assert (tmp_path / "table.md").read_text() == text
 
 
@@ -138,9 +142,6 @@ def test_a_contestant_steps_and_writes_what_peers_must_meet(task, tmp_path):
     arrays = np.load(tmp_path / "reference.npz")
     name = "image" if task == "inference" else "gradient.phase_1.brb.theta"
     assert np.isfinite(arrays[name]).all() and "params.phase_0.rho" in arrays
-    if task == "training":
-        params = {"phase_0": {"rho": jnp.asarray(arrays["params.phase_0.rho"])}}
-        assert params["phase_0"]["rho"].shape == ()
 
 
 def test_a_contestant_that_ends_says_why(tmp_path):
@@ -160,15 +161,15 @@ SMALL = {
 @pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("preset", SMALL)
-def test_the_peer_is_the_same_network(preset, channels_last, folded):
+def test_the_peer_is_the_same_network(preset, channels_last, folded, x64):
     torch = pytest.importorskip("torch")
     from benchmarks.peers.torch_atlf import ATLFNet
-    from benchmarks.peers.torch_run import TOLERANCE, gradient_errors
+    from benchmarks.peers.torch_run import DOUBLE, gradient_errors
 
     config = configure(preset, SMALL[preset])
     lean = {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 4, "lfab_layers": 1}
     config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, **lean))
-    inputs = make_inputs(24, 2)
+    inputs = make_inputs(24, 2, double=True)
     measurement = Measurement(*map(jnp.asarray, inputs[:3]))
     model = build(config)
     params = draw_parameters(model, measurement)
@@ -180,15 +181,16 @@ def test_the_peer_is_the_same_network(preset, channels_last, folded):
 
     (_, image), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     net = ATLFNet(config, folded=folded, query_chunk=60)
-    net.load_flax(params)
+    net.double().load_flax(params)
     if channels_last:
         net.to(memory_format=torch.channels_last)
     kspace, mask, ct, target, mu_index, mu = map(torch.from_numpy, inputs)
     ours, symmetry, cost = net(kspace, mask, ct, mu_index.long())
     error = torch.view_as_real(ours - target).square().sum(-1).mean((1, 2))
     (error + SYMMETRY_WEIGHT * symmetry + mu * cost).mean().backward()
-    assert np.abs(ours.detach().numpy() - image).max() <= TOLERANCE * np.abs(image).max()
-    assert max(gradient_errors(net, gradient).values()) <= TOLERANCE
+    np.testing.assert_allclose(ours.detach().numpy(), image, atol=1e-10)
+    errors = gradient_errors(net, gradient)
+    assert all(errors[name] <= DOUBLE[name] for name in errors)
 
 
 @pytest.mark.parity

@@ -12,9 +12,12 @@ import torch
 from benchmarks.case import LEARNING_RATE, SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.peers.torch_atlf import ATLFNet
 
-__all__ = ["TOLERANCE", "VARIANTS", "TorchPeer", "gradient_errors"]
+__all__ = ["DOUBLE", "SINGLE", "VARIANTS", "TorchPeer", "gradient_errors"]
 
-TOLERANCE = 1e-4
+# Largest relative errors. In float64 every parameter's gradient is held. In float32 a rounding error now and then puts
+# a feature on the other side of a ReLU or a threshold, where the gradient jumps: one such pixel at 64x64 made 2e-4.
+DOUBLE = {"loss": 1e-8, "gradient": 1e-8, "worst parameter": 1e-8}
+SINGLE = {"image": 1e-4, "loss": 1e-4, "gradient": 1e-3}
 FLOOR = 1e-2  # a gradient smaller than this share of the whole is compared with that share: some are exactly 0
 
 VARIANTS = {
@@ -33,6 +36,7 @@ class TorchPeer:
         case: what to run.
         config: the model's configuration, as nested dictionaries.
         reference: file of parameters, and of outputs at them.
+        double: compute in float64, for the check alone.
         channels_last, compiled, folded: the variant.
     """
 
@@ -42,20 +46,23 @@ class TorchPeer:
         config: dict[str, Any],
         reference: Path,
         *,
+        double: bool = False,
         channels_last: bool = False,
         compiled: bool = False,
         folded: bool = True,
     ) -> None:
-        self.case = case
+        self.case, self.tolerances = case, DOUBLE if double else SINGLE
         self.net = ATLFNet(json.loads(json.dumps(config), object_hook=lambda d: SimpleNamespace(**d)), folded=folded)
         with np.load(reference) as arrays:
             self.reference = {name: arrays[name] for name in arrays.files}
+        if double:
+            self.net.double()
         self.net.load_flax(_tree(self.reference, "params"))
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         if compiled:
             self.net.compile_blocks()
-        inputs = make_inputs(case.size, case.batch)
+        inputs = make_inputs(case.size, case.batch, double=double)
         self.kspace, self.mask, self.ct, self.target, self.mu_index, self.mu = map(torch.from_numpy, inputs)
         self.mu_index = self.mu_index.long()
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=LEARNING_RATE, fused=True)
@@ -88,7 +95,7 @@ class TorchPeer:
         return (error + SYMMETRY_WEIGHT * symmetry + self.mu * cost).mean()
 
     def _check(self) -> dict[str, float]:
-        """Return the relative errors against the reference; refuse any above the tolerance."""
+        """Return the relative errors against the reference; refuse any above its tolerance."""
         if self.case.task == "inference":
             with torch.inference_mode():
                 image = self._infer().numpy()
@@ -101,9 +108,8 @@ class TorchPeer:
             errors = {"loss": abs(loss.item() - wanted_loss) / abs(wanted_loss)}
             errors |= gradient_errors(self.net, _tree(self.reference, "gradient"))
             self.optimiser.zero_grad(set_to_none=True)
-        bad = {name: error for name, error in errors.items() if not error <= TOLERANCE}
-        if bad:
-            raise ValueError(f"{self.case}: not the same network: relative errors {bad}, wanted at most {TOLERANCE}")
+        if not all(errors[name] <= limit for name, limit in self.tolerances.items() if name in errors):
+            raise ValueError(f"not the same network: relative errors {errors}, wanted at most {self.tolerances}")
         return errors
 
 
