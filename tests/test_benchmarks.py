@@ -144,6 +144,7 @@ def test_a_contestant_steps_and_writes_what_peers_must_meet(task, tmp_path):
     assert np.isfinite(arrays[name]).all() and "params.phase_0.rho" in arrays
 
 
+@pytest.mark.slow
 def test_a_contestant_that_ends_says_why(tmp_path):
     with pytest.raises(Failed, match="unheard"):
         Worker("ours", Case("unheard", "inference", 16, 1), tmp_path / "log.txt")

@@ -429,8 +429,11 @@ class _SampledAttention(torch.autograd.Function):
         for y in range(0, h, rows):
             part = _rows(q, y, rows, h)
             logits = _logits(q[:, :, part], k, bias, y, h)
-            log_sum[:, :, part] = total = logits.logsumexp(-1)
-            out[:, :, part] = logits.sub_(total[..., None]).exp_() @ v
+            highest = logits.amax(-1, keepdim=True)
+            weights = logits.sub_(highest).exp_()
+            total = weights.sum(-1, keepdim=True)
+            out[:, :, part] = (weights @ v).div_(total)
+            log_sum[:, :, part] = (highest + total.log())[..., 0]
         ctx.save_for_backward(q, k, v, *bias, out, log_sum)
         ctx.h, ctx.rows = h, rows
         return out
