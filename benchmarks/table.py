@@ -65,6 +65,7 @@ def machine() -> dict[str, Any]:
         "allocator": Path(os.environ.get("LD_PRELOAD", "") or "system malloc").name,
         "load": round(os.getloadavg()[0], 2),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
     }
 
 

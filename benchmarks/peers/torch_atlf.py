@@ -656,8 +656,8 @@ class BRB(nn.Module):
         shrunk = torch.sign(u) * F.relu(u.abs() - self.theta)
         if self.levels > 1:
             h, w = u.shape[2:]
-            coarse = F.avg_pool2d(F.pad(shrunk, (0, w % 2, 0, h % 2), mode="replicate"), 2)
-            coarse = self.up(self.coarse(self.down(coarse), False)[0])
+            even = F.pad(shrunk, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else shrunk
+            coarse = self.up(self.coarse(self.down(F.avg_pool2d(even, 2)), False)[0])
             shrunk = shrunk + F.interpolate(coarse, scale_factor=2, mode="nearest")[:, :, :h, :w]
         return self._synthesis(shrunk), self._synthesis(u) - d if symmetry else None
 
