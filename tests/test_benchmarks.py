@@ -1,0 +1,203 @@
+"""The benchmarks' command lines, arithmetic and tables; the PyTorch peer against the network where torch is at hand."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlf_jax.array_types import Measurement
+from atlf_jax.models import build
+from benchmarks import compare, scaling, startup
+from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
+from benchmarks.ours import Ours, configure, draw_parameters
+from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
+from benchmarks.worker import Failed, Worker
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", ["compare", "scaling", "startup"])
+def test_help(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"python -m benchmarks.{name}" in done.stdout and "--out" in done.stdout
+
+
+def test_command_lines():
+    assert compare.parse(["--out=x", "--sizes", "64", "128", "--peers", "torch"]).sizes == [64, 128]
+    assert scaling.parse(["--out=x", "--preset=faithful", "--part=reconstruction"]).part == "reconstruction"
+    assert startup.parse(["--out=x"]).preset == "compact"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (compare, [], "--out"),
+        (compare, ["--out=x", "--rounds=-1"], "rounds"),
+        (compare, ["--out=x", "--presets=none"], "invalid choice"),
+        (scaling, ["--out=x", "--sizes", "0"], "at least 1"),
+        (startup, ["--out=x", "--repeats=0"], "at least 1"),
+    ],
+)
+def test_mistakes_are_told(module, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        module.parse(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_compilation_wants_a_compiler(monkeypatch, capsys):
+    monkeypatch.setattr(compare.shutil, "which", lambda _: None)
+    with pytest.raises(SystemExit):
+        compare.parse(["--out=x", "--peers", "torch-compile"])
+    assert "g++" in capsys.readouterr().err
+
+
+def test_statistics():
+    assert median_and_iqr([3.0]) == (3.0, 0.0)
+    assert median_and_iqr([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 2.0)
+    assert slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+
+
+def test_markdown():
+    rows = [{"name": "a", "s": 1234.5, "n": 3, "note": ""}, {"name": "bb", "s": 0.012345, "n": None, "note": "x"}]
+    rows += [{"name": "c", "s": 1.234e-8, "n": 0, "note": ""}]
+    assert markdown(rows).splitlines() == [
+        "| name |       s |  n | note |",
+        "| ---- | ------: | -: | ---- |",
+        "| a    |    1234 |  3 |      |",
+        "| bb   |  0.0123 |  - | x    |",
+        "| c    | 1.2e-08 |  0 |      |",
+    ]
+
+
+def test_machine():
+    found = machine()
+    assert found["cores"] >= 1 and found["memory_gib"] > 0 and "/" not in found["allocator"]
+    assert 0 <= (busy_cores(0.1) or 0) <= 1.5 * (os.cpu_count() or 1)
+
+
+def cell():
+    entries = {
+        "ours": {"turns": [{"round": r, "seconds": [1.0 + r, 1.0 + r]} for r in (0, 0, 1, 1)], "compile_seconds": 3.0},
+        "torch": {"turns": [{"round": r, "seconds": [2.0 + 2 * r]} for r in (0, 1)], "parity": {"image": 1e-6}},
+        "torch-compile": {"failed": "torch-compile: killed"},
+    }
+    entries["ours"]["memory"] = {"steps_gib": 3.0, "process_gib": 4.0}
+    entries["torch"]["memory"] = {"steps_gib": 2.0, "process_gib": 2.0}
+    return {"case": Case("faithful", "inference", 256, 1)._asdict(), "busy_cores": 1.5, "contestants": entries}
+
+
+def test_ratios_are_taken_within_rounds(tmp_path):
+    ours, torch, failed = compare.cell_rows(cell())
+    assert ours["ours/it"] is None and ours["median s"] == 1.5
+    assert torch["ours/it"] == 0.5 and torch["iqr"] == 0 and torch["ours/it mem"] == 1.5
+    assert failed["median s"] is None and "killed" in failed["note"]
+    text = compare.report({"machine": machine(), "versions": {"jax": "1"}, "cells": [cell()]}, tmp_path)
+    assert "time 0.50 of torch, memory 1.50 of torch" in text and "Failed" in text and "1.5 cores" in text
+    assert (tmp_path / "table.md").read_text() == text
+
+
+def test_ours_goes_before_every_peer():
+    assert compare._turns(["a", "b"]) == ["ours", "a", "ours", "b"]
+    assert compare._turns([]) == ["ours"]
+
+
+def test_exponents_stand_at_the_end_of_a_group():
+    entries = [
+        {
+            "preset": "compact",
+            "task": "inference",
+            "quantity": "pixels",
+            "value": n,
+            "seconds": [n / 7],
+            "peak_gib": 1.0,
+        }
+        for n in (64, 256)
+    ]
+    first, last = scaling.rows_of(entries)
+    assert first["time exponent"] is None
+    assert last["time exponent"] == pytest.approx(1) and last["memory exponent"] == pytest.approx(0)
+
+
+def test_inputs_are_one_measurement():
+    inputs = make_inputs(32, 2)
+    assert not inputs.kspace[~np.broadcast_to(inputs.mask, inputs.kspace.shape)].any()
+    start = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(inputs.kspace, (-2, -1)), norm="ortho"), (-2, -1))
+    np.testing.assert_allclose(np.abs(start).max((-2, -1)), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["inference", "training"])
+def test_a_contestant_steps_and_writes_what_peers_must_meet(task, tmp_path):
+    runner = Ours(Case("istanet_plus", task, 16, 1), changes={"phases": 2})
+    runner.save_reference(tmp_path / "reference.npz")
+    runner.step()
+    arrays = np.load(tmp_path / "reference.npz")
+    name = "image" if task == "inference" else "gradient.phase_1.brb.theta"
+    assert np.isfinite(arrays[name]).all() and "params.phase_0.rho" in arrays
+
+
+@pytest.mark.slow
+def test_a_contestant_that_ends_says_why(tmp_path):
+    with pytest.raises(Failed, match="unheard"):
+        Worker("ours", Case("unheard", "inference", 16, 1), tmp_path / "log.txt")
+
+
+SMALL = {
+    "faithful": {"phases": 2, "width": 8, "key_grid": 4},
+    "compact": {"phases": 2, "width": 8, "avat_every": 1, "key_grid": 4},
+    "istanet_plus": {"phases": 2, "width": 8},
+}
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("preset", SMALL)
+def test_the_peer_is_the_same_network(preset, channels_last, folded, x64):
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers.torch_atlf import ATLFNet
+    from benchmarks.peers.torch_run import DOUBLE, gradient_errors
+
+    config = configure(preset, SMALL[preset])
+    lean = {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 4, "lfab_layers": 1}
+    config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, **lean))
+    inputs = make_inputs(24, 2, double=True)
+    measurement = Measurement(*map(jnp.asarray, inputs[:3]))
+    model = build(config)
+    params = draw_parameters(model, measurement)
+
+    def loss(params):
+        result = model.apply({"params": params}, measurement, mu_index=jnp.asarray(inputs.mu_index))
+        error = jnp.square(jnp.abs(result.image - inputs.target)).mean((1, 2))
+        return (error + SYMMETRY_WEIGHT * result.symmetry + inputs.mu * result.path_cost).mean(), result.image
+
+    (_, image), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    net = ATLFNet(config, folded=folded, query_chunk=60)
+    net.double().load_flax(params)
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
+    kspace, mask, ct, target, mu_index, mu = map(torch.from_numpy, inputs)
+    ours, symmetry, cost = net(kspace, mask, ct, mu_index.long())
+    error = torch.view_as_real(ours - target).square().sum(-1).mean((1, 2))
+    (error + SYMMETRY_WEIGHT * symmetry + mu * cost).mean().backward()
+    np.testing.assert_allclose(ours.detach().numpy(), image, atol=1e-10)
+    errors = gradient_errors(net, gradient)
+    assert all(errors[name] <= DOUBLE[name] for name in errors)
+
+
+@pytest.mark.parity
+def test_the_peer_refuses_what_it_does_not_cover():
+    pytest.importorskip("torch")
+    from benchmarks.peers.torch_atlf import ATLFNet
+
+    with pytest.raises(ValueError, match="avat_sampling"):
+        ATLFNet(configure("faithful", {"avat_sampling": "full"}))
