@@ -11,6 +11,7 @@ import pytest
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, FusionConfig, ReconstructionConfig, build
+from atlf_jax.models.atlf import Phase
 from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
 
 from .conftest import measure, random_variables, replace, small
@@ -210,6 +211,18 @@ def test_rematerialisation_changes_nothing():
     first, second = map(gradient, (plain, saving))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(first))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=F32 * largest), first, second)
+
+
+def test_a_phase_without_an_update_is_a_gradient_step():
+    measurement, _ = measure()
+    x = jnp.asarray(np.random.default_rng(3).standard_normal((2, 16, 16, 2)) @ [1, 1j], jnp.complex64)
+    config = small(dc="none", avat=False, adain="none").reconstruction
+    phase, others = Phase(config), (measurement, None, None, True)
+    params = jax.eval_shape(phase.init, jax.random.key(0), x, *others)["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params) | {"rho": jnp.float32(0.3)}
+    mask = np.asarray(measurement.mask)
+    want = x - 0.3 * ifft2c(mask * (fft2c(x) - measurement.kspace))
+    np.testing.assert_allclose(phase.apply({"params": params}, x, *others)[0], want, atol=F32 * np.abs(want).max())
 
 
 def test_several_coils_with_every_consistency():
