@@ -366,7 +366,7 @@ def test_the_command_itself(tmp_path, kind):
     else:
         arguments = npy(tmp_path, noise(20, 40, 40))
     failed = run(*arguments, limit=20)
-    assert failed.returncode != 0
+    assert failed.returncode == 1, (failed.returncode, failed.stderr)
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("atlf-reconstruct: ") and "cannot be written" in last and "Traceback" not in failed.stderr
     assert not [file for file in tmp_path.iterdir() if "out" in file.name]

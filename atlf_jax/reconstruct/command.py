@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -131,7 +132,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         return facts
     with _staged(out) as folder:
         study = _Study(scan, settings, model, console, keep_panels=arguments.panels)
-        scan.write(folder / out.name, study.images())
+        with closing(study.images()) as images:  # ends the progress bar before an error is told
+            scan.write(folder / out.name, images)
         facts |= study.facts() | {"versions": _versions()}
         (folder / side_files["json"].name).write_text(json.dumps(facts, indent=1) + "\n")
         if arguments.panels:
