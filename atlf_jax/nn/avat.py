@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, jaxtyped
 
 from atlf_jax.nn.attention import RowBias, attend
-from atlf_jax.nn.layers import ChannelNorm, Pointwise, uniform_fan_in
+from atlf_jax.nn.layers import ChannelNorm, Pointwise, gelu, uniform_fan_in
 from atlf_jax.nn.path_attention import DynamicPaths
 from atlf_jax.nn.position_bias import (
     STRIPE_BINS,
@@ -195,7 +195,7 @@ class AVAT(nn.Module):
         # the groups share the weights; their channels meet again as [b, hk, wk, groups, f / groups]
         offset = strided_depthwise(q, jnp.tile(kernel[:, :, 0], self.groups), stride=stride)
         offset = offset.reshape(*offset.shape[:3], self.groups, features) + bias[None, None, None, None]
-        offset = nn.gelu(ChannelNorm(name="offset_norm")(offset), approximate=False)
+        offset = gelu(ChannelNorm(name="offset_norm")(offset))
         offset = Pointwise(2, kernel_init=nn.initializers.zeros, name="offset")(offset)
         offset = jnp.moveaxis(offset, 3, 1)  # [b, groups, hk, wk, 2]
         return self._move(reference_grid(h, w, stride), self._bounded(offset, stride), h, w)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from atlf_jax.nn.layers import ChannelNorm, Pointwise, depthwise, uniform_fan_in
+from atlf_jax.nn.layers import ChannelNorm, Pointwise, depthwise, gelu, uniform_fan_in
 from atlf_jax.nn.restormer import MDTA, attend_channels
 from atlf_jax.nn.scaffold import ConvBatchNorm
 
@@ -72,7 +72,7 @@ class PairedGDFN(nn.Module):
         y = Pointwise(2 * f, name="project_in")(x)
         y = paired_conv(y, self.param("dwconv", uniform_fan_in, (3, 3, 2, 2 * f), x.dtype))
         gate, signal = jnp.split(y, 2, axis=-1)
-        return Pointwise(f, name="project_out")(nn.gelu(gate, approximate=False) * signal)
+        return Pointwise(f, name="project_out")(gelu(gate) * signal)
 
 
 class GFAB(nn.Module):
