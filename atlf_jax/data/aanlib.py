@@ -6,7 +6,6 @@ NAME is the case number followed by the slice in three digits (``41007`` is slic
 split by *slice*, with every test subject also in train: they are merged here, and split again by subject.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from beartype import beartype
 from PIL import Image, UnidentifiedImageError
 
 from atlf_jax.data.example import Example, Split, validate_example
+from atlf_jax.data.files import data_folder
 
 __all__ = ["SPLITS", "AANLIBConfig", "AANLIBSource"]
 
@@ -29,8 +29,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 SPLITS["all"] = SPLITS["train"] + SPLITS["valid"] + SPLITS["test"]
 
-DATA_DIR = "ATLF_DATA_DIR"  # environment variable naming the folder that holds all real data sets
-FOLDER = "aanlib_ct_mri"  # this data set's folder there
+FOLDER = "aanlib_ct_mri"  # this data set's folder in $ATLF_DATA_DIR
 _NAME = re.compile(r"(\d+)(\d{3})")
 
 
@@ -57,7 +56,7 @@ class AANLIBSource:
     """
 
     def __init__(self, config: AANLIBConfig) -> None:
-        self._slices = _list_slices(_root(config.root), config.split)
+        self._slices = _list_slices(data_folder(config.root, FOLDER, "data.aanlib.root", "CT/ and MRI/"), config.split)
         self._decoded: dict[int, Example] = {}
 
     def __len__(self) -> int:
@@ -81,21 +80,8 @@ def _read_pair(name: str, case: str, ct_file: Path, mr_file: Path) -> Example:
     return validate_example(Example(name=name, subject=case, ct=ct, target=target))
 
 
-def _root(root: str) -> Path:
-    if root:
-        return Path(root)
-    if data_dir := os.environ.get(DATA_DIR):
-        return Path(data_dir) / FOLDER
-    raise ValueError(
-        f"no AANLIB folder given: set data.aanlib.root to the folder that holds CT/ and MRI/, or ${DATA_DIR} to the "
-        f"folder that holds {FOLDER}/"
-    )
-
-
 def _list_slices(root: Path, split: Split) -> list[tuple[str, str, Path, Path]]:
     """Pair the pictures under root and keep the split's subjects: (name, case, CT file, MR file)."""
-    if not root.is_dir():
-        raise ValueError(f"AANLIB folder {root} does not exist; point data.aanlib.root (or ${DATA_DIR}) at it")
     places = (root, root / "train", root / "test")
     parts = [place for place in places if (place / "CT").is_dir() or (place / "MRI").is_dir()]
     if not parts:

@@ -6,11 +6,10 @@ were never measured but padded with zeros; and the attributes ``acquisition`` an
 file with ``reconstruction`` (slices, h, w), float32.
 """
 
-import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from beartype import beartype
 from jaxtyping import Bool, Complex, Complex64, Shaped, jaxtyped
 
 from atlf_jax.data.example import Example, Split, validate_example
-from atlf_jax.data.files import PARTIAL
+from atlf_jax.data.files import data_folder, whole_file
 from atlf_jax.data.transforms import ifft2c_numpy
 
 __all__ = [
@@ -35,8 +34,7 @@ __all__ = [
     "write_reconstruction",
 ]
 
-DATA_DIR = "ATLF_DATA_DIR"  # environment variable naming the folder that holds all real data sets
-FOLDER = "fastmri"  # this data set's folder there
+FOLDER = "fastmri"  # this data set's folder in $ATLF_DATA_DIR
 _OVERHEAD = 2**16  # bytes of an HDF5 file beside its arrays, generously
 _ISMRMRD = "{http://www.ismrm.org/ISMRMRD}"
 
@@ -197,7 +195,7 @@ def write_kspace(
         "centre": w // 2 - padding[0],
         "last": w - sum(padding) - 1,
     }
-    with _whole(path) as partial:
+    with whole_file(path) as partial:
         _reserve(partial, 8 * kspace.size)
         with h5py.File(partial, "w") as file:
             file.create_dataset("kspace", data=kspace.astype(np.complex64))
@@ -228,7 +226,7 @@ def write_reconstruction(
     first = next(images, None)
     if first is None:
         raise ValueError(f"got 0 images for {path}; wanted {slices}, one for each slice")
-    with _whole(path) as partial:
+    with whole_file(path) as partial:
         _reserve(partial, 4 * slices * first.size)
         with h5py.File(partial, "w") as file:
             dataset = file.create_dataset("reconstruction", (slices, *first.shape), np.float32)
@@ -269,22 +267,24 @@ class FastMRISource:
 
     Raises:
         ValueError: the folder is missing or empty, or no patient of the split is there; a file is broken, undersampled,
-            or without a patient's number where one folder holds all splits.
+            or without a patient's number.
 
     Source: fastMRI (Zbontar et al. 2018). Departures: the complex image is the target, not ``reconstruction_esc`` or
-    ``reconstruction_rss``, in units of the file's attribute ``max``; the official test part has no truth and is not
-    read.
+    ``reconstruction_rss``, in units of the volume's maximum (the file's attribute ``max``, where it has one);
+    the official test part has no truth and is not read.
     """
 
     def __init__(self, config: FastMRIConfig) -> None:
         self._config = config
-        volumes = _list_volumes(_root(config.root), config)
+        root = data_folder(config.root, FOLDER, "data.fastmri.root", "the .h5 files")
+        volumes = _list_volumes(root, config)
         wanted = [volume for volume in volumes if config.split in ("all", *volume.splits)]
         if not wanted:
             raise ValueError(
-                f"no volume of split {config.split!r} in {_root(config.root)} ({len(volumes)} volumes of "
+                f"no volume of split {config.split!r} in {root} ({len(volumes)} volumes of "
                 f"{len({volume.subject for volume in volumes})} patients); add volumes, or choose another split"
             )
+        self._peaks: dict[Path, float] = {}  # of the volumes that were read
         self._records = [(volume, index) for volume in wanted for index in range(volume.slices)]
 
     def __len__(self) -> int:
@@ -293,13 +293,20 @@ class FastMRISource:
     def __getitem__(self, index: int) -> Example:
         volume, slice_index = self._records[index]
         with KSpaceFile(volume.path) as file:
-            images = ifft2c_numpy(file[slice_index])
-            target = _combine(images, self._config.combine) if file.coils else images
-            # the file's own maximum becomes 1, the peak that training's PSNR and the profile ``picture`` take
-            target = centre_crop(target, file.image_shape) / float(file.attributes.get("max") or 1)
-            target = np.ascontiguousarray(target, np.complex64)
+            target = self._image(file, slice_index)
+            if volume.path not in self._peaks:
+                told = float(file.attributes.get("max", 0))
+                self._peaks[volume.path] = told or max(
+                    abs(self._image(file, index)).max() for index in range(len(file))
+                )
+        # the volume's maximum becomes 1, the peak that training's PSNR and the profile ``picture`` take
+        target = np.ascontiguousarray(target / (self._peaks[volume.path] or 1), np.complex64)
         name = f"{volume.path.stem}_{slice_index:03d}"
         return validate_example(Example(name, volume.subject, np.zeros(target.shape, np.float32), target))
+
+    def _image(self, file: KSpaceFile, index: int) -> Complex[np.ndarray, "h w"]:
+        images = ifft2c_numpy(file[index])
+        return centre_crop(_combine(images, self._config.combine) if file.coils else images, file.image_shape)
 
 
 @dataclass(frozen=True)
@@ -324,21 +331,8 @@ def _combine(images: Complex64[np.ndarray, "c h w"], how: str) -> Complex[np.nda
     return np.sum(maps.conj() * images, axis=0)
 
 
-def _root(root: str) -> Path:
-    if root:
-        return Path(root)
-    if data_dir := os.environ.get(DATA_DIR):
-        return Path(data_dir) / FOLDER
-    raise ValueError(
-        f"no fastMRI folder given: set data.fastmri.root to the folder that holds the .h5 files, or ${DATA_DIR} to the "
-        f"folder that holds {FOLDER}/"
-    )
-
-
 def _list_volumes(root: Path, config: FastMRIConfig) -> list[_Volume]:
     """Find the files under root and give each its splits."""
-    if not root.is_dir():
-        raise ValueError(f"fastMRI folder {root} does not exist; point data.fastmri.root (or ${DATA_DIR}) at it")
     parts = {part: sorted(root.glob(f"*{config.coils}_{part}/*.h5")) for part in ("train", "val")}
     if any(parts.values()):
         train = _open_volumes(parts["train"], config, ("inner_train", "inner_valid", *["inner_train"] * 3))
@@ -362,7 +356,12 @@ def _open_volumes(files: list[Path], config: FastMRIConfig, turns: tuple[str, ..
                 continue
             if file.mask is not None:
                 raise ValueError(f"{path} has a mask: it is undersampled and has no truth; remove it from this folder")
-            patient = str(file.attributes.get("patient_id") or path.stem)
+            patient = str(file.attributes.get("patient_id") or "")
+            if not patient:
+                raise ValueError(
+                    f"{path} has no attribute patient_id: files of one patient could come into two splits; add it, "
+                    "a code will do"
+                )
             volumes.append(_Volume(path, hashlib.sha256(patient.encode()).hexdigest()[:12], len(file)))
     turn = {subject: turns[place % len(turns)] for place, subject in enumerate(sorted({v.subject for v in volumes}))}
     return [
@@ -413,24 +412,6 @@ def _header(encoded: tuple[int, int], image: tuple[int, int], centre: int, last:
         f"<encodingLimits><kspace_encoding_step_1>{limits}</kspace_encoding_step_1></encodingLimits>"
         "</encoding></ismrmrdHeader>"
     )
-
-
-@contextlib.contextmanager
-def _whole(path: str | Path) -> Iterator[Path]:
-    """Yield the name of a file to write; when that went well it gets its own name, else it is removed."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror or _one_line(error)}); make room, or choose another folder"
-        ) from error
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -1,20 +1,48 @@
-"""Files that appear whole or not at all, and their fingerprints."""
+"""Folders of data sets, files that appear whole or not at all, and their fingerprints."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PARTIAL", "sha256_of", "write_file"]
+__all__ = ["DATA_DIR", "PARTIAL", "data_folder", "sha256_of", "whole_file", "write_file"]
+
+DATA_DIR = "ATLF_DATA_DIR"  # environment variable naming the folder that holds all real data sets
 
 PARTIAL = ".partial"  # ending of a file that is still being written; a killed program may leave one
 
 
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write a file under another name in the same folder, then give it its own name.
+def data_folder(root: str, folder: str, setting: str, contents: str) -> Path:
+    """Return a data set's folder: the one that is set, or else its own in ``$ATLF_DATA_DIR``.
+
+    Args:
+        root: what the configuration says; may be empty.
+        folder: the data set's name in ``$ATLF_DATA_DIR``.
+        setting: name of the configuration's field, for messages.
+        contents: what the folder holds, for messages.
+
+    Raises:
+        ValueError: neither is set, or there is no such folder.
+    """
+    data_dir = os.environ.get(DATA_DIR)
+    if not root and not data_dir:
+        raise ValueError(
+            f"no folder given: set {setting} to the folder that holds {contents}, or ${DATA_DIR} to the folder that "
+            f"holds {folder}/"
+        )
+    path = Path(root) if root else Path(data_dir) / folder
+    if not path.is_dir():
+        raise ValueError(f"folder {path} does not exist; point {setting} (or ${DATA_DIR}) at the one with {contents}")
+    return path
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield the name of a file to write beside it; when that went well it gets its own name, else it is removed.
 
     Args:
         path: the file; its folder is made where it is missing.
-        content: every byte of it.
 
     Raises:
         ValueError: it cannot be written (disk full, no permission); a file of that name stays as it was.
@@ -24,17 +52,21 @@ def write_file(path: str | Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror or error}); make room, or choose another folder"
-        ) from error
+        why = error.strerror or " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be written ({why}); make room, or choose another folder") from error
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write every byte of a file, or leave things as they were (see ``whole_file``)."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: str | Path) -> str:

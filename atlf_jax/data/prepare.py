@@ -35,9 +35,8 @@ from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_s
 
 __all__ = ["LAYOUTS", "Pair", "PrepareConfig", "main", "prepare", "share_out"]
 
-KEPT = (
-    0.5  # part of the CT's reach that a good registration keeps: of a thin slab turned away, little overlaps, but well
-)
+# Part of the CT's reach that a good registration keeps: of a thin slab turned away, little overlaps, but well.
+KEPT = 0.5
 SEQUENCES = {  # folders of a CHAOS MR: slices and labels
     "t2spir": ("T2SPIR/DICOM_anon", "T2SPIR/Ground"),
     "t1dual_in": ("T1DUAL/DICOM_anon/InPhase", "T1DUAL/Ground"),

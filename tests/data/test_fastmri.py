@@ -20,7 +20,7 @@ def noise(*shape, seed=0):
 def write_patients(folder, patients, *, coils=(), **more):
     folder.mkdir(parents=True, exist_ok=True)
     for number, patient in enumerate(patients):
-        attributes = {"patient_id": patient, "acquisition": "AXT2" if number % 2 else "CORPD_FBK"}
+        attributes = {"patient_id": patient, "acquisition": "AXT2" if number % 2 else "CORPD_FBK", "max": 1.0}
         path = folder / f"{folder.name}{number}.h5"
         write_kspace(path, noise(2, *coils, *SHAPE, seed=number), attributes=attributes, **more)
 
@@ -173,6 +173,19 @@ def test_targets_are_in_units_of_the_maximum_that_the_file_tells(tmp_path):
     np.testing.assert_allclose(target, ifft2c_numpy(kspace)[0] / peak, atol=1e-5)
 
 
+def test_a_file_that_tells_no_maximum_is_measured(tmp_path):
+    kspace = noise(3, *SHAPE)
+    write_kspace(tmp_path / "a.h5", 7 * kspace, attributes={"patient_id": "a"})
+    source = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
+    assert max(np.abs(source[index].target).max() for index in range(3)) == pytest.approx(1)
+
+
+def test_a_file_without_a_patient_is_refused(tmp_path):
+    write_kspace(tmp_path / "a.h5", noise(1, *SHAPE))
+    with pytest.raises(ValueError, match=r"a.h5 has no attribute patient_id: .* two splits"):
+        FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
+
+
 def test_coils_are_combined(tmp_path):
     write_patients(tmp_path, ["a", "b", "c", "d"], coils=(3,))
     target = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))[0].target
@@ -180,7 +193,8 @@ def test_coils_are_combined(tmp_path):
     np.testing.assert_allclose(target, np.linalg.norm(images, axis=0), rtol=1e-5)
     flat = noise(1, *SHAPE)[0] * np.hypot(*np.mgrid[-1:1:24j, -1:1:20j])  # one image seen by three coils
     weights = np.array([1, 2j, -2], np.complex64)[:, None, None]
-    write_kspace(tmp_path / "z.h5", fft2c_numpy((weights * flat).astype(np.complex64))[None])
+    kspace = fft2c_numpy((weights * flat).astype(np.complex64))[None]
+    write_kspace(tmp_path / "z.h5", kspace, attributes={"patient_id": "z", "max": 1.0})
     config = FastMRIConfig(root=str(tmp_path), split="all", combine="espirit")
     target = FastMRISource(config)[8].target
     np.testing.assert_allclose(target, 3 * flat, atol=1e-4)  # phase of the first coil
@@ -222,6 +236,6 @@ def test_wrong_folders(tmp_path, monkeypatch):
 @pytest.mark.data
 def test_a_real_scan_goes_through_a_file(tmp_path, data_dir):
     kspace = np.load(Path(data_dir, "kspace", "larson_knee_1ch_full_332x640.npy"))
-    write_kspace(tmp_path / "knee.h5", kspace[None].astype(np.complex64), attributes={"patient_id": "knee"})
+    write_kspace(tmp_path / "knee.h5", kspace[None].astype(np.complex64), attributes={"patient_id": "knee", "max": 1.0})
     (example,) = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
     np.testing.assert_allclose(fft2c_numpy(example.target), kspace, atol=1e-5 * np.abs(kspace).max())
