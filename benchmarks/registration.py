@@ -1,8 +1,8 @@
 """Accuracy and time of registration on known transforms: ``python benchmarks/registration.py [--only ...]``.
 
-Reads ``registration/`` in ``$ATLF_DATA_DIR`` and prints tables; an error is the distance, at the corners of the MR,
-between where a transform sends them and where the known one does. Beside ``register`` stands SimpleITK as its examples
-have it: the same metric and bins, no masks, and one start, the pictures' own place.
+Generates heads, reads ``registration/`` in ``$ATLF_DATA_DIR`` and prints tables; an error is the distance, at the
+corners of the MR, between where a transform sends them and where the known one does. Beside ``register`` stands
+SimpleITK as its examples have it: the same metric and bins, no masks, and one start, the pictures' own place.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from atlf_jax.data import PhantomConfig, PhantomSource
 from atlf_jax.data.registration import RegistrationConfig, register
 from atlf_jax.data.volume import Volume, read_nifti, resample
 
@@ -26,8 +27,12 @@ ROWS = ("register, affine", "register, rigid", "SimpleITK, affine", "SimpleITK, 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("slices", "volume", "time"))
+    parser.add_argument("--only", choices=("heads", "slices", "volume", "time"))
     only = parser.parse_args().only
+    if only in (None, "heads"):
+        heads()
+    if only == "heads":
+        return
     if "ATLF_DATA_DIR" not in os.environ:
         raise SystemExit("set ATLF_DATA_DIR to the folder that holds registration/")
     folder = Path(os.environ["ATLF_DATA_DIR"]) / "registration"
@@ -37,6 +42,28 @@ def main() -> None:
         volume(folder / "clinical_toolbox")
     if only in (None, "time"):
         large(folder / "clinical_toolbox")
+
+
+def heads() -> None:
+    """Register generated heads, which lie on each other: slices alone, and slabs of six thick slices after a shift."""
+    print("| generated heads | before, mean | after, mean | worst | scale |\n| --- | --- | --- | --- | --- |")
+    source = PhantomSource(PhantomConfig(size=128, subjects=8, slices=6, ct_window="wide", split="all"))
+    subjects = [[source[6 * i + k] for k in range(6)] for i in range(8)]
+    affine = np.diag([-1.6, -1.6, 6.0, 1.0])
+    known = np.eye(4)
+    known[:3, 3] = 3.0, -2.0, 0.0
+    for kind, depth, shift in (("rigid", 6, known), ("affine", 6, known), ("affine", 1, np.eye(4))):
+        after, scales = [], []
+        for examples in subjects:
+            chosen = examples if depth == 6 else examples[2:3]
+            ct = np.stack([3000 * example.ct.T - 1000 for example in chosen], -1).astype(np.float32)
+            mr = Volume(np.stack([abs(example.target).T for example in chosen], -1).astype(np.float32), affine)
+            found = register(Volume(ct, shift @ affine), mr, RegistrationConfig(kind=kind)).transform
+            after.append(distance(found, shift, mr))
+            scales.append(abs(np.linalg.det(found[:2, :2])) ** 0.5)
+        name = f"{kind}, {'one slice' if depth == 1 else 'six slices of 6 mm'} [mm]"
+        before = distance(np.eye(4), shift, mr)
+        print(f"| {name} | {before:.2f} | {np.mean(after):.2f} | {max(after):.2f} | {np.mean(scales):.4f} |")
 
 
 def slices(folder: Path) -> None:

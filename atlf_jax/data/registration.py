@@ -26,6 +26,7 @@ SOFT = (-200.0, 300.0)  # HU: clips the CT, so that bins tell soft tissues apart
 LEVELS = {8: 2.5, 4: 2.5, 2: 1.0, 1: 0.0}
 BLUR = 3  # voxels of a level, in standard deviations of the blur before it
 LEAST_BINS = 20  # four of them pad the histogram
+LEAST_SIDE = 16  # voxels: no level has fewer along an axis, unless the volume has: a slab of few slices keeps them
 KEPT = 4  # starts that go on from the coarsest level to the next
 WHOLE = 60_000  # voxels: smaller levels are sampled whole
 THIN = 3.0  # mm: what is less than twice this thick is table and head holder
@@ -284,7 +285,7 @@ class _Level(NamedTuple):
     ct: Any
     mr: Any
     around: Any  # where the MR is sampled
-    voxel: float  # mm
+    step: float  # mm, the longest of the optimiser
     sampling: float  # part of the voxels
     bins: int
 
@@ -324,14 +325,14 @@ def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registrat
     coarsest, coarse, *fine = [_level(sitk, frame, pair, factor, config) for factor in LEVELS]
     starts = [_climb(sitk, start, [coarsest], config) for start in _starts(sitk, frame, pair, config)]
     starts = [_climb(sitk, start, [coarse], config) for _, start in sorted(starts, key=_value)[:KEPT]]
-    _, transform = min(starts, key=_value)
+    transform = _reached(min(starts, key=_value))
     if config.kind == "rigid":
-        _, transform = _climb(sitk, transform, fine, config)
+        transform = _reached(_climb(sitk, transform, fine, config))
         return Registration(frame.matrix(transform), {}, good=False)
     n = frame.dimensions
     similarity = sitk.Similarity3DTransform() if n == 3 else sitk.Similarity2DTransform()
-    _, transform = _climb(sitk, _widen(similarity, transform), [coarse, *fine], config)
-    _, transform = _climb(sitk, _widen(sitk.AffineTransform(n), transform), fine[-1:], config)
+    transform = _reached(_climb(sitk, _widen(similarity, transform), [coarse, *fine], config))
+    transform = _reached(_climb(sitk, _widen(sitk.AffineTransform(n), transform), fine[-1:], config))
     matrix = frame.matrix(transform)
     if config.kind == "affine":
         return Registration(matrix, {}, good=False)
@@ -383,13 +384,14 @@ def _level(sitk: ModuleType, frame: _Frame, pair: _Pair, factor: int, config: Re
     sampling = min(1.0, max(config.sampling, WHOLE / mask.size))
     # A histogram of many bins and few samples finds information in noise.
     bins = min(config.bins, max(LEAST_BINS, round(math.sqrt(sampling * (mask > 0.5).sum()) / 4)))
-    return _Level(*images, inside, voxel, sampling, bins)
+    step = min(voxel, _extent(pair.mr)[: frame.dimensions].min() / 8)  # of a thin slab, a voxel would be half way out
+    return _Level(*images, inside, float(step), sampling, bins)
 
 
 def _shrink(data: np.ndarray, volume: Volume, voxel: float) -> tuple[np.ndarray, np.ndarray]:
     """Blur and thin out to voxels of about this size in mm: values and their affine."""
     factors = np.maximum(1, np.rint(voxel / volume.spacing)).astype(int)
-    factors = np.minimum(factors, data.shape)
+    factors = np.minimum(factors, np.maximum(1, np.array(data.shape) // LEAST_SIDE))
     first = (factors - 1) // 2
     data = ndimage.gaussian_filter(data, np.where(factors > 1, factors / BLUR, 0))
     thin = data[tuple(slice(start, None, step) for start, step in zip(first, factors, strict=True))]
@@ -416,17 +418,33 @@ def _starts(sitk: ModuleType, frame: _Frame, pair: _Pair, config: RegistrationCo
     return starts
 
 
+def _reached(fitted: tuple[float, Any]) -> Any:
+    """Return the transform of a fit that ended where CT and MR overlap."""
+    if fitted[0] == math.inf:
+        raise ValueError("CT and MR were not brought to overlap; check that they show the same region of one person")
+    return fitted[1]
+
+
 def _value(fitted: tuple[float, Any]) -> float:
     return fitted[0]
 
 
 def _climb(sitk: ModuleType, transform: Any, levels: list[_Level], config: RegistrationConfig) -> tuple[float, Any]:
-    """Climb level after level; return minus the mutual information of the last one, and the transform."""
+    """Climb level after level; return minus the mutual information of the last one, and the transform.
+
+    The information is that of all samples together: one that only counts the samples that meet the CT is largest
+    where next to nothing does.
+    """
     for level in levels:
         method = _method(sitk, level, config)
         method.SetInitialTransform(transform, inPlace=True)
-        method.Execute(level.mr, level.ct)
-    return method.GetMetricValue(), transform
+        try:
+            method.Execute(level.mr, level.ct)
+        except RuntimeError as error:
+            if "sufficiently overlap" not in str(error):
+                raise
+            return math.inf, transform  # this start has left the CT; another may not
+    return method.GetMetricValue() * method.GetMetricNumberOfValidPoints(), transform
 
 
 def _method(sitk: ModuleType, level: _Level, config: RegistrationConfig) -> Any:
@@ -439,7 +457,7 @@ def _method(sitk: ModuleType, level: _Level, config: RegistrationConfig) -> Any:
         method.SetMetricSamplingPercentage(level.sampling, config.seed + 1)  # 0 would be drawn from the clock
     method.SetInterpolator(sitk.sitkLinear)
     method.MetricUseMovingImageGradientFilterOff()  # it blurs once more; central differences follow the metric
-    # By itself the step has no unit, and one along an angle would be a radian: it is held to a voxel each time.
+    # By itself the step has no unit, and one along an angle would be a radian: it is held to about a voxel each time.
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=1.0,
         minStep=1e-4,
@@ -447,7 +465,7 @@ def _method(sitk: ModuleType, level: _Level, config: RegistrationConfig) -> Any:
         relaxationFactor=0.8,
         gradientMagnitudeTolerance=1e-6,
         estimateLearningRate=method.EachIteration,
-        maximumStepSizeInPhysicalUnits=level.voxel,
+        maximumStepSizeInPhysicalUnits=level.step,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     return method

@@ -81,6 +81,20 @@ def test_a_volume_is_found_again():
     assert found.good
 
 
+@pytest.mark.parametrize("subject", [0, 4])
+def test_a_slab_of_few_thick_slices_stays_where_it_overlaps(subject):
+    """Little overlap can look like much information: both left the CT by 64 mm before that was weighed."""
+    source = PhantomSource(PhantomConfig(size=96, slices=6, split="all"))  # a narrow window: bone and air are flat
+    examples = [source[6 * subject + index] for index in range(6)]
+    affine, move = np.diag([-2.0, -2.0, 6.0, 1.0]), np.eye(4)
+    move[:3, 3] = 3, -2, 0
+    ct = np.stack([2000 * example.ct.T - 1000 for example in examples], -1).astype(np.float32)
+    mr = Volume(np.stack([abs(example.target).T for example in examples], -1).astype(np.float32), affine)
+    found = register(Volume(ct, move @ affine), mr, dataclasses.replace(DEFAULT, kind="rigid"))
+    assert corner_error(found.transform, move, mr) < 2.0  # voxels of 2 x 2 x 6 mm
+    assert found.good
+
+
 def test_a_large_rotation_needs_starts():
     ct, mr = head()
     away, move = moved(ct, 62.0, (15, 10, 0))
