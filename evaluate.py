@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> None:
     runs, models, methods = open_runs(arguments)
     data = choose_data(arguments, runs)
     masks = [MaskConfig(kind, acceleration, center) for kind, acceleration, center in arguments.masks]
-    masks = masks or list(dict.fromkeys(config.mask for config in runs.values()))
+    masks = masks or list(dict.fromkeys(mask for config in runs.values() for mask in (config.mask, *config.more_masks)))
     source = open_source(data, arguments.split)
     shared = {"masks": masks, "config": arguments.evaluation, "acquisition": data.acquisition}
     rows = evaluate(models, source, **shared)

@@ -23,7 +23,7 @@ def main() -> None:
             build(config.model),
             open_source(config.data, config.data.train_split),
             open_source(config.data, config.data.valid_split),
-            mask=config.mask,
+            mask=(config.mask, *config.more_masks),
             augment=config.augment,
             acquisition=config.data.acquisition,
             workers=config.data.workers,

@@ -41,6 +41,9 @@ class Config:
     """Where the CT-MR pairs come from."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     """Undersampling, in training and in validation."""
+    more_masks: tuple[MaskConfig, ...] = ()
+    """Further families of masks: training draws one for each record, validation takes them in turn.
+    Set in the experiment's file."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training pairs."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -147,16 +150,21 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
     unknown = values.keys() - hints.keys()
     if unknown:
         raise ValueError(f"{where}: {kind.__name__} has no field {sorted(unknown)[0]!r}")
-    fields = {
-        name: from_dict(hints[name], value, where=f"{where}.{name}")
-        if dataclasses.is_dataclass(hints[name])
-        else _tuples(value)
-        for name, value in values.items()
-    }
+    fields = {name: _field(hints[name], value, where=f"{where}.{name}") for name, value in values.items()}
     try:
         return kind(**fields)  # beartype checks the types
     except (BeartypeCallHintParamViolation, ValueError) as error:
         raise ValueError(f"{where}: {_one_line(error)}") from error
+
+
+def _field(hint: Any, value: Any, *, where: str) -> Any:
+    """Build the value of one field: a configuration, a tuple of configurations, or what JSON says."""
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where=where)
+    item = next(iter(typing.get_args(hint)), None)  # of tuple[Item, ...]
+    if dataclasses.is_dataclass(item) and isinstance(value, list):
+        return tuple(from_dict(typing.cast(type, item), each, where=f"{where}[{i}]") for i, each in enumerate(value))
+    return _tuples(value)
 
 
 def _plain(value: Any) -> Any:

@@ -37,6 +37,13 @@ def test_every_experiment_loads_says_what_it_is_and_survives_json(file) -> None:
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
 
 
+def test_further_masks_survive_json() -> None:
+    config = Config(more_masks=(MaskConfig("radial", acceleration=(4.0, 8.0), center_fraction=(0.1, 0.1)),))
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ValueError, match=r"more_masks\[0\]: MaskConfig has no field 'knd'"):
+        from_dict(Config, {"more_masks": [{"knd": "radial"}]})
+
+
 def test_the_file_s_values_are_the_defaults() -> None:
     config, workdir = parse([f"--config={SMOKE}"])
     assert config == load_config(SMOKE)
@@ -121,7 +128,7 @@ def test_help_lists_every_field_with_the_file_s_value(capsys) -> None:
                 fields(inner, f"{prefix}{item.name}.") if dataclasses.is_dataclass(inner) else [prefix + item.name]
             )
 
-    names = list(fields(load_config(SMOKE)))
+    names = [name for name in fields(load_config(SMOKE)) if name != "more_masks"]  # set in files only
     assert len(names) > 80
     assert [name for name in names if f"--{name} " not in text] == []
     assert "Train a network." in text

@@ -30,7 +30,7 @@ __all__ = ["evaluation_batches", "train_batches"]
 def train_batches(
     source: Source,
     *,
-    mask: MaskConfig,
+    mask: MaskConfig | tuple[MaskConfig, ...],
     augment: AugmentConfig,
     batch_size: int,
     seed: int,
@@ -42,7 +42,7 @@ def train_batches(
 
     Args:
         source: records by index, numpy only and picklable where there are workers.
-        mask: mask family; a fresh member is drawn for each record.
+        mask: mask family, or several, of which one is drawn for each record; a fresh member is drawn for each record.
         augment: random changes of the pairs.
         batch_size: records a batch; all of one size (see ``AugmentConfig.crop``).
         seed: of order, augmentation, masks and noise together.
@@ -60,7 +60,7 @@ def train_batches(
 
     if len(source) == 0:
         raise ValueError("the source holds no records; wanted at least one")
-    simulate = _Simulate(mask=mask, augment=augment, acquisition=acquisition)
+    simulate = _Simulate(masks=_families(mask), augment=augment, acquisition=acquisition)
     dataset = (
         grain.MapDataset.source(_Numbered(source))
         .seed(seed)
@@ -84,7 +84,7 @@ def train_batches(
 def evaluation_batches(
     source: Source,
     *,
-    mask: MaskConfig,
+    mask: MaskConfig | tuple[MaskConfig, ...],
     batch_size: int,
     acquisition: AcquisitionConfig = AcquisitionConfig(),
 ) -> Iterator[tuple[Batch, list[str]]]:
@@ -92,7 +92,8 @@ def evaluation_batches(
 
     Args:
         source: records by index.
-        mask: mask family; the member is drawn from ``seed_from_name(example.name)``.
+        mask: mask family; the member is drawn from ``seed_from_name(example.name)``. Several families take turns: each
+            record has one, by its index.
         batch_size: records a batch; the last batch repeats its last record up to this number, so that no shape is
             new to the compiler.
         acquisition: simulated phase and noise.
@@ -103,12 +104,13 @@ def evaluation_batches(
     Raises:
         ValueError: for records of several sizes in one batch.
     """
+    masks = _families(mask)
     for start in range(0, len(source), batch_size):
         records, names = [], []
         for index in range(start, min(start + batch_size, len(source))):
             example = source[index]
             seed = seed_from_name(example.name)
-            sampling = make_mask(mask, shape=example.target.shape, seed=seed).mask
+            sampling = _draw(masks[index % len(masks)], example, seed=seed, whole=len(masks) > 1)
             rng = np.random.default_rng(seed)
             example = simulate_acquisition(example, acquisition, rng)
             records.append(undersample(example, sampling, rng, noise=acquisition.noise, record=index))
@@ -150,7 +152,7 @@ class _Numbered:
 class _Simulate:
     """Augment, draw a mask and undersample one record, from the generator that Grain seeds for its position."""
 
-    mask: MaskConfig
+    masks: tuple[MaskConfig, ...]
     augment: AugmentConfig
     acquisition: AcquisitionConfig
 
@@ -158,8 +160,21 @@ class _Simulate:
         index, example = numbered
         example = augment(example, self.augment, rng)
         example = simulate_acquisition(example, self.acquisition, rng)
-        sampling = make_mask(self.mask, shape=example.target.shape, seed=int(rng.integers(2**31))).mask
+        several = len(self.masks) > 1
+        mask = self.masks[int(rng.integers(len(self.masks)))] if several else self.masks[0]
+        sampling = _draw(mask, example, seed=int(rng.integers(2**31)), whole=several)
         return undersample(example, sampling, rng, noise=self.acquisition.noise, record=index)
+
+
+def _families(mask: MaskConfig | tuple[MaskConfig, ...]) -> tuple[MaskConfig, ...]:
+    return mask if isinstance(mask, tuple) else (mask,)
+
+
+def _draw(mask: MaskConfig, example: Example, *, seed: int | tuple[int, ...], whole: bool) -> np.ndarray:
+    """Draw the mask of a record; ``whole`` gives masks of lines all rows too: families then stack, in one program."""
+    shape = example.target.shape
+    drawn = make_mask(mask, shape=shape, seed=seed).mask
+    return np.broadcast_to(drawn, shape) if whole else drawn
 
 
 def _stack(records: Sequence[Batch]) -> Batch:

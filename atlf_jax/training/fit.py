@@ -34,7 +34,7 @@ def fit(
     train_source: Source,
     valid_source: Source,
     *,
-    mask: MaskConfig,
+    mask: MaskConfig | tuple[MaskConfig, ...],
     augment: AugmentConfig,
     acquisition: AcquisitionConfig,
     workers: int,
@@ -49,7 +49,8 @@ def fit(
         model: a Flax module (see ``objective.Model``).
         train_source: records to train on.
         valid_source: records to choose the best checkpoint on.
-        mask: mask family; each training record gets a fresh member, each validation record always the same.
+        mask: mask family, or several to draw from; each training record gets a fresh member, each validation record
+            always the same.
         augment: random changes of the training pairs.
         acquisition: phase and noise of the simulated scan.
         workers: loader processes.

@@ -90,6 +90,20 @@ def test_a_tuple_of_accelerations_is_drawn_from():
     assert set(lines) == {8, 3}  # of 16
 
 
+def test_families_of_masks_are_drawn_from_and_stack():
+    lines = MaskConfig("random_exact", acceleration=4.0, center_fraction=0.1)
+    families = (lines, MaskConfig("radial", acceleration=2.0))
+    masks = np.concatenate([batch.measurement.mask for batch in batches(10, mask=families)])
+    of_lines = (masks == masks[:, :1]).all(axis=(1, 2))
+    assert masks.shape[1:] == (16, 16) and 0 < of_lines.sum() < len(masks)
+    validation = list(evaluation_batches(SOURCE, mask=families, batch_size=1))
+    of_lines = [bool((batch.measurement.mask[0] == batch.measurement.mask[0, :1]).all()) for batch, _ in validation]
+    assert of_lines == [index % 2 == 0 for index in range(10)]
+    alone = next(evaluation_batches(SOURCE, mask=lines, batch_size=1))[0]
+    whole = np.broadcast_to(alone.measurement.mask, (1, 24, 24))
+    np.testing.assert_array_equal(validation[0][0].measurement.mask, whole)
+
+
 def test_the_record_number_names_the_source_record():
     plain = AugmentConfig(flip=False, rotate90=False)
     for batch in batches(3, augment=plain):
