@@ -16,7 +16,7 @@ from rich.console import Console
 
 from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data import DataConfig, Split, open_source
-from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, choose_panels, evaluate
+from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, choose_panels, evaluate, single_masks
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
 from atlf_jax.training import load
@@ -40,6 +40,8 @@ class Arguments:
     """Folder of the dataset; None: the one in the checkpoint."""
     masks: tuple[tuple[str, float, float], ...] = ()
     """KIND ACCELERATION CENTRE_FRACTION, repeated for each mask; none: those that the networks were trained with."""
+    ablate: Literal["ct"] | None = None
+    """ct: score again with the CT taken away, exchanged or moved, under noise, and with lesions painted in."""
     evaluation: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=EvaluationConfig)
     """Metric profile, batches, panels and bootstrap."""
 
@@ -61,23 +63,33 @@ def run(arguments: Arguments) -> None:
     runs, models, methods = open_runs(arguments)
     data = choose_data(arguments, runs)
     masks = [MaskConfig(kind, acceleration, center) for kind, acceleration, center in arguments.masks]
-    masks = masks or list(dict.fromkeys(mask for config in runs.values() for mask in (config.mask, *config.more_masks)))
+    trained = dict.fromkeys(mask for config in runs.values() for mask in (config.mask, *config.more_masks))
+    masks = single_masks(masks or list(trained))
     source = open_source(data, arguments.split)
     shared = {"masks": masks, "config": arguments.evaluation, "acquisition": data.acquisition}
-    rows = evaluate(models, source, **shared)
+    rows, sections = evaluate(models, source, **shared), []
+    panels = choose_panels(models, source, rows, **shared)
+    if arguments.ablate == "ct":
+        from atlf_jax.evaluation.modality import ablate_ct, ct_section
+
+        ablated = ablate_ct(models, source, **shared)
+        methods |= {row.method: methods[row.method.rpartition(", ")[0]] for row in ablated}
+        rows += ablated
+        sections.append(ct_section(models, source, **shared))
     study = report.Study(
         dataset=", ".join(filter(None, (data.dataset, getattr(source, "pairing", "")))),
         split=arguments.split,
         config=arguments.evaluation,
         methods=methods,
         rows=rows,
-        panels=choose_panels(models, source, rows, **shared),
+        panels=panels,
         acquisition=to_dict(data.acquisition),
+        sections=sections,
     )
     first = next(iter(methods.values())).checkpoint
     facts, page = report.write(Path(arguments.out or Path(first, "evaluation", arguments.split)), study)
     console = Console()
-    for table in report.tables(facts):
+    for table in report.tables(facts, sections):
         console.print(table, "")
     for remark in facts["remarks"]:
         console.print(remark, highlight=False)

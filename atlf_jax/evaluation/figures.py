@@ -5,7 +5,7 @@ All error maps of a report or figure share one scale, so that a darker map alway
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from beartype import beartype
@@ -23,6 +23,7 @@ __all__ = [
     "ERROR_MAP",
     "colour_bar",
     "comparison_figure",
+    "curve_figure",
     "data_uri",
     "error_limit",
     "error_picture",
@@ -152,6 +153,54 @@ def metric_figure(rows: Sequence[Score], metric: str = "psnr", *, dark: bool = F
         labelcolor=ink,
         borderaxespad=0.2,
         handletextpad=0.1,
+    )
+    figure.patch.set_alpha(0)
+    return figure
+
+
+@beartype
+def curve_figure(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, ylabel: str, dark: bool = False
+) -> Figure:
+    """Draw curves, one axis for each first key and one line for each second.
+
+    Args:
+        curves: points (x, y) by the name of the axis, and by method.
+        ylabel: of every axis; the name of an axis stands below it.
+        dark: for a dark page.
+    """
+    colours = method_colours(list(dict.fromkeys(method for lines in curves.values() for method in lines)))
+    ink = "#d4d4d4" if dark else "#333333"
+    columns = min(4, len(curves))
+    lines_of_axes = -(-len(curves) // columns)
+    figure = Figure(figsize=(2.7 * columns + 0.4, 2.5 * lines_of_axes + 0.4), layout="constrained")
+    axes = figure.subplots(lines_of_axes, columns, squeeze=False, sharey=True).ravel()
+    for axis, (name, lines) in zip(axes, curves.items(), strict=False):
+        for method, points in lines.items():
+            axis.plot(
+                *zip(*points, strict=True), "o-", color=colours[method], markersize=3, linewidth=1.2, label=method
+            )
+        axis.set_xlabel(name, fontsize=8, color=ink)
+        axis.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
+        axis.tick_params(colors=ink, labelsize=8)
+        axis.patch.set_alpha(0)
+        for side, spine in axis.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(ink)
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    for axis in axes[::columns]:
+        axis.set_ylabel(ylabel, fontsize=8, color=ink)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+        labelcolor=ink,
+        handlelength=1.4,
     )
     figure.patch.set_alpha(0)
     return figure

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import jax
 import jinja2
 import numpy as np
 from beartype import beartype
+from matplotlib.figure import Figure
 from PIL import Image
 from rich import box
 from rich.markup import escape
@@ -26,7 +27,7 @@ from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, Evaluation
 from atlf_jax.evaluation.statistics import compare, remark, summarise
 from atlf_jax.metrics import METRICS
 
-__all__ = ["Method", "Study", "environment", "render", "summary", "tables", "write"]
+__all__ = ["Method", "Section", "Study", "environment", "render", "summary", "tables", "write"]
 
 DECIMALS = {"psnr": 2}  # 4 for the others
 UNITS = {"psnr": "dB"}
@@ -65,6 +66,17 @@ class Method(NamedTuple):
     config: dict[str, Any] | None = None  # the whole configuration that it was trained with
 
 
+class Section(NamedTuple):
+    """A further part of a report: words, one table, one figure."""
+
+    title: str
+    key: str  # name of its numbers in summary.json
+    words: Sequence[str]
+    facts: Sequence[Mapping[str, Any]] = ()  # rows of the table; the keys of the first are the headings
+    numbers: Any = None  # for summary.json, where there is more to tell than the table; None: the table
+    figure: Callable[[bool], Figure] | None = None  # drawn for a light page, and again for a dark one
+
+
 @beartype
 @dataclass(frozen=True)
 class Study:
@@ -77,6 +89,7 @@ class Study:
     rows: Sequence[Score]
     panels: Sequence[Panel] = ()
     acquisition: Mapping[str, float] = field(default_factory=dict)
+    sections: Sequence[Section] = ()
 
 
 @beartype
@@ -117,7 +130,7 @@ def summary(study: Study) -> dict[str, Any]:
         "results": [item._asdict() for item in summarise(rows, **chosen)],
         "comparisons": [item._asdict() for item in compare(rows)],
         "remarks": _remarks(study, len(subjects)),
-    }
+    } | {section.key: list(section.facts) if section.numbers is None else section.numbers for section in study.sections}
 
 
 @beartype
@@ -134,11 +147,12 @@ def environment() -> dict[str, str]:
 
 
 @beartype
-def tables(facts: Mapping[str, Any]) -> list[Table]:
-    """Set the results as tables for the terminal: one for each mask, and one of the methods.
+def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[Table]:
+    """Set the results as tables for the terminal: one for each mask, those of the sections, and one of the methods.
 
     Args:
         facts: what ``summary`` returned.
+        sections: those of the study.
     """
     built = []
     for mask in facts["protocol"]["masks"]:
@@ -154,6 +168,12 @@ def tables(facts: Mapping[str, Any]) -> list[Table]:
                 table.add_row(*map(escape, (label, method, mean, deviation, interval(result), slices, worst)))
             table.add_section()
         built.append(table)
+    for section in sections:
+        if section.facts:
+            table = _table(section.title, [*section.facts[0]][:1], [*section.facts[0]][1:])
+            for row in section.facts:
+                table.add_row(*(escape(_cell(value)) for value in row.values()))
+            built.append(table)
     methods = _table(f"on {facts['environment']['device']}", ["method"], ["parameters", "s / slice"])
     for method, known in facts["methods"].items():
         methods.add_row(escape(method), f"{known['parameters']:,}", f"{known['seconds_a_slice']:.3g}")
@@ -223,6 +243,7 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         panels=[_panel(panel, study, limit) for panel in study.panels],
         limit=f"{limit:g}",
         colour_bar=figures.data_uri(figures.colour_bar()),
+        sections=[_section(section) for section in study.sections],
     )
 
 
@@ -356,6 +377,24 @@ def _panel(panel: Panel, study: Study, limit: float) -> dict[str, Any]:
         "lead": lead,
         "columns": columns,
     }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    """Set a section's numbers as text, and its figure for both themes."""
+    themes = {"light": False, "dark": True}
+    return {
+        "title": section.title,
+        "words": section.words,
+        "headings": list(section.facts[0]) if section.facts else [],
+        "rows": [[_cell(value) for value in row.values()] for row in section.facts],
+        "plots": {theme: figures.data_uri(figures.png(section.figure(dark))) for theme, dark in themes.items()}
+        if section.figure
+        else {},
+    }
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
 def _finite(value: Any) -> Any:

@@ -138,8 +138,8 @@ class ReconstructionConfig:
     """Blend of styled and plain features."""
     neutral_start: bool = False
     """AVAT's output and AdaIN's (then learned) blend start at zero: every phase starts as ISTA-Net+'s."""
-    aux_concat: Literal["none", "fused", "fused+ct"] = "none"
-    """Also give conv_D the fused image (and the CT) as channels: the spatial way in."""
+    aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
+    """Also give conv_D the fused image, the CT, or both as channels: the spatial way in."""
     shrink: Literal["soft", "none"] = "soft"
     """Shrinkage between the halves of the BRB."""
     brb_levels: int = 1
@@ -177,16 +177,16 @@ class ATLFConfig:
     """ATLF-Net. The defaults are the preset ``faithful``."""
 
     use_fusion: bool = True
-    """Compute the fused image; False = MR alone, which needs adain none and aux_concat none."""
+    """Compute the fused image; False needs adain none, and aux_concat none (MR alone) or ct."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 
     def __post_init__(self) -> None:
         r = self.reconstruction
-        if not self.use_fusion and (r.adain != "none" or r.aux_concat != "none"):
+        if not self.use_fusion and (r.adain != "none" or r.aux_concat not in ("none", "ct")):
             raise ValueError(
                 f"use_fusion is off but phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "
-                "set both to none, or use_fusion on"
+                "set adain to none and aux_concat to none or ct, or use_fusion on"
             )
 
 
@@ -296,9 +296,9 @@ class Phase(nn.Module):
         r = self._project(gradient(x, y, mask, rho, maps))
 
         image = to_channels(r)[..., :channels]  # [b, h, w, 1|2]
-        if c.aux_concat != "none":
+        if c.aux_concat in ("fused", "fused+ct"):
             image = jnp.concatenate([image, fused[..., None]], axis=-1)
-        if c.aux_concat == "fused+ct":
+        if c.aux_concat in ("ct", "fused+ct"):
             image = jnp.concatenate([image, measurement.ct[..., None]], axis=-1)
         f = Conv(c.width, kernel_init=xavier, name="conv_D")(pixel_unshuffle(image, c.stride))
 
