@@ -20,12 +20,13 @@ from beartype.roar import BeartypeCallHintParamViolation
 
 from atlf_jax.data import AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
-from atlf_jax.models.atlf import ATLFConfig
+from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
 from atlf_jax.training import TrainConfig
 
 __all__ = ["Config", "from_dict", "load_config", "parse", "to_dict"]
 
 T = TypeVar("T")
+KINDS = {config_class: kind for kind, (config_class, _) in MODELS.items()}
 
 
 @beartype
@@ -35,8 +36,8 @@ class Config:
 
     name: str = "experiment"
     """Name of the experiment; results go to runs/NAME."""
-    model: ATLFConfig = field(default_factory=ATLFConfig)
-    """The network."""
+    model: ModelConfig = field(default_factory=ATLFConfig)
+    """The network; the experiment's file decides its kind."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where the CT-MR pairs come from."""
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -105,7 +106,7 @@ def parse(argv: Sequence[str] | None = None, *, description: str = "") -> tuple[
         default=default,
         args=[re.sub(r"^--config\.", "--", text) for text in argv],
         use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     return config, Path(workdir or Path("runs") / config.name)
 
@@ -123,7 +124,11 @@ def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as a dictionary of plain JSON values; ``from_dict`` undoes it."""
+    """Return a configuration as a dictionary of plain JSON values; ``from_dict`` undoes it.
+
+    Where a field may be the configuration of any model, "kind" says of which; ATLF-Net's has none, as in checkpoints
+    from before there were others.
+    """
     return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
 
 
@@ -158,7 +163,12 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
 
 
 def _field(hint: Any, value: Any, *, where: str) -> Any:
-    """Build the value of one field: a configuration, a tuple of configurations, or what JSON says."""
+    """Undo ``_plain``: build a configuration, a tuple of configurations, or what JSON says."""
+    if hint == ModelConfig and isinstance(value, dict):
+        kind = value.get("kind", "atlf")
+        if kind not in MODELS:
+            raise ValueError(f"{where}: got kind {kind!r}, wanted one of: {', '.join(MODELS)}")
+        hint, value = MODELS[kind][0], {name: item for name, item in value.items() if name != "kind"}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where=where)
     item = next(iter(typing.get_args(hint)), None)  # of tuple[Item, ...]
@@ -169,7 +179,8 @@ def _field(hint: Any, value: Any, *, where: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return to_dict(value)
+        tagged = type(value) in KINDS and not isinstance(value, ATLFConfig)
+        return ({"kind": KINDS[type(value)]} if tagged else {}) | to_dict(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

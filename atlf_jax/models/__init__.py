@@ -3,15 +3,31 @@
 import flax.linen as nn
 
 from atlf_jax.models.atlf import PRESETS, ATLFConfig, ATLFNet, FusionConfig, ReconstructionConfig
+from atlf_jax.models.dc_cnn import DCCNN, DCCNNConfig
+from atlf_jax.models.modl import MoDL, MoDLConfig
+from atlf_jax.models.mtrans import MTrans, MTransConfig
+from atlf_jax.models.unet import ImageUNet, UNetConfig
+from atlf_jax.models.varnet import VarNet, VarNetConfig
 from atlf_jax.models.zero_filled import ZeroFilled, ZeroFilledConfig
 
 __all__ = [
+    "DCCNN",
     "MODELS",
     "PRESETS",
     "ATLFConfig",
     "ATLFNet",
+    "DCCNNConfig",
     "FusionConfig",
+    "ImageUNet",
+    "MTrans",
+    "MTransConfig",
+    "MoDL",
+    "MoDLConfig",
+    "ModelConfig",
     "ReconstructionConfig",
+    "UNetConfig",
+    "VarNet",
+    "VarNetConfig",
     "ZeroFilled",
     "ZeroFilledConfig",
     "build",
@@ -19,11 +35,18 @@ __all__ = [
 
 MODELS = {
     "atlf": (ATLFConfig, ATLFNet),
+    "unet": (UNetConfig, ImageUNet),
+    "dc_cnn": (DCCNNConfig, DCCNN),
+    "modl": (MoDLConfig, MoDL),
+    "varnet": (VarNetConfig, VarNet),
+    "mtrans": (MTransConfig, MTrans),
     "zero_filled": (ZeroFilledConfig, ZeroFilled),
 }
 
+ModelConfig = ATLFConfig | UNetConfig | DCCNNConfig | MoDLConfig | VarNetConfig | MTransConfig | ZeroFilledConfig
 
-def build(config: ATLFConfig | ZeroFilledConfig) -> nn.Module:
+
+def build(config: ModelConfig) -> nn.Module:
     """Make the module that a model configuration describes."""
     for config_class, module_class in MODELS.values():
         if isinstance(config, config_class):

@@ -7,6 +7,7 @@ The image state is complex, with zero imaginary part in the one-channel model (`
 docs/ATLF.md describes every block and says which parts the published material leaves open.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -188,6 +189,11 @@ class ATLFConfig:
                 f"use_fusion is off but phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "
                 "set adain to none and aux_concat to none or ct, or use_fusion on"
             )
+
+    @property
+    def multiple(self) -> int:
+        """Return the number of pixels of which both sides of an image must be a multiple."""
+        return math.lcm(self.fusion.stride, self.reconstruction.stride)
 
 
 class FusionProcess(nn.Module):

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
-from atlf_jax.models import build
+from atlf_jax.models import ATLFConfig, build
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -102,7 +102,7 @@ def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "be
     config, variables = load(checkpoint, which)
     settings = from_dict(Config, config).model
     apply = jax.tree_util.Partial(build(settings).apply, variables)
-    multiple = math.lcm(settings.fusion.stride, settings.reconstruction.stride)
+    multiple = settings.multiple if isinstance(settings, ATLFConfig) else 1  # the others take any size
     return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
 
 

@@ -217,6 +217,8 @@ def _stage_named(config: TrainConfig, name: str) -> Stage:
 
 def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
     """Refuse stages that the model has no part for."""
+    if not state.params:
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train")
     for stage in stages(config):
         if stage.name in ("autoencode", "fusion") and FUSION not in state.params:
             raise ValueError(

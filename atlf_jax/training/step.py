@@ -59,7 +59,7 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
         measurement = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), batch.measurement)
         variables = model.init(jax.random.key(seed), measurement)
         model_state = {name: tree for name, tree in variables.items() if name != "params"}
-        params = variables["params"]
+        params = variables.get("params", {})
         average = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, average, model_state, ())
 

@@ -1,0 +1,66 @@
+"""What the baselines share: what a network sees of a measurement, and the final data consistency."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from beartype import beartype
+from jaxtyping import Array, Complex, Float
+
+from atlf_jax.array_types import Measurement
+from atlf_jax.ops import adjoint, to_channels
+from atlf_jax.ops.consistency import hard, weighted
+
+__all__ = ["BaselineConfig", "Consistency", "DataConsistency", "as_input", "project", "start"]
+
+Consistency = Literal["soft", "hard", "none"]
+SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
+
+
+@beartype
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What every baseline can be set to."""
+
+    use_ct: bool = True
+    """Let the network see the CT; False = MR alone."""
+    complex: bool = True
+    """Two image channels (re, im); False = one real channel, with the real part taken after data consistency."""
+
+    @property
+    def channels(self) -> int:
+        """Return the number of image channels."""
+        return 2 if self.complex else 1
+
+
+def project(x: Complex[Array, "b h w"], config: BaselineConfig) -> Complex[Array, "b h w"]:
+    """Return x, without its imaginary part in the one-channel model."""
+    return x if config.complex else x.real.astype(x.dtype)
+
+
+def start(measurement: Measurement, config: BaselineConfig) -> Complex[Array, "b h w"]:
+    """Return the zero-filled image A^H y, from which every baseline starts."""
+    return project(adjoint(measurement.kspace, measurement.mask, measurement.coil_maps), config)
+
+
+def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: BaselineConfig) -> Float[Array, "b h w f"]:
+    """Return the image as channels, with the CT as one more where the network may see it."""
+    image = to_channels(x)[..., : config.channels]
+    return jnp.concatenate([image, measurement.ct[..., None]], axis=-1) if config.use_ct else image
+
+
+class DataConsistency(nn.Module):
+    """Return DC_v(x; y, M, S) with a learned v > 0 that starts at 1 ("soft"), v = inf ("hard"), or x ("none")."""
+
+    kind: Consistency
+
+    @nn.compact
+    def __call__(self, x: Complex[Array, "b h w"], measurement: Measurement) -> Complex[Array, "b h w"]:
+        y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps
+        if self.kind == "none":
+            return x
+        if self.kind == "hard":
+            return hard(x, y, mask, maps)
+        v = nn.softplus(self.param("dc", nn.initializers.constant(SOFTPLUS_INVERSE_OF_1), (), x.real.dtype))
+        return weighted(x, y, mask, v, maps)

@@ -1,0 +1,27 @@
+"""A plain stack of convolutions, the denoiser of unrolled cascades."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from atlf_jax.nn.layers import Conv
+
+__all__ = ["CNN"]
+
+
+class CNN(nn.Module):
+    """Compute conv(relu(conv(... relu(conv(x))))) with 3x3 convolutions and biases, at full resolution.
+
+    The last convolution starts at zero, so that a residual network starts as the identity.
+    """
+
+    outputs: int
+    width: int = 64
+    depth: int = 5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
+        for layer in range(self.depth - 1):
+            x = nn.relu(
+                Conv(self.width, use_bias=True, kernel_init=nn.initializers.he_normal(), name=f"conv_{layer}")(x)
+            )
+        return Conv(self.outputs, use_bias=True, kernel_init=nn.initializers.zeros, name=f"conv_{self.depth - 1}")(x)

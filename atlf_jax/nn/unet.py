@@ -1,0 +1,90 @@
+"""The U-Net of fastMRI, and the same between a normalisation and its inverse.
+
+Source: Zbontar et al. 2018, "fastMRI"; Sriram et al. 2020, "End-to-End Variational Networks" (normalisation, padding).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from atlf_jax.nn.layers import Conv, Pointwise, pixel_shuffle
+
+__all__ = ["NormUNet", "UNet"]
+
+SLOPE = 0.2  # of the leaky ReLU below zero
+
+
+def _activate(x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+    """Normalise each channel of each example over its pixels (no scale or shift of its own), then leaky ReLU."""
+    x = x - x.mean((1, 2), keepdims=True)
+    x = x * lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + 1e-5)
+    return nn.leaky_relu(x, SLOPE)
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions without bias, each followed by instance normalisation and leaky ReLU."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
+        x = _activate(Conv(self.features, name="conv_0")(x))
+        return _activate(Conv(self.features, name="conv_1")(x))
+
+
+class UNet(nn.Module):
+    """Go down ``pools`` times by 2x2 means, doubling the width, and up again with the skipped maps beside.
+
+    The transposed 2x2 convolution of stride 2 is a 1x1 convolution to four times the features and a pixel shuffle:
+    the same sum, as one matrix product. The last layer starts at zero (ours), so that a residual network starts as
+    the identity. Both sides must be multiples of ``2**pools``.
+    """
+
+    outputs: int
+    width: int = 32
+    pools: int = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
+        skipped = []
+        for level in range(self.pools):
+            x = ConvBlock(self.width * 2**level, name=f"down_{level}")(x)
+            skipped.append(x)
+            b, h, w, f = x.shape
+            x = x.reshape(b, h // 2, 2, w // 2, 2, f).mean((2, 4))  # [b, h, w, f] -> [b, h / 2, w / 2, f]
+        x = ConvBlock(self.width * 2**self.pools, name="bottom")(x)
+        for level in reversed(range(self.pools)):
+            features = self.width * 2**level
+            x = _activate(pixel_shuffle(Pointwise(4 * features, name=f"enlarge_{level}")(x), 2))
+            x = ConvBlock(features, name=f"up_{level}")(jnp.concatenate([x, skipped[level]], axis=-1))
+        return Pointwise(self.outputs, use_bias=True, kernel_init=nn.initializers.zeros, name="out")(x)
+
+
+class NormUNet(nn.Module):
+    """Compute s * UNet((x - m) / s), with mean m and deviation s of each channel of each example.
+
+    Instance normalisation makes a U-Net blind to the scale of its input; s hands it on to the output, which is an
+    update of the first channels of x. Any size is taken: zeros are added around the normalised maps up to multiples
+    of ``2**pools`` and cut off again.
+    """
+
+    outputs: int
+    width: int = 32
+    pools: int = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
+        h, w = x.shape[1:3]
+        centred = x - x.mean((1, 2), keepdims=True)
+        deviation = jnp.sqrt(jnp.square(centred).mean((1, 2), keepdims=True) + 1e-6)  # images have maximum 1
+        (top, bottom), (left, right) = (_borders(side, 2**self.pools) for side in (h, w))
+        padded = jnp.pad(centred / deviation, ((0, 0), (top, bottom), (left, right), (0, 0)))
+        y = UNet(self.outputs, self.width, self.pools, name="unet")(padded)
+        return y[:, top : top + h, left : left + w] * deviation[..., : self.outputs]
+
+
+def _borders(side: int, multiple: int) -> tuple[int, int]:
+    """Return what to add before and after a side to make it a multiple."""
+    missing = -side % multiple
+    return missing // 2, missing - missing // 2

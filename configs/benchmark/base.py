@@ -1,0 +1,48 @@
+"""What all experiments of the benchmark share, so that they differ in the network, its learning rate and its steps.
+
+Source: ours; data, augmentation and loss are those of ``configs/aanlib_4x.py``. One set of weights serves all masks:
+each training record draws a family and an acceleration. Steps are chosen so that each method takes as long on one core.
+"""
+
+from typing import Any
+
+from atlf_jax.config import Config
+from atlf_jax.data import AugmentConfig, DataConfig
+from atlf_jax.masks import MaskConfig
+from atlf_jax.models import ModelConfig
+from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+
+FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
+MASKS = tuple(MaskConfig(kind, acceleration=(4.0, 8.0, 10.0), center_fraction=(0.08, 0.04, 0.04)) for kind in FAMILIES)
+
+
+def experiment(name: str, model: ModelConfig, *, steps: int, learning_rate: float, **stages: StageConfig) -> Config:
+    """Return the experiment ``benchmark/NAME``.
+
+    Args:
+        name: of the method.
+        model: its network.
+        steps: of the reconstruction stage.
+        learning_rate: its peak.
+        stages: the stages before it, of networks with a fusion process.
+    """
+    reconstruction = StageConfig(steps=steps, learning_rate=learning_rate, warmup_steps=50, final_fraction=0.02)
+    total = steps + sum(stage.steps for stage in stages.values())
+    intervals: dict[str, Any] = {"eval_every": -(-total // 4), "picture_every": -(-total // 4), "save_every": 600}
+    return Config(
+        name=f"benchmark/{name}",
+        model=model,
+        data=DataConfig(dataset="aanlib", train_split="inner_train", valid_split="inner_valid"),
+        mask=MASKS[0],
+        more_masks=MASKS[1:],
+        augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, crop=(64, 0)),
+        train=TrainConfig(
+            **stages,
+            reconstruction=reconstruction,
+            loss=LossConfig(mse=0.0, l1=1.0),
+            batch_size=1,
+            seed=0,
+            log_every=50,
+            **intervals,
+        ),
+    )
