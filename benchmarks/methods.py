@@ -1,0 +1,253 @@
+"""Compare reconstruction methods on one split under the same masks: ``python -m benchmarks.methods --out=runs/benchmark``.
+
+A method is an experiment ``configs/benchmark/NAME.py``, trained here when ``OUT/NAME`` holds no finished run, or a row
+of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: run again to go on, or to add a method
+by name. The tables, OUT/table.md, follow from these files alone. One set of weights a method serves all masks.
+
+Networks that see the CT are scored again with the CT zero and of another subject (rows ``NAME, CT ...``).
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from atlf_jax.config import Config, from_dict
+from atlf_jax.data import DataConfig, open_source
+from atlf_jax.data.files import whole_file
+from atlf_jax.evaluation.modality import ABLATIONS, Changed
+from atlf_jax.evaluation.scoring import ZERO_FILLED, EvaluationConfig, Reconstructor, Score, evaluate, mask_label
+from atlf_jax.evaluation.statistics import Comparison, compare, subject_means
+from atlf_jax.masks import MaskConfig
+from atlf_jax.metrics import METRICS
+from atlf_jax.models import build
+from atlf_jax.solvers import SOLVERS
+from atlf_jax.training import load
+from benchmarks.table import machine, markdown
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "benchmark"
+FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
+ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled centre of masks of lines
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    learned = sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem != "base")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the runs, scores and tables")
+    add("--methods", nargs="+", default=[*SOLVERS, *learned], choices=[*SOLVERS, *learned], metavar="NAME")
+    add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
+    add("--accelerations", nargs="+", type=float, default=list(ACCELERATIONS), choices=ACCELERATIONS)
+    add("--split", default="valid", help="subjects to score")
+    add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
+    add("--batch", type=int, default=4, help="slices reconstructed at once")
+    add("--no-training", action="store_true", help="leave out methods that are not trained yet")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, score what is missing, write and print the tables."""
+    arguments = parse(argv)
+    out = arguments.out.resolve()
+    (out / "scores").mkdir(parents=True, exist_ok=True)
+    masks = [
+        MaskConfig(family, acceleration, ACCELERATIONS[acceleration])
+        for family in arguments.families
+        for acceleration in arguments.accelerations
+    ]
+    source = open_source(DataConfig(dataset="aanlib"), arguments.split)
+    config = EvaluationConfig(batch_size=arguments.batch)
+    rows: list[Score] = []
+    costs = []
+    for name in arguments.methods:
+        if name not in SOLVERS and not finished(out / name):
+            if arguments.no_training:
+                print(f"{name}: not trained yet, left out")
+                continue
+            train(name, out / name)
+        model, cost, sees_ct = open_method(name, out)
+        variants = {name: source} | {f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate}
+        for variant, pairs in variants.items() if sees_ct else [(name, source)]:
+            for mask in masks:
+                file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}.csv"
+                if not file.exists():
+                    started = time.perf_counter()
+                    scored = evaluate({variant: model}, pairs, masks=[mask], config=config)
+                    save(file, scored)
+                    print(f"{variant}, {mask_label(mask)}: {time.perf_counter() - started:.0f} s", flush=True)
+                rows += read(file)
+        costs.append({"method": name, **cost, "s a slice": seconds(rows, name), **footprint(model, source, arguments.batch)})
+    text = report(rows, costs, out)
+    (out / "table.md").write_text(text)
+    print(text)
+
+
+def finished(run: Path) -> bool:
+    """Say whether a run has come to its last step."""
+    try:
+        config, _ = load(run, "latest")
+    except ValueError:
+        return False
+    return last_step(run) >= total_steps(from_dict(Config, config))
+
+
+def total_steps(config: Config) -> int:
+    """Return the steps of all stages."""
+    train = config.train
+    return sum(stage.steps for stage in (train.autoencode, train.fusion, train.reconstruction, train.joint))
+
+
+def last_step(run: Path) -> int:
+    """Return the last logged step of a run."""
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def train(name: str, run: Path) -> None:
+    """Train a method by the ordinary command on one core, so that seconds compare."""
+    flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}"]
+    subprocess.run(command, check=True, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
+
+
+def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bool]:
+    """Return a method as a function of a measurement, what it is worth telling, and whether it sees the CT."""
+    if name in SOLVERS:
+        return SOLVERS[name], {"parameters": 0, "training s": 0.0, "steps": 0}, name.startswith("guided")
+    config, variables = load(out / name, "best")
+    settings = from_dict(Config, config)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    cost = {"parameters": parameters, "training s": training_seconds(out / name), "steps": total_steps(settings)}
+    model = settings.model
+    sees_ct = getattr(model, "use_ct", False) or getattr(model, "use_fusion", False)
+    sees_ct = sees_ct or getattr(getattr(model, "reconstruction", None), "aux_concat", "none") != "none"
+    return jax.tree_util.Partial(build(model).apply, variables), cost, sees_ct
+
+
+def training_seconds(run: Path) -> float:
+    """Return the time that the logged training steps took, validation and compilation left out."""
+    total, before = 0.0, 0
+    for line in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
+        if line["kind"] == "train" and line.get("images_per_second"):
+            total += (line["step"] - before) / line["images_per_second"]
+            before = line["step"]
+    return total
+
+
+def footprint(model: Reconstructor, source: Any, batch: int) -> dict[str, float]:
+    """Return what the compiler says of one batch: floating point operations a slice, and temporary memory."""
+    from atlf_jax.data import evaluation_batches
+
+    first = next(evaluation_batches(source, mask=MaskConfig(), batch_size=batch))[0].measurement
+    model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
+    compiled = jax.jit(lambda model, measurement: model(measurement).image).lower(model, first).compile()
+    memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    return {"GFLOP a slice": compiled.cost_analysis()["flops"] / 1e9 / batch, "MiB a slice": memory / batch}
+
+
+def seconds(rows: Sequence[Score], method: str) -> float:
+    """Return the median time of a slice."""
+    return float(np.median([row.seconds for row in rows if row.method == method]))
+
+
+def save(file: Path, rows: Sequence[Score]) -> None:
+    """Write scores, whole or not at all."""
+    with whole_file(file) as part, Path(part).open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *METRICS])
+        writer.writeheader()
+        for row in rows:
+            fields = row._asdict()
+            writer.writerow(fields.pop("values") | fields)
+
+
+def read(file: Path) -> list[Score]:
+    """Read what ``save`` wrote."""
+    kinds = {"record": int, "nominal": float, "effective": float, "coverage": float, "seconds": float}
+    with file.open(newline="") as stream:
+        return [
+            Score(
+                values={name: float(line.pop(name)) for name in METRICS},
+                real=line.pop("real") == "True",
+                **{name: kinds.get(name, str)(value) for name, value in line.items()},
+            )
+            for line in csv.DictReader(stream)
+        ]
+
+
+def means(rows: Sequence[Score], metric: str) -> dict[str, dict[str, float]]:
+    """Return the mean over subjects by method and mask."""
+    table: dict[str, dict[str, float]] = {}
+    for mask, method in dict.fromkeys((row.mask, row.method) for row in rows):
+        group = [row for row in rows if (row.mask, row.method) == (mask, method)]
+        by_subject = subject_means([row.values[metric] for row in group], [row.subject for row in group])
+        table.setdefault(method, {})[mask] = float(np.mean(list(by_subject.values())))
+    return table
+
+
+def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) -> str:
+    """Return all tables as Markdown."""
+    rows = unique(rows)
+    about = ", ".join(f"{name} {value}" for name, value in machine().items() if value != "")
+    parts = [f"{about}, jax {jax.__version__}"]
+    first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
+    parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}")
+    for metric in METRICS:
+        table = means(rows, metric)
+        parts.append(f"{metric.upper()}, mean over subjects:\n\n" + markdown([{"method": m, **c} for m, c in table.items()]))
+    parts.append(markdown(costs))
+    parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(against_best(rows)))
+    return "\n\n".join(parts) + "\n"
+
+
+def unique(rows: Sequence[Score]) -> list[Score]:
+    """Keep one zero-filled row of each slice and mask: every scoring has its own."""
+    return list({(row.mask, row.method, row.name): row for row in rows}.values())
+
+
+def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
+    """Compare each method with the best of the others, which are not variants of itself, under each mask."""
+    found: list[dict[str, Any]] = []
+    table = means(rows, "psnr")
+    comparisons: Mapping[tuple[str, str, str], Comparison] = {
+        (item.mask, item.first, item.second): item for item in compare(rows) if item.metric == "psnr"
+    }
+    names = [name for name in table if "," not in name and name != ZERO_FILLED]
+    for mask in dict.fromkeys(row.mask for row in rows):
+        for name in names:
+            others = [other for other in names if other != name and mask in table[other]]
+            if not others or mask not in table[name]:
+                continue
+            rival = max(others, key=lambda other: table[other][mask])
+            item = comparisons.get((mask, name, rival))
+            sign = 1 if item else -1
+            item = item or comparisons[mask, rival, name]
+            better = item.better_slices if sign > 0 else item.slices - item.better_slices
+            subjects = ", ".join(f"{subject}: {sign * value:+.2f}" for subject, value in item.subjects.items())
+            found.append(
+                {
+                    "mask": mask,
+                    "method": name,
+                    "best other": rival,
+                    "dB": sign * item.difference,
+                    "subjects": subjects,
+                    "better slices": f"{better} of {item.slices}",
+                    "p, slices": item.slice_p,
+                }
+            )
+    return found
+
+
+if __name__ == "__main__":
+    main()
