@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             train(name, out / name)
         model, cost, sees_ct = open_method(name, out)
-        variants = {name: source} | {f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate}
+        variants = {name: source} | {
+            f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate
+        }
         for variant, pairs in variants.items() if sees_ct else [(name, source)]:
             for mask in masks:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}.csv"
@@ -88,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     save(file, scored)
                     print(f"{variant}, {mask_label(mask)}: {time.perf_counter() - started:.0f} s", flush=True)
                 rows += read(file)
-        costs.append({"method": name, **cost, "s a slice": seconds(rows, name), **footprint(model, source, arguments.batch)})
+        costs.append(
+            {"method": name, **cost, "s a slice": seconds(rows, name), **footprint(model, source, arguments.batch)}
+        )
     text = report(rows, costs, out)
     (out / "table.md").write_text(text)
     print(text)
@@ -205,7 +209,9 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) ->
     parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}")
     for metric in METRICS:
         table = means(rows, metric)
-        parts.append(f"{metric.upper()}, mean over subjects:\n\n" + markdown([{"method": m, **c} for m, c in table.items()]))
+        parts.append(
+            f"{metric.upper()}, mean over subjects:\n\n" + markdown([{"method": m, **c} for m, c in table.items()])
+        )
     parts.append(markdown(costs))
     parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(against_best(rows)))
     return "\n\n".join(parts) + "\n"

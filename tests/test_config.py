@@ -8,6 +8,7 @@ import pytest
 
 from atlf_jax.config import Config, from_dict, load_config, parse, to_dict
 from atlf_jax.masks import MaskConfig
+from atlf_jax.models import MODELS, ATLFConfig, DCCNNConfig
 from atlf_jax.training import LossConfig, StageConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -195,6 +196,65 @@ def test_json_keeps_tuples_nothing_and_numbers() -> None:
     values = json.loads(json.dumps(to_dict(config)))
     assert values["mask"]["acceleration"] == [4.0, 8.0] and values["model"]["fusion"]["s_clamp"] is None
     assert from_dict(Config, values) == config
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_json_tells_the_kind_of_model(kind) -> None:
+    config = Config(model=MODELS[kind][0]())
+    values = json.loads(json.dumps(to_dict(config)))
+    assert values["model"].get("kind", "atlf") == kind
+    assert from_dict(Config, values) == config
+
+
+def test_a_model_without_a_kind_is_atlf_net_and_may_say_so() -> None:
+    values = to_dict(Config())
+    assert "kind" not in values["model"]  # as in checkpoints from before there were others
+    for tag in ({}, {"kind": "atlf"}):
+        assert from_dict(Config, values | {"model": tag | {"use_fusion": True}}).model == ATLFConfig()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"kind": "unet2"}, "config.model: got kind 'unet2', wanted one of: atlf, unet, "),
+        ({"kind": "unet", "phases": 3}, "config.model: UNetConfig has no field 'phases'"),
+        ({"kind": "unet", "width": 0}, "config.model: got width 0"),
+        (3, "config: .*parameter model=3 violates type hint"),
+    ],
+)
+def test_a_wrong_model_is_refused(model, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(Config, to_dict(Config()) | {"model": model})
+
+
+def test_the_file_decides_the_kind_of_model_and_options_its_fields(capsys) -> None:
+    file = f"--config={CONFIGS / 'benchmark' / 'dc_cnn.py'}"
+    config, workdir = parse([file, "--model.cascades=3", "--config.model.use_ct", "False"])
+    assert config.model == dataclasses.replace(
+        load_config(CONFIGS / "benchmark" / "dc_cnn.py").model, cascades=3, use_ct=False
+    )
+    assert isinstance(config.model, DCCNNConfig) and workdir == Path("runs/benchmark/dc_cnn")
+    with pytest.raises(SystemExit):
+        parse([file, "--help"])
+    said = capsys.readouterr().out
+    assert all(f"--model.{item.name} " in said for item in dataclasses.fields(DCCNNConfig))
+    assert "--model.reconstruction" not in said
+    with pytest.raises(SystemExit):
+        parse([file, "--model.reconstruction.phases=3"])
+    assert "Unrecognized options: --model.reconstruction.phases=3" in " ".join(capsys.readouterr().err.split())
+
+
+def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> None:
+    def shared(name: str) -> Config:
+        config = load_config(CONFIGS / f"{name}.py")
+        none, steps = StageConfig(), {"eval_every": 1, "picture_every": 1}
+        stage = dataclasses.replace(config.train.reconstruction, steps=100, learning_rate=1.0)
+        train = dataclasses.replace(config.train, autoencode=none, fusion=none, reconstruction=stage, **steps)
+        return dataclasses.replace(config, name="", model=ATLFConfig(), train=train)
+
+    methods = [name for name in NAMES if name.startswith("benchmark/") and name != "benchmark/base"]
+    assert len(methods) >= 7
+    assert len({json.dumps(to_dict(shared(name))) for name in methods}) == 1
 
 
 def test_json_without_a_newer_field_takes_its_default() -> None:

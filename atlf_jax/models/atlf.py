@@ -7,6 +7,7 @@ The image state is complex, with zero imaginary part in the one-channel model (`
 docs/ATLF.md describes every block and says which parts the published material leaves open.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -138,7 +139,8 @@ class ReconstructionConfig:
     adain_alpha: float = 1.0
     """Blend of styled and plain features."""
     neutral_start: bool = False
-    """AVAT's output and AdaIN's (then learned) blend start at zero: every phase starts as ISTA-Net+'s."""
+    """AVAT's output, AdaIN's (then learned) blend and what aux_concat adds start at zero: every phase starts as
+    ISTA-Net+'s."""
     aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
     """Also give conv_D the fused image, the CT, or both as channels: the spatial way in."""
     shrink: Literal["soft", "none"] = "soft"
@@ -302,11 +304,11 @@ class Phase(nn.Module):
         r = self._project(gradient(x, y, mask, rho, maps))
 
         image = to_channels(r)[..., :channels]  # [b, h, w, 1|2]
-        if c.aux_concat in ("fused", "fused+ct"):
-            image = jnp.concatenate([image, fused[..., None]], axis=-1)
-        if c.aux_concat in ("ct", "fused+ct"):
-            image = jnp.concatenate([image, measurement.ct[..., None]], axis=-1)
         f = Conv(c.width, kernel_init=xavier, name="conv_D")(pixel_unshuffle(image, c.stride))
+        if c.aux_concat != "none":  # the same as further channels of conv_D, with an initialisation of their own
+            kernel_init = nn.initializers.zeros if c.neutral_start else xavier
+            aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
+            f = f + aux(pixel_unshuffle(self._aux(measurement, fused), c.stride))
 
         cost = jnp.zeros(x.shape[:1], f.dtype)
         if c.avat and self.styled:
@@ -341,6 +343,11 @@ class Phase(nn.Module):
         x = update if c.skip == "none" else r + update
         x = self._project(self._data_consistency(x, y, mask, maps))
         return x, jnp.square(e).mean((1, 2, 3)), cost
+
+    def _aux(self, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
+        """Return what the phase sees beside its image, as channels."""
+        images = {"fused": (fused,), "ct": (measurement.ct,), "fused+ct": (fused, measurement.ct)}
+        return jnp.stack(images[self.config.aux_concat], axis=-1)
 
     def _project(self, x: Complex[Array, "b h w"]) -> Complex[Array, "b h w"]:
         return x if self.config.complex else x.real.astype(x.dtype)
@@ -480,10 +487,21 @@ def compact() -> ATLFConfig:
     )
 
 
+def best() -> ATLFConfig:
+    """Return ``compact`` without fusion process and AdaIN, and with the CT as channels of every phase instead.
+
+    What the parts are worth is measured in docs/DESIGN.md.
+    """
+    config = compact()
+    reconstruction = dataclasses.replace(config.reconstruction, adain="none", aux_concat="ct")
+    return dataclasses.replace(config, use_fusion=False, reconstruction=reconstruction)
+
+
 PRESETS = {
     "faithful": ATLFConfig,
     "robust": robust,
     "published": published,
     "istanet_plus": istanet_plus,
     "compact": compact,
+    "best": best,
 }

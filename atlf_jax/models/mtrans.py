@@ -8,7 +8,7 @@ Source: Feng et al. 2023 (IEEE TMI 42:2804), "Multimodal Transformer for Acceler
 modality has a head of three convolutions, MR has small patches for detail and the auxiliary modality large ones for
 context, and attention crosses both ways in every layer.
 Published size: its tokens are whole patches of head features, each with a learned position for one image size, so its
-size depends on the image's; ours has 7.9 million parameters.
+size depends on the image's. Ours has 7,792,482 parameters.
 Lighter than published: tokens are projected to ``embed`` features; positions are sines, so that any image size is
 taken; no batch normalisation; no second reconstruction of the auxiliary modality, which is given in full. Added: keys
 of both modalities in every attention (MTrans: the other's alone), so that without CT self-attention is left; the

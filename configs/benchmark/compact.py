@@ -21,8 +21,8 @@ def get_config() -> Config:
     return experiment(
         "compact",
         dataclasses.replace(COMPACT, reconstruction=dataclasses.replace(COMPACT.reconstruction, complex=False)),
-        autoencode=StageConfig(steps=700, learning_rate=2e-3, warmup_steps=20),
-        fusion=StageConfig(steps=560, learning_rate=1e-3, warmup_steps=20),
-        steps=2600,
+        autoencode=StageConfig(steps=400, learning_rate=2e-3, warmup_steps=20),
+        fusion=StageConfig(steps=300, learning_rate=1e-3, warmup_steps=20),
+        steps=1450,
         learning_rate=1e-3,
     )

@@ -8,8 +8,25 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement
-from atlf_jax.models import ATLFConfig, FusionConfig, ReconstructionConfig
+from atlf_jax.models import (
+    ATLFConfig,
+    DCCNNConfig,
+    FusionConfig,
+    MoDLConfig,
+    MTransConfig,
+    ReconstructionConfig,
+    UNetConfig,
+    VarNetConfig,
+)
 from atlf_jax.ops import birdcage_maps, forward
+
+BASELINES = {  # at sizes that compile in a second or two
+    "unet": UNetConfig(width=4, pools=1),
+    "dc_cnn": DCCNNConfig(cascades=2, depth=2, width=4),
+    "modl": MoDLConfig(iterations=2, depth=2, width=4),
+    "varnet": VarNetConfig(cascades=2, width=2, pools=1),
+    "mtrans": MTransConfig(width=4, embed=8, patch=4, ct_patch=8, layers=2, heads=2),
+}
 
 
 def small(**reconstruction) -> ATLFConfig:

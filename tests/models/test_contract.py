@@ -8,29 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.models import (
-    MODELS,
-    DCCNNConfig,
-    MoDLConfig,
-    MTransConfig,
-    UNetConfig,
-    VarNetConfig,
-    ZeroFilledConfig,
-    build,
-)
+from atlf_jax.models import MODELS, ZeroFilledConfig, build
 from atlf_jax.ops import adjoint, forward
 
-from .conftest import measure, random_variables, small
+from .conftest import BASELINES, measure, random_variables, small
 
-CONFIGS = {
-    "atlf": small(phases=1),
-    "unet": UNetConfig(width=4, pools=2),
-    "dc_cnn": DCCNNConfig(cascades=2, depth=2, width=4),
-    "modl": MoDLConfig(iterations=2, depth=2, width=4),
-    "varnet": VarNetConfig(cascades=2, width=4, pools=1),
-    "mtrans": MTransConfig(width=4, embed=8, patch=4, ct_patch=8, layers=2, heads=2),
-    "zero_filled": ZeroFilledConfig(),
-}
+CONFIGS = {"atlf": small(phases=1), "zero_filled": ZeroFilledConfig()} | BASELINES
 F32 = 1e-5  # measured float32 errors are 2-4e-7 for one operator; a two-phase network stays below 3e-6
 
 

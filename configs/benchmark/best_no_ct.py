@@ -1,0 +1,21 @@
+"""ATLF-Net's preset ``best`` without the CT, to see what the CT brings; everything else as in ``base.py``.
+
+Source: ours. Command: ``python train.py --config=configs/benchmark/best_no_ct.py``.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from atlf_jax.config import Config
+from atlf_jax.models import PRESETS
+
+BEST = PRESETS["best"]()
+
+
+def get_config() -> Config:
+    """Return the experiment."""
+    experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
+    reconstruction = dataclasses.replace(BEST.reconstruction, complex=False, aux_concat="none")
+    model = dataclasses.replace(BEST, reconstruction=reconstruction)
+    return experiment("best_no_ct", model, steps=1680, learning_rate=1e-3)
