@@ -1,4 +1,4 @@
-"""Compare reconstruction methods on one split under the same masks: ``python -m benchmarks.methods --out=runs/benchmark``.
+"""Compare methods on one split under the same masks: ``python -m benchmarks.methods --out=runs/benchmark``.
 
 A method is an experiment ``configs/benchmark/NAME.py``, trained here when ``OUT/NAME`` holds no finished run, or a row
 of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: run again to go on, or to add a method
