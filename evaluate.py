@@ -19,6 +19,7 @@ from atlf_jax.data import DataConfig, Split, open_source
 from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, choose_panels, evaluate, single_masks
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
+from atlf_jax.solvers import SOLVERS
 from atlf_jax.training import load
 
 
@@ -28,6 +29,8 @@ class Arguments:
 
     checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """Folder of a training run, or NAME=FOLDER to name it in the tables; repeat to compare several."""
+    solvers: tuple[Literal["total_variation", "l1_wavelet", "guided_total_variation"], ...] = ()
+    """Classical reconstructions to score beside the networks, under the same masks."""
     out: str = ""
     """Folder for the report and its numbers; empty: evaluation/SPLIT in the first run's folder."""
     which: Literal["best", "latest"] = "best"
@@ -97,7 +100,10 @@ def run(arguments: Arguments) -> None:
 
 
 def open_runs(arguments: Arguments) -> tuple[dict[str, Config], dict[str, Reconstructor], dict[str, "report.Method"]]:
-    """Load every network: its configuration, itself as a function of a measurement, and its line in the report."""
+    """Load every network: its configuration, itself as a function of a measurement, and its line in the report.
+
+    Solvers follow, which have no configuration.
+    """
     from atlf_jax.evaluation.report import Method
 
     if not arguments.checkpoint:
@@ -114,6 +120,10 @@ def open_runs(arguments: Arguments) -> tuple[dict[str, Config], dict[str, Recons
         models[name] = jax.tree_util.Partial(build(runs[name].model).apply, variables)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         methods[name] = Method(parameters=parameters, checkpoint=str(run), config=config)
+    for name in dict.fromkeys(arguments.solvers):
+        if name in runs:
+            raise ValueError(f"a checkpoint is named {name!r}, like a solver; name it: --checkpoint=NAME=FOLDER")
+        models[name], methods[name] = SOLVERS[name], Method()
     return runs, models, methods
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.models import build
-from benchmarks import compare, scaling, startup
+from benchmarks import compare, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
@@ -22,7 +22,7 @@ from benchmarks.worker import Failed, Worker
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["compare", "scaling", "startup"])
+@pytest.mark.parametrize("name", ["compare", "scaling", "solvers", "startup"])
 def test_help(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -102,6 +102,11 @@ def test_ratios_are_taken_within_rounds(tmp_path):
     text = compare.report({"machine": machine(), "versions": {"jax": "1"}, "cells": [cell()]}, tmp_path)
     assert "time 0.50 of torch, memory 1.50 of torch" in text and "Failed" in text and "1.5 cores" in text
     assert (tmp_path / "table.md").read_text() == text
+
+
+def test_solvers_are_compared_within_rounds():
+    ours, sigpy = solvers.rows_of({"coils": 1}, {"ours": [1.0, 2.0], "sigpy": [4.0, 8.0]}, {"ours": 1.0, "sigpy": 2.0})
+    assert ours["ours/it"] is None and sigpy["ours/it"] == 0.25 and sigpy["objective"] == 2.0
 
 
 def test_ours_goes_before_every_peer():

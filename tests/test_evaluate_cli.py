@@ -27,11 +27,14 @@ def test_a_checkpoint_is_all_it_needs(tmp_path):
     stages = [f"--config.train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
     trained = run("train.py", "--config=configs/phantom_smoke.py", f"--workdir={workdir}", *stages)
     assert trained.returncode == 0, trained.stderr
-    scored = run("evaluate.py", f"--checkpoint=smoke={workdir}", f"--out={out}", "--split=valid", "--panels=1")
+    solvers = ("--solvers", "total_variation", "guided_total_variation")
+    scored = run(
+        "evaluate.py", f"--checkpoint=smoke={workdir}", f"--out={out}", "--split=valid", "--panels=1", *solvers
+    )
     assert scored.returncode == 0, scored.stderr
     assert "zero-filled" in scored.stdout and "smoke" in scored.stdout
     rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
-    assert {row["method"] for row in rows} == {"zero-filled", "smoke"}
+    assert {row["method"] for row in rows} == {"zero-filled", "smoke", *solvers[1:]}
     assert json.loads((out / "summary.json").read_text())
     page = (out / "report.html").read_text()
     assert page.startswith(("<!doctype html>", "<!DOCTYPE html>"))

@@ -1,4 +1,4 @@
-"""Pure functions of arrays: the Fourier transform, the acquisition operator, coils, data consistency, resampling."""
+"""Pure functions of arrays: Fourier and wavelet transforms, acquisition, coils, data consistency, resampling."""
 
 from atlf_jax.ops import consistency
 from atlf_jax.ops.coils import (
@@ -10,10 +10,12 @@ from atlf_jax.ops.coils import (
     whitening_matrix,
 )
 from atlf_jax.ops.complex import from_channels, magnitude, rss, to_channels
+from atlf_jax.ops.differences import differences, differences_adjoint
 from atlf_jax.ops.fourier import fft2c, ifft2c
 from atlf_jax.ops.linear_solve import solve_hermitian
 from atlf_jax.ops.operators import adjoint, birdcage_maps, forward, normal, normalise_maps, operator_norm
 from atlf_jax.ops.resample import bilinear
+from atlf_jax.ops.wavelets import daubechies, fwt, iwt
 
 __all__ = [
     "adjoint",
@@ -21,11 +23,16 @@ __all__ = [
     "birdcage_maps",
     "compression_matrix",
     "consistency",
+    "daubechies",
+    "differences",
+    "differences_adjoint",
     "espirit_maps",
     "fft2c",
     "forward",
     "from_channels",
+    "fwt",
     "ifft2c",
+    "iwt",
     "low_resolution_maps",
     "magnitude",
     "mix_coils",

@@ -97,8 +97,21 @@ def normal(
     mask: Bool[Array, "*#b #h w"],
     coil_maps: Complex[Array, "*#b c h w"] | None = None,
 ) -> Complex[Array, "*b h w"]:
-    """Apply ``A^H A``. With one coil it is a projection; with normalised maps its norm is at most 1."""
-    return adjoint(forward(image, mask, coil_maps), mask, coil_maps)
+    """Apply ``A^H A``. With one coil it is a projection; with normalised maps its norm is at most 1.
+
+    Shifts of the image are phases of k-space and cancel, so none is made; and the transform along h cancels under a
+    mask of lines.
+    """
+    check_ranks(mask, image.ndim, coil_maps)
+    axes = (-1,) if mask.shape[-2] == 1 else (-2, -1)
+    sampled = jnp.fft.ifftshift(mask, axes=axes)  # zero frequency at index 0
+
+    def project(image: Array, sampled: Array) -> Array:
+        return jnp.fft.ifftn(jnp.where(sampled, jnp.fft.fftn(image, axes=axes), 0), axes=axes)
+
+    if coil_maps is None:
+        return project(image, sampled)
+    return jnp.sum(coil_maps.conj() * project(coil_maps * image[..., None, :, :], sampled[..., None, :, :]), axis=-3)
 
 
 @jaxtyped(typechecker=beartype)

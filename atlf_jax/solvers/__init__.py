@@ -1,5 +1,47 @@
-"""Classical reconstructions, to compare with."""
+"""Classical reconstructions, to compare with.
 
+``SOLVERS`` holds those that need no training as functions of a measurement, like networks; ``evaluate.py --solvers``
+scores them. To add one, write ``solvers/x.py`` and its row, with settings from ``python -m benchmarks.tune_solvers``.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.solvers.cg_sense import cg_sense
+from atlf_jax.solvers.l1_wavelet import l1_wavelet
+from atlf_jax.solvers.total_variation import edge_field, guided_total_variation, total_variation
 
-__all__ = ["cg_sense"]
+__all__ = ["SOLVERS", "cg_sense", "edge_field", "guided_total_variation", "l1_wavelet", "total_variation"]
+
+Scalar = float | Float[Array, ""]
+
+
+# Defaults chosen on case 41 by `python -m benchmarks.tune_solvers`, for images with max|A^H y| = 1.
+
+
+def _total_variation(measurement: Measurement, *, regularisation: Scalar = 3e-3) -> Reconstruction:
+    kspace, mask, _, coil_maps = measurement
+    return Reconstruction(total_variation(kspace, mask, coil_maps, regularisation=regularisation, isotropic=True))
+
+
+def _l1_wavelet(measurement: Measurement, *, regularisation: Scalar = 3e-3) -> Reconstruction:
+    kspace, mask, _, coil_maps = measurement
+    return Reconstruction(l1_wavelet(kspace, mask, coil_maps, regularisation=regularisation))
+
+
+def _guided_total_variation(
+    measurement: Measurement, *, regularisation: Scalar = 3e-3, eta: Scalar = 0.1
+) -> Reconstruction:
+    kspace, mask, ct, coil_maps = measurement
+    return Reconstruction(
+        guided_total_variation(kspace, mask, coil_maps, ct=ct, regularisation=regularisation, eta=eta)
+    )
+
+
+SOLVERS: dict[str, Callable[..., Reconstruction]] = {
+    "total_variation": _total_variation,
+    "l1_wavelet": _l1_wavelet,
+    "guided_total_variation": _guided_total_variation,
+}
