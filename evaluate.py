@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,14 +12,26 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
 
 import jax
+import numpy as np
 import tyro
 from rich.console import Console
 
 from atlf_jax.config import Config, from_dict, to_dict
-from atlf_jax.data import DataConfig, Split, open_source
-from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, choose_panels, evaluate, single_masks
-from atlf_jax.masks import MaskConfig
+from atlf_jax.data import DataConfig, Source, Split, open_source
+from atlf_jax.evaluation.audit import audit
+from atlf_jax.evaluation.scoring import (
+    ZERO_FILLED,
+    EvaluationConfig,
+    Reconstructor,
+    choose_panels,
+    evaluate,
+    mask_label,
+    reconstruct_slices,
+    single_masks,
+)
+from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
 from atlf_jax.models import build
+from atlf_jax.reconstruct.guards import Placement, other_data, trained_for, untrained
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.training import load
 
@@ -41,6 +54,10 @@ class Arguments:
     """Dataset to score on; None: the one that the networks were trained on."""
     data_root: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """Folder of the dataset; None: the one in the checkpoint."""
+    phase: Annotated[float | None, tyro.conf.arg(name="acquisition.phase")] = None
+    """Largest simulated phase in radians (0.785 is usual: it takes the Hermitian symmetry away); None: as trained."""
+    noise: Annotated[float | None, tyro.conf.arg(name="acquisition.noise")] = None
+    """Simulated noise relative to the largest pixel (0.01 is usual); None: as trained."""
     masks: tuple[tuple[str, float, float], ...] = ()
     """KIND ACCELERATION CENTRE_FRACTION, repeated for each mask; none: those that the networks were trained with."""
     ablate: Literal["ct"] | None = None
@@ -88,12 +105,16 @@ def run(arguments: Arguments) -> None:
         panels=panels,
         acquisition=to_dict(data.acquisition),
         sections=sections,
+        audit=audit(source, masks=masks, acquisition=data.acquisition),
+        warnings=guard(runs, data, source, masks),
     )
     first = next(iter(methods.values())).checkpoint
     facts, page = report.write(Path(arguments.out or Path(first, "evaluation", arguments.split)), study)
     console = Console()
     for table in report.tables(facts, sections):
         console.print(table, "")
+    flattering = [item["name"] for item in facts["audit"] if item["found"]]
+    console.print(f"What flatters these numbers: {', '.join(flattering) or 'nothing found'}.", highlight=False)
     for remark in facts["remarks"]:
         console.print(remark, highlight=False)
     console.print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
@@ -131,13 +152,16 @@ def choose_data(arguments: Arguments, runs: dict[str, Config]) -> DataConfig:
     """Take the data of the first run, which the others must share, and replace what the arguments say."""
     names, configs = list(runs), list(runs.values())
     data = configs[0].data
+    given = {name: value for name in ("phase", "noise") if (value := getattr(arguments, name)) is not None}
+    data = dataclasses.replace(data, acquisition=dataclasses.replace(data.acquisition, **given))
     for name, config in zip(names[1:], configs[1:], strict=True):
-        if config.data.acquisition != data.acquisition or (
+        if dataclasses.replace(config.data.acquisition, **given) != data.acquisition or (
             arguments.dataset is None and config.data.dataset != data.dataset
         ):
             raise ValueError(
                 f"{names[0]} and {name} were trained on different data ({data.dataset} and {config.data.dataset}, or "
-                "another phase or noise); score them in separate runs, or choose the dataset with --dataset"
+                "another phase or noise); score them in separate runs, or choose with --dataset, --acquisition.phase "
+                "and --acquisition.noise"
             )
     if arguments.dataset is not None:
         data = dataclasses.replace(data, dataset=arguments.dataset)
@@ -147,6 +171,28 @@ def choose_data(arguments: Arguments, runs: dict[str, Config]) -> DataConfig:
             raise ValueError(f"--data-root is given, but the {data.dataset} dataset is not read from a folder")
         data = dataclasses.replace(data, **{data.dataset: dataclasses.replace(settings, root=arguments.data_root)})
     return data
+
+
+def guard(runs: dict[str, Config], data: DataConfig, source: Source, masks: list[MaskConfig]) -> list[str]:
+    """Say which subjects' CT and MR do not match in place, and what of the scoring a network was never trained for."""
+    singles = single_masks(masks)
+    words, places = [], defaultdict(Placement)
+    drawn = defaultdict(list)  # by label and size
+    for panel in reconstruct_slices(
+        {}, source, mask=singles[0], batch_size=1, acquisition=data.acquisition, timed=False
+    ):
+        places[panel.subject].add(panel.ct, panel.images[ZERO_FILLED])
+        shape, seed = panel.target.shape, seed_from_name(panel.name)
+        for mask in singles:
+            drawn[mask_label(mask), shape].append(make_mask(mask, shape, seed=seed).mask)
+    for (label, shape), drawn_masks in drawn.items():
+        for name, config in runs.items():
+            told = untrained(trained_for(config), np.stack(drawn_masks), shape=shape)
+            words += [f"{name}, {label}: {text}." for text in told]
+    for name, config in runs.items():
+        words += [f"{name}: {text}." for text in other_data(trained_for(config), data)]
+    words += [f"Subject {subject}: {text}." for subject, place in places.items() for text in place.warnings()]
+    return words
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from atlf_jax.masks import MASKS, Mask, MaskConfig, make_mask, seed_from_name
 from atlf_jax.metrics import METRICS, PROFILES
 from atlf_jax.models import MODELS, PRESETS, ATLFConfig, build
 from atlf_jax.ops import adjoint, birdcage_maps, fft2c, forward, ifft2c, normal, normalise_maps
-from atlf_jax.reconstruct import load_model, reconstruct
+from atlf_jax.reconstruct import GuardWarning, load_model, reconstruct
 from atlf_jax.solvers import cg_sense
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "PROFILES",
     "ATLFConfig",
     "Batch",
+    "GuardWarning",
     "Mask",
     "MaskConfig",
     "Measurement",

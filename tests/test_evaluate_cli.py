@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import atlf_jax as atlf
+from atlf_jax.evaluation.modality import ABLATIONS, SWEEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,15 +28,33 @@ def test_a_checkpoint_is_all_it_needs(tmp_path):
     stages = [f"--config.train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
     trained = run("train.py", "--config=configs/phantom_smoke.py", f"--workdir={workdir}", *stages)
     assert trained.returncode == 0, trained.stderr
-    solvers = ("--solvers", "total_variation", "guided_total_variation")
     scored = run(
-        "evaluate.py", f"--checkpoint=smoke={workdir}", f"--out={out}", "--split=valid", "--panels=1", *solvers
+        "evaluate.py",
+        f"--checkpoint=smoke={workdir}",
+        f"--out={out}",
+        "--split=valid",
+        "--panels=1",
+        "--acquisition.phase=0.785",
+        "--ablate=ct",
+        "--solvers",
+        "total_variation",
+        "guided_total_variation",
     )
     assert scored.returncode == 0, scored.stderr
     assert "zero-filled" in scored.stdout and "smoke" in scored.stdout
     rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
-    assert {row["method"] for row in rows} == {"zero-filled", "smoke", *solvers[1:]}
-    assert json.loads((out / "summary.json").read_text())
+    methods = ("smoke", "total_variation", "guided_total_variation")
+    ablated = {f"{method}, {name}" for method in methods for name in ABLATIONS}
+    assert {row["method"] for row in rows} == {"zero-filled", *methods, *ablated}
+    psnr = {(row["method"], row["name"]): row["psnr"] for row in rows}
+    names = {row["name"] for row in rows}
+    assert all(psnr["total_variation", name] == psnr["total_variation, CT zero", name] for name in names)
+    assert any(psnr["smoke", name] != psnr["smoke, CT of another subject", name] for name in names)
+    facts = json.loads((out / "summary.json").read_text())
+    assert facts["protocol"]["acquisition"]["phase"] == 0.785 and len(facts["audit"]) == 7
+    assert not facts["audit"][0]["found"] and "What flatters these numbers" in scored.stdout
+    assert "smoke: a simulated phase of 0.785 was never trained, 0 was." in facts["remarks"]
+    assert {point["sweep"] for point in facts["ct"]["sweeps"]} == SWEEPS.keys()
     page = (out / "report.html").read_text()
     assert page.startswith(("<!doctype html>", "<!DOCTYPE html>"))
     model = atlf.load_model(workdir)

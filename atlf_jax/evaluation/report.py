@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atlf_jax.evaluation import figures
+from atlf_jax.evaluation.audit import Finding
 from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, EvaluationConfig, Panel, Score
 from atlf_jax.evaluation.statistics import compare, remark, summarise
 from atlf_jax.metrics import METRICS
@@ -40,15 +41,10 @@ METRIC_WORDS = (
     "Magnitude images, neither clipped nor rescaled. SSIM: 7 × 7 uniform window, k1 .01, k2 .03. "
     "NMSE: ‖p − t‖² / ‖t‖². HFEN: Laplacian of Gaussian, 15 × 15, sigma 1.5, nearest edges."
 )
-REAL_WORDS = (
-    "The targets have no phase, so their k-space is Hermitian: a sample also tells its mirror image, and the masks "
-    "give away the part of k-space named coverage, not only what they sample. Against raw k-space of a scanner this "
-    "flatters every method, zero-filled included (Shimron et al., PNAS 2022)."
-)
 DATASET_WORDS = {
     "aanlib": (
-        "The data are processed 8-bit magnitude pictures of a teaching atlas: scores on them compare methods on these "
-        "pictures and do not foretell scores on scanner data."
+        "The pictures are from a teaching atlas: scores on them compare methods on these pictures and do not foretell "
+        "scores on scanner data."
     ),
     "phantom": "The heads are generated: scores on them show that the method works, not how well it does on patients.",
     "prepared, unpaired": (
@@ -90,6 +86,8 @@ class Study:
     panels: Sequence[Panel] = ()
     acquisition: Mapping[str, float] = field(default_factory=dict)
     sections: Sequence[Section] = ()
+    audit: Sequence[Finding] = ()  # what flatters the data
+    warnings: Sequence[str] = ()  # of ``reconstruct.guards``
 
 
 @beartype
@@ -98,7 +96,8 @@ def summary(study: Study) -> dict[str, Any]:
 
     Returns:
         ``protocol``, ``environment``, ``methods``, ``results`` (see ``statistics.Summary``), ``comparisons`` (see
-        ``statistics.Comparison``) and ``remarks``; plain values, infinite and undefined numbers among them.
+        ``statistics.Comparison``), ``audit`` (see ``audit.Finding``) and ``remarks``; plain values, infinite and
+        undefined numbers among them.
     """
     rows, config = study.rows, study.config
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
@@ -129,6 +128,7 @@ def summary(study: Study) -> dict[str, Any]:
         },
         "results": [item._asdict() for item in summarise(rows, **chosen)],
         "comparisons": [item._asdict() for item in compare(rows)],
+        "audit": [item._asdict() for item in study.audit],
         "remarks": _remarks(study, len(subjects)),
     } | {section.key: list(section.facts) if section.numbers is None else section.numbers for section in study.sections}
 
@@ -338,11 +338,9 @@ def _mask_line(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 def _remarks(study: Study, subjects: int) -> list[str]:
     words = [remark(subjects)]
-    if all(row.real for row in study.rows):
-        words.append(REAL_WORDS)
     if study.dataset in DATASET_WORDS:
         words.append(DATASET_WORDS[study.dataset])
-    return [*words, CLINICAL_WORDS]
+    return [*words, *study.warnings, CLINICAL_WORDS]
 
 
 def _panel(panel: Panel, study: Study, limit: float) -> dict[str, Any]:

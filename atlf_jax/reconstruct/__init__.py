@@ -1,9 +1,10 @@
 """From measured k-space to images: on plain arrays, and on files by ``python -m atlf_jax.reconstruct``.
 
 ``arrays`` reconstructs what is in memory or read slice by slice; ``scans`` opens files and writes the results;
-``command`` is the command line.
+``command`` is the command line; ``guards`` warns where a result should not be trusted.
 """
 
-from atlf_jax.reconstruct.arrays import Model, load_model, reconstruct
+from atlf_jax.reconstruct.arrays import Model, Network, load_model, reconstruct
+from atlf_jax.reconstruct.guards import GuardWarning
 
-__all__ = ["Model", "load_model", "reconstruct"]
+__all__ = ["GuardWarning", "Model", "Network", "load_model", "reconstruct"]

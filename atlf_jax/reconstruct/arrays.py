@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,10 +30,12 @@ from atlf_jax.ops import (
     normalise_maps,
     whitening_matrix,
 )
+from atlf_jax.reconstruct.guards import GuardWarning, Placement, Trained, trained_for, untrained
 
 __all__ = [
     "CoilMaps",
     "Model",
+    "Network",
     "Record",
     "Result",
     "Settings",
@@ -48,6 +51,18 @@ CoilMaps = Literal["espirit", "low_resolution"]
 
 CALIBRATION = 24  # largest side of the centre that coil maps are estimated from, in samples
 KERNEL = 6  # ESPIRiT's, in samples: the centre must be at least as wide
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network: a function of a measurement that knows what it was trained for."""
+
+    apply: Model
+    trained: Trained
+
+    def __call__(self, measurement: Measurement) -> Reconstruction:
+        """Reconstruct."""
+        return self.apply(measurement)
 
 
 class Record(NamedTuple):
@@ -86,7 +101,7 @@ class Settings:
     """Slices on the device at a time."""
 
 
-def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "best") -> Model:
+def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "best") -> Network:
     """Load a trained network as a function of a measurement.
 
     Args:
@@ -94,16 +109,19 @@ def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "be
         which: "best" or "latest".
 
     Returns:
-        A compiled function ``Measurement -> Reconstruction``, batched, for images of any size (see ``for_any_size``).
+        A compiled function ``Measurement -> Reconstruction``, batched, for images of any size (see ``for_any_size``);
+        its ``trained`` says what for.
     """
     from atlf_jax.config import Config, from_dict
     from atlf_jax.training.checkpoint import load  # Orbax takes a second to import
 
     config, variables = load(checkpoint, which)
-    settings = from_dict(Config, config).model
+    whole = from_dict(Config, config)
+    settings = whole.model
     apply = jax.tree_util.Partial(build(settings).apply, variables)
     multiple = settings.multiple if isinstance(settings, ATLFConfig) else 1  # the others take any size
-    return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+    compiled = jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+    return Network(compiled, trained_for(whole))
 
 
 def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
@@ -168,6 +186,9 @@ def reconstruct(
     ``y`` is divided by ``max|A^H y|`` before the network and the result multiplied by it, so that units are kept.
     Slices are read one after the other, so that k-space, CT and maps may be open HDF5 datasets or memory maps; the
     device holds one batch at a time.
+
+    With a model, one ``GuardWarning`` is given where the CT does not match the zero-filled image in place, or where the
+    model comes from ``load_model`` and was never trained for such data (see ``guards``).
 
     Args:
         kspace: complex ``[h, w]`` or ``[slices, h, w]``, centred; with coils one axis more, ``[*slices, c, h, w]``.
@@ -242,7 +263,14 @@ def reconstruct(
         hard_consistency=hard_consistency,
         batch_size=batch_size,
     )
-    images = [result.image for result in solve(map(read, range(slices)), settings, model)]
+    placement = Placement()
+    images = [result.image for result in solve(map(read, range(slices)), settings, model, placement)]
+    if model is not None:
+        found = placement.warnings()
+        if isinstance(model, Network):
+            found += untrained(model.trained, mask, shape=(h, w), coils=kspace.shape[1] if several else 0)
+        if found:
+            warnings.warn("; ".join(found), GuardWarning, stacklevel=2)
     return images[0] if single else np.stack(images)
 
 
@@ -271,13 +299,16 @@ def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int])
     )
 
 
-def solve(records: Iterable[Record], settings: Settings, model: Model | None) -> Iterator[Result]:
+def solve(
+    records: Iterable[Record], settings: Settings, model: Model | None, placement: Placement | None = None
+) -> Iterator[Result]:
     """Reconstruct slices in batches of one size as they come.
 
     Args:
         records: slices of one shape; the last one is repeated to fill up the last batch.
         settings: coils, batches and consistency.
-        model: None = the zero-filled reconstruction.
+        model: None = the zero-filled reconstruction, and the CT is not looked at.
+        placement: where it is gathered whether CT and MR match.
 
     Yields:
         One result for each record, in order.
@@ -299,6 +330,8 @@ def solve(records: Iterable[Record], settings: Settings, model: Model | None) ->
         image, misfit, energy = _finish(image, measurement, scale, settings.hard_consistency and model is not None)
         image, start, misfit, energy = map(np.asarray, (image, start, misfit, energy))
         for index in range(len(records)):
+            if placement is not None and model is not None:
+                placement.add(records[index].ct, start[index])
             yield Result(image[index], start[index], float(misfit[index]), float(energy[index]))
 
 

@@ -25,7 +25,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.masks import MaskConfig
-from atlf_jax.reconstruct.arrays import CoilMaps, Model, Record, Result, Settings, calibration_sides, load_model, solve
+from atlf_jax.reconstruct.arrays import (
+    CoilMaps,
+    Model,
+    Network,
+    Record,
+    Result,
+    Settings,
+    calibration_sides,
+    load_model,
+    solve,
+)
+from atlf_jax.reconstruct.guards import Placement, foreign, untrained
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -124,9 +135,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     settings, settings_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments)
-    facts = _facts(scan) | {"model": model_facts, "coils": settings_facts}
+    facts = _facts(scan) | {"model": model_facts, "coils": settings_facts, "warnings": _warnings(model, scan)}
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
+    _warn(console, facts["warnings"])
     if arguments.dry_run:
         console.print("dry run: nothing was written", highlight=False)
         return facts
@@ -134,12 +146,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
         study = _Study(scan, settings, model, console, keep_panels=arguments.panels)
         with closing(study.images()) as images:  # ends the progress bar before an error is told
             scan.write(folder / out.name, images)
+        out_of_place = study.placement.warnings()
+        facts["warnings"] += out_of_place
         facts |= study.facts() | {"versions": _versions()}
         (folder / side_files["json"].name).write_text(json.dumps(facts, indent=1) + "\n")
         if arguments.panels:
             (folder / side_files["png"].name).write_bytes(_panels(scan, study.panels))
         for path in (*side_files.values(), out):
             (folder / path.name).replace(path)
+    _warn(console, out_of_place)
     console.print(
         f"{out}: data-consistency residual {facts['data_consistency_residual']:.3g}, {facts['seconds']['total']:.1f} s",
         highlight=False,
@@ -158,6 +173,7 @@ class _Study:
         self._wanted = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
         self._misfit = self._energy = self._worst = self._total = self._first = 0.0
         self.panels: dict[int, tuple[Record, Result]] = {}
+        self.placement = Placement()
 
     def images(self) -> Iterator[np.ndarray]:
         """Yield one finished image for each slice.
@@ -170,7 +186,7 @@ class _Study:
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("slices", total=len(scan))
             records = (scan[index] for index in range(len(scan)))
-            for index, result in enumerate(solve(records, self._settings, self._model)):
+            for index, result in enumerate(solve(records, self._settings, self._model, self.placement)):
                 self._first = self._first or time.perf_counter() - start
                 self._misfit += result.misfit
                 self._energy += result.energy
@@ -254,7 +270,7 @@ def _whitening(file: str, coils: int) -> np.ndarray | None:
     return whitening_matrix(np.asarray(covariance, np.complex128)).astype(np.complex64)
 
 
-def _model(arguments: Arguments) -> tuple[Model | None, dict[str, Any]]:
+def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
     """Load the network, or None for the zero-filled image; and its line in the record."""
     if arguments.method == "zero_filled":
         return None, {"method": "zero_filled"}
@@ -277,6 +293,19 @@ def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) ->
     from atlf_jax.training.checkpoint import read_meta  # Orbax takes a second to import
 
     return read_meta(checkpoint, which) if which else read_meta(checkpoint, "best") or read_meta(checkpoint, "latest")
+
+
+def _warnings(model: Network | None, scan: Scan) -> list[str]:
+    """Say what of the scan the network was never trained for."""
+    if model is None:
+        return []
+    words = untrained(model.trained, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    return words + foreign(model.trained, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast)
+
+
+def _warn(console: Console, warnings: list[str]) -> None:
+    for words in warnings:
+        console.print(f"warning {words}", highlight=False, soft_wrap=True, style="yellow")
 
 
 def _facts(scan: Scan) -> dict[str, Any]:

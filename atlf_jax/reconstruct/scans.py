@@ -80,6 +80,7 @@ class Scan(Protocol):
     mask: Mask
     has_ct: bool
     facts: dict[str, Any]  # for the record; no names of files or people
+    contrast: str  # as the file tells it; empty: it does not
 
     def __len__(self) -> int: ...
 
@@ -140,6 +141,7 @@ class _VolumeScan:
     ct: Float32[np.ndarray, "s h w"] | None
     facts: dict[str, Any]
     coils: int = 0
+    contrast: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -183,6 +185,10 @@ class _KSpaceScan:
     where: str
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def contrast(self) -> str:
+        return str(self.attributes.get("acquisition", ""))
 
     @property
     def has_ct(self) -> bool:

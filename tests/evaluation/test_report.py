@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from atlf_jax.evaluation import report
+from atlf_jax.evaluation.audit import audit
 from atlf_jax.evaluation.scoring import Score
 from atlf_jax.evaluation.statistics import summarise
+from atlf_jax.masks import MaskConfig
 from atlf_jax.metrics import METRICS
 
 
@@ -128,7 +130,7 @@ def test_the_csv_has_a_line_for_each_row(written, study):
 
 def test_the_json_holds_the_summary(written, study):
     facts = json.loads((written[0] / "summary.json").read_text())
-    assert set(facts) == {"protocol", "environment", "methods", "results", "comparisons", "remarks"}
+    assert set(facts) == {"protocol", "environment", "methods", "results", "comparisons", "audit", "remarks"}
     assert facts["protocol"]["subjects"] == {"north": 3, "south": 2}
     assert facts["protocol"]["profile"] == "picture" and facts["protocol"]["slices"] == 5
     assert facts["methods"]["half<way>"]["config"] == {"name": "half"}
@@ -167,15 +169,27 @@ def test_masks_of_all_slices_have_one_hash_that_tells_their_order(study):
 
 def test_cautions_follow_the_data(study):
     assert report.summary(study)["remarks"][1:] == [
-        report.REAL_WORDS,
         report.DATASET_WORDS["aanlib"],
         report.CLINICAL_WORDS,
     ]
-    rows = [row._replace(real=False) for row in study.rows]
-    other = dataclasses.replace(study, rows=rows, dataset="mine")
+    other = dataclasses.replace(study, dataset="mine")
     assert report.summary(other)["remarks"][1:] == [report.CLINICAL_WORDS]
     unpaired = dataclasses.replace(other, dataset="prepared, unpaired")  # as evaluate.py names it
     assert "different people (unpaired)" in report.summary(unpaired)["remarks"][1]
+    warned = dataclasses.replace(other, warnings=["half: 9x was never trained."])
+    assert report.summary(warned)["remarks"][1:] == ["half: 9x was never trained.", report.CLINICAL_WORDS]
+
+
+def test_what_flatters_is_told(study, slices, tmp_path):
+    found = audit(slices, masks=[MaskConfig("random", 2.0, 0.25)])
+    assert found[0].found and not all(item.found for item in found)
+    facts, page = report.write(tmp_path, dataclasses.replace(study, audit=found))
+    loaded = json.loads((tmp_path / "summary.json").read_text())["audit"]
+    assert loaded == facts["audit"] == [item._asdict() for item in found]
+    said = words(Page(page.read_text(encoding="utf-8")))
+    assert "What flatters these numbers" in said and "random 2x, centre 0.25: 0." in said
+    assert all(item.sentence in said and f"{item.evidence:.3g} {item.unit}" in said for item in found)
+    assert "What flatters" not in report.render(study, report.summary(study))
 
 
 def test_tables_fit_a_narrow_terminal(study):

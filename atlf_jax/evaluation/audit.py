@@ -1,0 +1,332 @@
+"""What in a dataset flatters reconstruction scores, measured: ``python -m atlf_jax.evaluation.audit --dataset aanlib``.
+
+Images that were processed before they became "fully sampled data" make reconstruction easier than it is on a scanner.
+Every record is read once; each property is measured on the images themselves, pooled over the slices and held against
+a threshold. The thresholds lie between what was measured on generated and scanner images without the flaw and on the
+same images with it (the figures stand beside them).
+
+Source: implicit data crimes, Shimron et al., PNAS 2022 (zero padding, JPEG); the detectors are ours.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Complex, Float, jaxtyped
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from atlf_jax.data import DATASETS, AcquisitionConfig, DataConfig, Source, Split, open_source
+from atlf_jax.data.files import write_file
+from atlf_jax.data.transforms import fft2c_numpy
+from atlf_jax.evaluation.scoring import mask_label, single_masks
+from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name
+
+__all__ = ["Finding", "Traits", "audit", "findings", "main", "measure", "table"]
+
+REAL = 1e-6  # part of the energy; real images have 1e-16, a phase of 0.1 rad 3e-3
+LEVELS = 256  # 8 bit
+STEP = 3.0  # dB; without padding up to 2.5 (one slice) and 1.1 (six), padded and made 8 bit from 6.0 on
+FALL = 6.0  # dB; -3 to 4.7 of unfiltered images, from 6.6 on after a Gaussian that is .14 at the edge
+BLOCKS = 1.06  # up to 1.03 without JPEG from 128 x 128 on; JPEG 75: 1.46, JPEG 95: 1.07 (AANLIB), 1.29 (phantom)
+SATURATED = 1e-3  # part of the pixels that are not 0; up to 8e-4 in unclipped 8-bit pictures
+EMPTY = 0.05  # part of the pixels; noise in air leaves up to .03 in 8-bit magnitude pictures
+
+BINS = 64  # of |k| along an axis, from the zero frequency to the edge
+INNER, OUTER = 0.4, 0.9  # where a step is looked for, in parts of that
+
+
+class Finding(NamedTuple):
+    """One property of the data, whether it is there or not."""
+
+    name: str
+    found: bool
+    evidence: float
+    relation: Literal["at most", "at least"]  # evidence to threshold, where it is found
+    threshold: float
+    unit: str
+    sentence: str
+
+
+class Traits(NamedTuple):
+    """What is measured on one image."""
+
+    phase: float  # 1 - |sum x^2| / sum |x|^2: 0 for a real image times a constant phase
+    levels: int  # magnitudes that differ by more than a millionth of the largest
+    pixels: int
+    empty: float  # part of the pixels that are exactly 0
+    saturated: float  # part of the others that share the largest magnitude
+    profiles: Float[np.ndarray, "2 bins"]  # power of k-space along rows and columns by |k|, in dB
+    blocks: Float[np.ndarray, "2 8"]  # how often neighbouring pixels differ most, by the place modulo 8
+
+
+@jaxtyped(typechecker=beartype)
+def measure(image: Complex[np.ndarray, "h w"]) -> Traits | None:
+    """Measure one fully sampled image; None where it is zero everywhere.
+
+    Args:
+        image: [h, w], any units.
+    """
+    image = image.astype(np.complex128)
+    magnitude = np.abs(image)
+    peak = magnitude.max()
+    if peak == 0:
+        return None
+    filled = magnitude > 0
+    return Traits(
+        phase=float(1 - np.abs((image**2).sum()) / (magnitude**2).sum()),
+        levels=1 + int((np.diff(np.sort(magnitude, axis=None)) > 1e-6 * peak).sum()),
+        pixels=magnitude.size,
+        empty=float(1 - filled.mean()),
+        saturated=float(((magnitude >= peak * (1 - 1e-6)).sum() - 1) / filled.sum()),
+        profiles=_profiles(image),
+        blocks=_blocks(magnitude),
+    )
+
+
+@beartype
+def audit(
+    source: Source, *, masks: Sequence[MaskConfig] = (), acquisition: AcquisitionConfig = AcquisitionConfig()
+) -> list[Finding]:
+    """Look at every record of a source once and say what flatters scores on it.
+
+    Args:
+        source: records by index.
+        masks: as in ``scoring.evaluate``; of images without phase it is told what these give away.
+        acquisition: phase and noise that are simulated before the k-space is made.
+
+    Raises:
+        ValueError: the source holds no image, or none that is not zero everywhere.
+    """
+    measured = []
+    drawn: dict[str, list[Mask]] = {mask_label(mask): [] for mask in single_masks(masks)}
+    for index in range(len(source)):
+        example = source[index]
+        if (traits := measure(example.target)) is not None:
+            measured.append(traits)
+        for mask in single_masks(masks):
+            seed = seed_from_name(example.name)
+            drawn[mask_label(mask)].append(make_mask(mask, example.target.shape, seed=seed))
+    if not measured:
+        raise ValueError(f"none of the {len(source)} records holds an image that is not zero everywhere")
+    told = findings(measured, acquisition=acquisition)
+    if drawn and told[0].found:
+        told[0] = told[0]._replace(sentence=f"{told[0].sentence} {_coverage_words(drawn)}")
+    return told
+
+
+@beartype
+def findings(measured: Sequence[Traits], *, acquisition: AcquisitionConfig = AcquisitionConfig()) -> list[Finding]:
+    """Pool what was measured on the slices, hold it against the thresholds and put it in words.
+
+    Args:
+        measured: what ``measure`` returned, at least once.
+        acquisition: as in ``audit``.
+    """
+    profiles = np.mean([traits.profiles for traits in measured], axis=0)
+    steps = [_step(profile) for profile in profiles]
+    filled = [place if size >= STEP else 1.0 for size, place in steps]
+    fall = float(np.mean([_fall(profile, end) for profile, end in zip(profiles, filled, strict=True)]))
+    return [
+        _magnitude_only(max(traits.phase for traits in measured), acquisition),
+        _eight_bit(measured),
+        _zero_padded(max(size for size, _ in steps), filled),
+        _compressed(np.mean([traits.blocks for traits in measured], axis=0)),
+        _filtered(fall),
+        _clipped(float(np.mean([traits.saturated for traits in measured]))),
+        _empty(float(np.mean([traits.empty for traits in measured]))),
+    ]
+
+
+@beartype
+def table(found: Sequence[Finding]) -> Table:
+    """Set findings as a table for a terminal of 80 columns."""
+    built = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    built.add_column("what", max_width=12)
+    built.add_column("found")
+    built.add_column("measured", justify="right", max_width=12)
+    built.add_column("threshold", justify="right", max_width=10)
+    built.add_column("in words")
+    for item in found:
+        limit = f"{item.relation} {item.threshold:g}"
+        built.add_row(
+            item.name, "yes" if item.found else "no", f"{item.evidence:.3g} {item.unit}", limit, item.sentence
+        )
+        built.add_section()
+    return built
+
+
+def _coverage_words(drawn: Mapping[str, Sequence[Mask]]) -> str:
+    """Say how much of a real image's k-space masks give away."""
+    return "; ".join(
+        f"{label}: {np.mean([1 / mask.effective for mask in masks]):.3f} sampled, "
+        f"{np.mean([mask.coverage for mask in masks]):.3f} known"
+        for label, masks in drawn.items()
+    )
+
+
+def _magnitude_only(phase: float, acquisition: AcquisitionConfig) -> Finding:
+    real = phase <= REAL
+    if real and acquisition.phase:
+        words = f"The images have no phase; each is given a smooth one of up to {acquisition.phase:g} rad."
+    elif real:
+        words = (
+            "The images have no phase, so their k-space is Hermitian: each sample also tells its mirror image, and a "
+            "mask gives away more than it samples (Shimron et al., PNAS 2022)."
+        )
+    else:
+        words = "The images have a phase."
+    found = real and not acquisition.phase
+    return Finding("magnitude only", found, phase, "at most", REAL, "of the energy", words)
+
+
+def _eight_bit(measured: Sequence[Traits]) -> Finding:
+    levels = max(traits.levels for traits in measured)
+    limit = min(LEVELS, min(traits.pixels for traits in measured) // 4)  # tiny images cannot hold more
+    words = f"A slice has up to {levels} distinct magnitudes."
+    if levels <= limit:
+        words += " Rounding to grey levels took small structure and most of the noise away."
+    return Finding("8 bit", levels <= limit, float(levels), "at most", float(limit), "levels", words)
+
+
+def _zero_padded(step: float, filled: Sequence[float]) -> Finding:
+    ends = [
+        f"{end:.0%} of the way to the edge along the {axis}"
+        for axis, end in zip(("rows", "columns"), filled, strict=True)
+        if end < 1
+    ]
+    words = "The power of k-space falls without a step."
+    if ends:
+        words = (
+            f"K-space is filled to {' and '.join(ends)}, then its power drops: the images were interpolated from a "
+            "smaller k-space, and masks leave out samples that held little."
+        )
+    return Finding("zero-padded k-space", bool(ends), step, "at least", STEP, "dB", words)
+
+
+def _compressed(blocks: Float[np.ndarray, "2 8"]) -> Finding:
+    ordered = np.sort(blocks, axis=1)
+    ratio = float((ordered[:, -1] / np.maximum(ordered[:, -2], np.finfo(float).tiny)).min())
+    words = "Pixels differ no more often at one place modulo 8 than at others."
+    if ratio >= BLOCKS:
+        words = (
+            "Pixels differ most often at the borders of blocks of 8 x 8: the images were JPEG files, whose fine detail "
+            "is simpler than a scan's."
+        )
+    return Finding("lossy compression", ratio >= BLOCKS, ratio, "at least", BLOCKS, "times", words)
+
+
+def _filtered(fall: float) -> Finding:
+    words = "Power falls to the edge of k-space no faster than a power law."
+    if fall >= FALL:
+        words = (
+            f"Towards the edge of k-space power lies {fall:.1f} dB below the power law of its middle: the images were "
+            "filtered, interpolated or smoothed, and there is less detail to recover."
+        )
+    return Finding("filtered", fall >= FALL, fall, "at least", FALL, "dB", words)
+
+
+def _clipped(share: float) -> Finding:
+    words = "Few pixels share the largest value of their slice."
+    if share >= SATURATED:
+        words = f"{share:.1%} of the pixels that are not 0 share their slice's largest value: bright detail is gone."
+    return Finding("clipped", share >= SATURATED, share, "at least", SATURATED, "of the body", words)
+
+
+def _empty(share: float) -> Finding:
+    words = f"{share:.1%} of the pixels are exactly 0."
+    if share >= EMPTY:
+        words += " Air without noise, or removed tissue, is easily reproduced and lifts means over the whole picture."
+    return Finding("empty background", share >= EMPTY, share, "at least", EMPTY, "of the image", words)
+
+
+def _profiles(image: np.ndarray) -> np.ndarray:
+    """Return the mean power of k-space by |k| along rows and along columns, in dB, on ``BINS`` points."""
+    power = np.abs(fft2c_numpy(image)) ** 2
+    lines = []
+    for axis, side in enumerate(image.shape):
+        line = power.mean(axis=1 - axis)
+        centre, reach = side // 2, (side - 1) // 2
+        both = (line[centre + 1 : centre + reach + 1] + line[centre - reach : centre][::-1]) / 2  # |k| = 1 ... reach
+        decibel = 10 * np.log10(np.maximum(both, 1e-12 * line.max()))  # single precision leaves 1e-14
+        lines.append(np.interp((np.arange(BINS) + 0.5) / BINS, np.arange(1, reach + 1) / (side / 2), decibel))
+    return np.array(lines)
+
+
+def _step(profile: np.ndarray) -> tuple[float, float]:
+    """Return the largest sudden drop of power in dB, and where it is: two straight lines that miss each other."""
+    width = BINS // 8
+    inside, outside = np.arange(width) - width + 0.5, np.arange(width) + 0.5
+    drops = {}
+    for place in range(round(INNER * BINS), round(OUTER * BINS)):
+        before, after = profile[place - width : place], profile[place : place + width]
+        ends = [np.polyfit(at[: len(line)], line, 1)[1] for at, line in ((inside, before), (outside, after))]
+        drops[place / BINS] = float(ends[0] - ends[1])
+    where = max(drops, key=lambda place: drops[place])
+    return drops[where], where
+
+
+def _fall(profile: np.ndarray, filled: float) -> float:
+    """Return how far in dB the outer power lies below a power law fitted to the middle, inside the filled part."""
+    place = (np.arange(BINS) + 0.5) / BINS / filled
+    middle, edge = (place > 0.1) & (place < 0.5), (place > 0.85) & (place < 0.97)
+    law = np.polyfit(np.log10(place[middle]), profile[middle], 1)
+    return float((np.polyval(law, np.log10(place[edge])) - profile[edge]).mean())
+
+
+def _blocks(magnitude: np.ndarray) -> np.ndarray:
+    """Return how often the difference across a border of pixels exceeds those beside it, by place modulo 8.
+
+    Differences are of both axes at once, ``|x(i, j) - x(i + 1, j) - x(i, j + 1) + x(i + 1, j + 1)|``: outlines along an
+    axis cancel, corners of blocks do not. Counting, not adding, keeps few strong edges from deciding.
+    """
+    rows = magnitude[:-1] - magnitude[1:]
+    cross = np.abs(rows[:, :-1] - rows[:, 1:])
+    shares = []
+    for lines in (cross, cross.T):
+        peaks = lines[1:-1] > np.maximum(lines[:-2], lines[2:])
+        shares.append([peaks[start::8].mean() for start in range(8)])
+    return np.array(shares)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print what flatters a dataset, and write it as JSON where that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m atlf_jax.evaluation.audit", description="What flatters a dataset.")
+    parser.add_argument("--dataset", choices=list(DATASETS), required=True)
+    parser.add_argument("--data.root", dest="root", default="", help="folder of the dataset")
+    parser.add_argument("--split", choices=get_args(Split), default="valid")
+    parser.add_argument("--mask", nargs=3, metavar=("KIND", "R", "CENTRE"), default=("random", "4", "0.08"))
+    parser.add_argument("--json", type=Path, help="file to write the findings to")
+    chosen = parser.parse_args(arguments)
+    kind, acceleration, centre = chosen.mask
+    try:
+        told = audit(
+            open_source(_data(chosen.dataset, chosen.root), chosen.split),
+            masks=[MaskConfig(kind, float(acceleration), float(centre))],
+        )
+        if chosen.json:
+            write_file(chosen.json, (json.dumps([item._asdict() for item in told], indent=1) + "\n").encode())
+    except (ValueError, OSError) as error:
+        sys.exit(f"audit: {' '.join(str(error).split())}")
+    Console(width=80).print(table(told))
+
+
+def _data(dataset: str, root: str) -> DataConfig:
+    data = DataConfig(dataset=dataset)
+    if not root:
+        return data
+    settings = getattr(data, dataset)
+    if dataset == "phantom":
+        raise ValueError("--data.root is given, but the phantom dataset is not read from a folder")
+    return replace(data, **{dataset: replace(settings, root=root)})
+
+
+if __name__ == "__main__":
+    main()

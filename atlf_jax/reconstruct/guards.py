@@ -1,0 +1,235 @@
+"""Warnings before a reconstruction is trusted: a CT out of place, and data that the network was never trained for."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Bool, Float, jaxtyped
+
+from atlf_jax.masks import LINE_MASKS, MaskConfig, make_mask
+
+if TYPE_CHECKING:
+    from atlf_jax.config import Config
+    from atlf_jax.data import DataConfig
+
+__all__ = ["GuardWarning", "Placement", "Trained", "foreign", "information", "other_data", "trained_for", "untrained"]
+
+LEVELS = 32  # grey levels, a side of the joint histogram
+REACHES = (1 / 64, 1 / 32, 1 / 16)  # of the longer side: 4, 8 and 16 pixels of 256
+SMALLEST = 64  # pixels of the shorter side: below, a slice has too few for its histogram
+MARGIN = 0.07  # part by which a moved copy must be better (docs/DESIGN.md); pairs in place reach 0.053
+TOLERANCE = 0.1  # part by which an acceleration may leave the range that was trained
+PICTURES = {"aanlib": "pictures of a teaching atlas (AANLIB)", "phantom": "generated heads"}
+DRAWS = 64  # masks that the range is taken from, where their number of lines is drawn
+
+
+class GuardWarning(UserWarning):
+    """The reconstruction may be wrong without looking wrong."""
+
+
+class Trained(NamedTuple):
+    """What a network was trained for."""
+
+    masks: tuple[MaskConfig, ...]
+    sizes: tuple[tuple[int, int], ...] = ()  # of the images; empty: several, not known
+    dataset: str = ""
+    contrast: str = ""  # empty: not known
+    phase: float = 0.0
+    noise: float = 0.0
+
+
+@jaxtyped(typechecker=beartype)
+def information(ct: Float[np.ndarray, "h w"], image: Float[np.ndarray, "h w"]) -> dict[str, float] | None:
+    """Return the mutual information in nats of a slice's CT and MR, and of the MR with moved copies of the CT.
+
+    Args:
+        ct: [h, w], zeros where there is none.
+        image: magnitude of the zero-filled MR, [h, w].
+
+    Returns:
+        By name, ``in place`` first: copies moved by each of ``REACHES`` in eight directions, and mirrored ones. None
+        where the CT is of one value (there is none), or the slice is smaller than ``SMALLEST``.
+    """
+    h, w = ct.shape
+    if min(h, w) < SMALLEST or ct.min() == ct.max() or image.min() == image.max():
+        return None
+    ct_levels, mr_levels = _levels(ct), _levels(image)
+    reaches = [round(part * max(h, w)) for part in REACHES]
+    edge = max(reaches)
+    inner = mr_levels[edge : h - edge, edge : w - edge].ravel() * LEVELS  # the same pixels for every copy
+
+    def told(copy: np.ndarray, down: int = 0, right: int = 0) -> float:
+        moved = copy[edge - down : h - edge - down, edge - right : w - edge - right]
+        return _mutual_information(inner + moved.ravel())
+
+    values = {"in place": told(ct_levels)}
+    for reach in reaches:
+        for down in (-reach, 0, reach):
+            for right in (-reach, 0, reach):
+                if down or right:
+                    values[f"moved by {down:+d} rows and {right:+d} columns"] = told(ct_levels, down, right)
+    values["mirrored left to right"] = told(ct_levels[:, ::-1])
+    values["mirrored top to bottom"] = told(ct_levels[::-1])
+    values["turned by 180 degrees"] = told(ct_levels[::-1, ::-1])
+    return values
+
+
+class Placement:
+    """Whether CT and MR of one volume match in place; slices are added one after the other."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+
+    def add(self, ct: Float[np.ndarray, "h w"], image: Any) -> None:
+        """Add a slice: its CT and its zero-filled image, complex or magnitude."""
+        values = information(ct, np.abs(image))
+        if values is not None:
+            self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+
+    @property
+    def gain(self) -> tuple[float, str]:
+        """Part by which the best of the moved copies is better than the CT in place, and which it is."""
+        if not self._sums:
+            return -1.0, ""
+        rest = self._sums["in place"]
+        name = max((name for name in self._sums if name != "in place"), key=lambda name: self._sums[name])
+        return self._sums[name] / max(rest, np.finfo(float).tiny) - 1, name
+
+    def warnings(self) -> list[str]:
+        """Say it where CT and MR do not match; nothing where they do or there is no CT."""
+        gain, name = self.gain
+        if gain <= MARGIN:
+            return []
+        return [
+            f"CT and MR do not match in place: the CT {name} tells {gain:.0%} more of the zero-filled MR than as it "
+            "is; register it to the MR, or leave it out"
+        ]
+
+
+def trained_for(config: "Config") -> Trained:
+    """Return what a network was trained for, from the configuration in its checkpoint."""
+    data, crop = config.data, config.augment.crop
+    whole = {"phantom": (data.phantom.size,) * 2, "aanlib": (256, 256), "prepared": data.prepared.size}
+    size = whole.get(data.dataset, (0, 0))
+    cut = (crop[0] or size[0], crop[1] or size[1])
+    return Trained(
+        masks=(config.mask, *config.more_masks),
+        sizes=tuple(dict.fromkeys((size, cut))) if all(size) else (),  # validation is on whole images
+        dataset=data.dataset,
+        contrast=_contrast(data),
+        phase=data.acquisition.phase,
+        noise=data.acquisition.noise,
+    )
+
+
+@beartype
+def untrained(
+    trained: Trained,
+    mask: Bool[np.ndarray, "*b #h w"],
+    *,
+    shape: tuple[int, int],
+    coils: int = 0,
+) -> list[str]:
+    """Say what of a measurement was never trained: family of masks, acceleration, matrix and coils.
+
+    Args:
+        trained: of the network.
+        mask: True = acquired, [1|h, w] or several.
+        shape: of the image, (h, w).
+        coils: number of coils, 0 without a coil axis.
+
+    Returns:
+        A sentence for each; the acceleration of several masks is that of all their samples together.
+    """
+    words = []
+    if coils > 1:
+        words.append(f"the network was never trained on several coils, and k-space has {coils}")
+    if trained.sizes and shape not in trained.sizes:
+        sizes = " and ".join(map(_size, trained.sizes))
+        words.append(f"a matrix of {_size(shape)} was never trained, {sizes} was")
+    effective = mask.size / max(mask.sum(), 1)
+    low, high = _accelerations(trained.masks, shape)
+    if not low / (1 + TOLERANCE) <= effective <= high * (1 + TOLERANCE):
+        words.append(f"{effective:.2f}x acceleration was never trained, {low:.2f}x to {high:.2f}x was")
+    families = {_family(config.kind in LINE_MASKS) for config in trained.masks}
+    family = _family(bool((mask == mask[..., :1, :]).all()))
+    if family not in families and not mask.all():
+        words.append(f"a mask of {family} was never trained, {' and '.join(sorted(families))} were")
+    return words
+
+
+@beartype
+def foreign(trained: Trained, *, raw: bool, contrast: str = "") -> list[str]:
+    """Say whether a scan, which is a person's own data, is of a kind that the network has seen.
+
+    Args:
+        trained: of the network.
+        raw: the scan is a fastMRI file.
+        contrast: as the file tells it; empty: it does not.
+    """
+    if trained.dataset in PICTURES:
+        return [f"the network was never trained on scans, only on {PICTURES[trained.dataset]}"]
+    if trained.dataset == "fastmri" and not raw:
+        return ["the network was trained on raw k-space of fastMRI files, never on such data"]
+    if trained.contrast and contrast and trained.contrast != contrast:
+        return [f"the contrast {contrast} was never trained, {trained.contrast} was"]
+    return []
+
+
+def other_data(trained: Trained, data: "DataConfig") -> list[str]:
+    """Say how the data of an evaluation differ from those of the training, as far as configurations tell.
+
+    Args:
+        trained: of the network.
+        data: of the evaluation.
+    """
+    words = []
+    if trained.dataset != data.dataset:
+        words.append(f"the dataset {data.dataset} was never trained, {trained.dataset} was")
+    elif trained.contrast and trained.contrast != _contrast(data):
+        words.append(f"the contrast {_contrast(data) or 'of all files'} was never trained, {trained.contrast} was")
+    for name in ("phase", "noise"):
+        here, there = getattr(data.acquisition, name), getattr(trained, name)
+        if here != there:
+            words.append(f"a simulated {name} of {here:g} was never trained, {there:g} was")
+    return words
+
+
+def _contrast(data: "DataConfig") -> str:
+    contrast = {"phantom": data.phantom.contrast, "fastmri": data.fastmri.acquisition}.get(data.dataset, "")
+    return "" if contrast == "random" else contrast
+
+
+def _accelerations(masks: Sequence[MaskConfig], shape: tuple[int, int]) -> tuple[float, float]:
+    """Return the lowest and the highest effective acceleration of the masks at a size."""
+    drawn = []
+    for config in masks:
+        draws = DRAWS * len(config.pairs) if config.kind in LINE_MASKS else len(config.pairs)
+        drawn += [make_mask(config, shape, seed=seed).effective for seed in range(draws)]
+    nominal = [pair[0] for config in masks for pair in config.pairs]
+    return min(drawn + nominal), max(drawn + nominal)
+
+
+def _family(lines: bool) -> str:
+    return "lines" if lines else "points"
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _levels(image: np.ndarray) -> np.ndarray:
+    """Sort values into ``LEVELS`` equal steps from the 0.5th to the 99.5th percentile."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    if high == low:
+        low, high = image.min(), image.max()
+    return np.clip((image - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.int64)
+
+
+def _mutual_information(pairs: np.ndarray) -> float:
+    """Return the mutual information of two images of levels, given as ``first * LEVELS + second``."""
+    joint = np.bincount(pairs, minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS) / pairs.size
+    apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
