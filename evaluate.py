@@ -176,8 +176,9 @@ def choose_data(arguments: Arguments, runs: dict[str, Config]) -> DataConfig:
 def guard(runs: dict[str, Config], data: DataConfig, source: Source, masks: list[MaskConfig]) -> list[str]:
     """Say which subjects' CT and MR do not match in place, and what of the scoring a network was never trained for."""
     singles = single_masks(masks)
-    words, places = [], defaultdict(Placement)
-    drawn = defaultdict(list)  # by label and size
+    words: list[str] = []
+    places: defaultdict[str, Placement] = defaultdict(Placement)
+    drawn: defaultdict[tuple[str, tuple[int, ...]], list[np.ndarray]] = defaultdict(list)  # by label and size
     for panel in reconstruct_slices(
         {}, source, mask=singles[0], batch_size=1, acquisition=data.acquisition, timed=False
     ):

@@ -117,7 +117,8 @@ def test_several_families_may_be_trained():
     trained = guards.Trained(masks=(MaskConfig("random", 4.0, 0.08), MaskConfig("radial", 8.0)))
     for mask in (MASK, drawn("radial", 8.0)):
         assert guards.untrained(trained, mask, shape=SHAPE) == []
-    assert "3.3" in guards.untrained(trained, drawn("radial", 12.0), shape=SHAPE)[0]  # 3.28x to 8.06x
+    words = guards.untrained(trained, drawn("radial", 12.0), shape=SHAPE)
+    assert len(words) == 1 and "to 8.00x was" in words[0]
 
 
 def test_what_a_configuration_trains():
