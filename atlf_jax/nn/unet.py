@@ -13,12 +13,17 @@ from atlf_jax.nn.layers import Conv, Pointwise, pixel_shuffle
 __all__ = ["NormUNet", "UNet"]
 
 SLOPE = 0.2  # of the leaky ReLU below zero
+FLAT = 1e-8  # variance below which a channel is taken as constant; variances are of order 1 behind a normalisation
 
 
 def _activate(x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
-    """Normalise each channel of each example over its pixels (no scale or shift of its own), then leaky ReLU."""
+    """Normalise each channel of each example over its pixels (no scale or shift of its own), then leaky ReLU.
+
+    A flat channel becomes 0 without a gradient: an empty image would multiply it by 1 / sqrt(1e-5) in every layer.
+    """
     x = x - x.mean((1, 2), keepdims=True)
-    x = x * lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + 1e-5)
+    variance = jnp.square(x).mean((1, 2), keepdims=True)
+    x = x * jnp.where(variance > FLAT, lax.rsqrt(variance + 1e-5), 0)
     return nn.leaky_relu(x, SLOPE)
 
 
