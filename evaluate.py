@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from atlf_jax.config import Config, from_dict, to_dict
+from atlf_jax.config import Config, to_dict
 from atlf_jax.data import DataConfig, Source, Split, open_source
 from atlf_jax.evaluation.audit import audit
 from atlf_jax.evaluation.scoring import (
@@ -31,9 +31,9 @@ from atlf_jax.evaluation.scoring import (
 )
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
 from atlf_jax.models import build
+from atlf_jax.models.pretrained import load
 from atlf_jax.reconstruct.guards import Placement, other_data, trained_for, untrained
 from atlf_jax.solvers import SOLVERS
-from atlf_jax.training import load
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Arguments:
     """Score trained networks and the zero-filled image on one split, under the same masks."""
 
     checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """Folder of a training run, or NAME=FOLDER to name it in the tables; repeat to compare several."""
+    """Folder of a training run, a packed file, or the name of weights that come with the package; NAME=... names it in
+    the tables; repeat to compare several."""
     solvers: tuple[Literal["total_variation", "l1_wavelet", "guided_total_variation"], ...] = ()
     """Classical reconstructions to score beside the networks, under the same masks."""
     out: str = ""
-    """Folder for the report and its numbers; empty: evaluation/SPLIT in the first run's folder."""
+    """Folder for the report and its numbers; empty: evaluation/SPLIT in the first run's folder, runs/NAME for weights
+    without one."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of each run."""
     split: Split = "valid"
@@ -108,8 +110,9 @@ def run(arguments: Arguments) -> None:
         audit=audit(source, masks=masks, acquisition=data.acquisition),
         warnings=guard(runs, data, source, masks),
     )
-    first = next(iter(methods.values())).checkpoint
-    facts, page = report.write(Path(arguments.out or Path(first, "evaluation", arguments.split)), study)
+    first = Path(next(iter(methods.values())).checkpoint)
+    folder = first if first.is_dir() else Path("runs", first.stem)
+    facts, page = report.write(Path(arguments.out or folder / "evaluation" / arguments.split), study)
     console = Console()
     for table in report.tables(facts, sections):
         console.print(table, "")
@@ -128,19 +131,18 @@ def open_runs(arguments: Arguments) -> tuple[dict[str, Config], dict[str, Recons
     from atlf_jax.evaluation.report import Method
 
     if not arguments.checkpoint:
-        raise ValueError("give the folder of a training run with --checkpoint=runs/NAME")
+        raise ValueError("give a trained network with --checkpoint=runs/NAME, or the name of packed weights")
     runs, models, methods = {}, {}, {}
     for argument in arguments.checkpoint:
-        name, _, folder = argument.rpartition("=")
-        run = Path(folder).parent if Path(folder).name == "checkpoints" else Path(folder)
-        name = name or run.resolve().name
+        name, _, place = argument.rpartition("=")
+        run = Path(place).parent if Path(place).name == "checkpoints" else Path(place)
+        name = name or (run.resolve().name if run.is_dir() else run.name.removesuffix(".safetensors"))
         if name in runs:
             raise ValueError(f"two checkpoints are named {name!r}; name them: --checkpoint=NAME=FOLDER")
-        config, variables = load(run, arguments.which)
-        runs[name] = from_dict(Config, config)
-        models[name] = jax.tree_util.Partial(build(runs[name].model).apply, variables)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-        methods[name] = Method(parameters=parameters, checkpoint=str(run), config=config)
+        trained = load(run, arguments.which)
+        runs[name] = trained.config
+        models[name] = jax.tree_util.Partial(build(trained.config.model).apply, trained.variables)
+        methods[name] = Method(trained.parameters, checkpoint=str(run), config=to_dict(trained.config))
     for name in dict.fromkeys(arguments.solvers):
         if name in runs:
             raise ValueError(f"a checkpoint is named {name!r}, like a solver; name it: --checkpoint=NAME=FOLDER")

@@ -20,7 +20,7 @@ HEAD = PhantomSource(PhantomConfig(size=128, subjects=4, slices=8, split="valid"
 SHAPE = (128, 128)
 MASK = atlf.make_mask(MaskConfig("random", 4.0, 0.08), SHAPE, seed=1).mask
 KSPACE = fft2c_numpy(HEAD.target)
-TRAINED = guards.Trained(masks=(MaskConfig("random", 4.0, 0.08),), sizes=(SHAPE,), dataset="prepared")
+TRAINED = guards.TrainedFor(masks=(MaskConfig("random", 4.0, 0.08),), sizes=(SHAPE,), dataset="prepared")
 
 
 def plain(measurement):
@@ -107,14 +107,14 @@ def test_untrained_measurements(mask, options, words):
 
 @pytest.mark.parametrize("kind", ["random", "equispaced", "gaussian_1d"])
 def test_trained_masks_pass(kind):
-    trained = guards.Trained(masks=(MaskConfig(kind, (4.0, 6.0), (0.08, 0.05)),))
+    trained = guards.TrainedFor(masks=(MaskConfig(kind, (4.0, 6.0), (0.08, 0.05)),))
     for seed in range(1000, 1010):
         mask = atlf.make_mask(trained.masks[0], SHAPE, seed=seed).mask
         assert guards.untrained(trained, mask, shape=SHAPE) == []
 
 
 def test_several_families_may_be_trained():
-    trained = guards.Trained(masks=(MaskConfig("random", 4.0, 0.08), MaskConfig("radial", 8.0)))
+    trained = guards.TrainedFor(masks=(MaskConfig("random", 4.0, 0.08), MaskConfig("radial", 8.0)))
     for mask in (MASK, drawn("radial", 8.0)):
         assert guards.untrained(trained, mask, shape=SHAPE) == []
     words = guards.untrained(trained, drawn("radial", 12.0), shape=SHAPE)
@@ -126,7 +126,7 @@ def test_what_a_configuration_trains():
         data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=64, contrast="t1")), mask=MaskConfig("radial")
     )
     trained = guards.trained_for(config)
-    assert trained == guards.Trained((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0)
+    assert trained == guards.TrainedFor((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0)
     cropped = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=(32, 0)))
     assert guards.trained_for(cropped).sizes == ((64, 64), (32, 64))
     unknown = dataclasses.replace(config, data=DataConfig(dataset="prepared"))
@@ -136,7 +136,7 @@ def test_what_a_configuration_trains():
 
 
 def test_other_data():
-    trained = guards.Trained((MaskConfig(),), dataset="phantom", contrast="t2")
+    trained = guards.TrainedFor((MaskConfig(),), dataset="phantom", contrast="t2")
     assert guards.other_data(trained, DataConfig()) == []
     t1 = DataConfig(phantom=PhantomConfig(contrast="t1"), acquisition=AcquisitionConfig(phase=0.5, noise=0.01))
     assert guards.other_data(trained, t1) == [
@@ -150,8 +150,8 @@ def test_other_data():
 
 
 def test_foreign_scans():
-    assert "generated heads" in guards.foreign(guards.Trained((), dataset="phantom"), raw=False)[0]
-    raw = guards.Trained((), dataset="fastmri", contrast="AXT2")
+    assert "generated heads" in guards.foreign(guards.TrainedFor((), dataset="phantom"), raw=False)[0]
+    raw = guards.TrainedFor((), dataset="fastmri", contrast="AXT2")
     assert guards.foreign(raw, raw=True, contrast="AXT2") == [] == guards.foreign(raw, raw=True)
     assert guards.foreign(raw, raw=True, contrast="AXT1") == ["the contrast AXT1 was never trained, AXT2 was"]
     assert "fastMRI files" in guards.foreign(raw, raw=False)[0]

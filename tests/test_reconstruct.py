@@ -7,7 +7,8 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.reconstruct.arrays import calibration_sides, for_any_size
+from atlf_jax.models.any_size import for_any_size
+from atlf_jax.reconstruct.arrays import calibration_sides
 
 
 def sample(slices=3, h=12, w=16):

@@ -282,7 +282,7 @@ def test_more_bad_input_is_one_line(tmp_path):
     refused(tmp_path / "scan.png", tmp_path / "out.h5", *FULL, words=("ends in none of .nii",))
     refused(source, tmp_path / "out.h5", *FULL, words=("out.h5 ends in neither .nii nor .nii.gz",))
     refused(source, out, words=("--checkpoint runs/NAME",))
-    refused(source, out, "--checkpoint", tmp_path / "runs" / "x", words=("no 'best' checkpoint under", "train first"))
+    refused(source, out, "--checkpoint", tmp_path / "runs" / "x", words=("neither a run's folder", "aanlib-4x-compact"))
     refused(source, out, *FULL, "--virtual_coils", "2", words=("no coil axis",))
     refused(source, out, *FULL, "--batch_size", "0", words=("--batch_size is 0",))
     refused(save(tmp_path / "zero.nii", 0 * head()), out, *FULL, words=("zero everywhere",))

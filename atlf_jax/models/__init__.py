@@ -1,4 +1,7 @@
-"""Whole networks: a configuration and a Flax module each."""
+"""Whole networks: a configuration and a Flax module each; and trained ones, by ``load_pretrained``."""
+
+import importlib
+from typing import Any
 
 import flax.linen as nn
 
@@ -31,6 +34,7 @@ __all__ = [
     "ZeroFilled",
     "ZeroFilledConfig",
     "build",
+    "load_pretrained",
 ]
 
 MODELS = {
@@ -52,3 +56,9 @@ def build(config: ModelConfig) -> nn.Module:
         if isinstance(config, config_class):
             return module_class(config)
     raise ValueError(f"got a {type(config).__name__}, wanted the Config class of one of: {', '.join(MODELS)}")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_pretrained":  # reads runs and configurations, which take seconds to import
+        return importlib.import_module(f"{__name__}.pretrained").load_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,8 @@
 """From numpy arrays to a reconstruction: the same scaling and the same network as in training and evaluation."""
 
 import itertools
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,25 +11,22 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
-from atlf_jax.models import ATLFConfig, build
+from atlf_jax.models.any_size import Model, as_function
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
     consistency,
     espirit_maps,
-    fft2c,
     forward,
-    ifft2c,
     low_resolution_maps,
     mix_coils,
     normalise_maps,
     whitening_matrix,
 )
-from atlf_jax.reconstruct.guards import GuardWarning, Placement, Trained, trained_for, untrained
+from atlf_jax.reconstruct.guards import GuardWarning, Placement, TrainedFor, trained_for, untrained
 
 __all__ = [
     "CoilMaps",
@@ -40,13 +36,11 @@ __all__ = [
     "Result",
     "Settings",
     "calibration_sides",
-    "for_any_size",
     "load_model",
     "reconstruct",
     "solve",
 ]
 
-Model = Callable[[Measurement], Reconstruction]
 CoilMaps = Literal["espirit", "low_resolution"]
 
 CALIBRATION = 24  # largest side of the centre that coil maps are estimated from, in samples
@@ -58,7 +52,7 @@ class Network:
     """A trained network: a function of a measurement that knows what it was trained for."""
 
     apply: Model
-    trained: Trained
+    trained: TrainedFor
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
         """Reconstruct."""
@@ -105,67 +99,21 @@ def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "be
     """Load a trained network as a function of a measurement.
 
     Args:
-        checkpoint: the run's folder; nothing else is needed.
-        which: "best" or "latest".
+        checkpoint: a run's folder, a packed file, or the name of weights that come with the package; nothing else is
+            needed.
+        which: of a run, "best" or "latest".
 
     Returns:
         A compiled function ``Measurement -> Reconstruction``, batched, for images of any size (see ``for_any_size``);
         its ``trained`` says what for.
+
+    Raises:
+        ValueError: there is no such network, or its file is damaged.
     """
-    from atlf_jax.config import Config, from_dict
-    from atlf_jax.training.checkpoint import load  # Orbax takes a second to import
+    from atlf_jax.models.pretrained import load  # Orbax takes a second to import
 
-    config, variables = load(checkpoint, which)
-    whole = from_dict(Config, config)
-    settings = whole.model
-    apply = jax.tree_util.Partial(build(settings).apply, variables)
-    multiple = settings.multiple if isinstance(settings, ATLFConfig) else 1  # the others take any size
-    compiled = jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
-    return Network(compiled, trained_for(whole))
-
-
-def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
-    """Call a network that wants sides of a multiple with images of any size.
-
-    k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil
-    maps are interpolated to them. Of the result, the network's samples of the original grid are kept.
-
-    Args:
-        model: the network.
-        measurement: of any size.
-        multiple: of which its sides must be.
-
-    Returns:
-        What the model returns; where the size had to change, the image alone.
-
-    Example:
-        >>> odd = Measurement(jnp.ones((1, 5, 7), jnp.complex64), jnp.ones((1, 1, 7), bool), jnp.zeros((1, 5, 7)))
-        >>> def model(measurement):
-        ...     assert measurement.kspace.shape == (1, 8, 8)
-        ...     return Reconstruction(adjoint(measurement.kspace, measurement.mask))
-        >>> image = for_any_size(model, odd, multiple=4).image
-        >>> bool(jnp.allclose(image, adjoint(odd.kspace, odd.mask), atol=1e-6))
-        True
-    """
-    kspace, mask, ct, maps = measurement
-    shape = kspace.shape[-2:]
-    larger = tuple(-(-side // multiple) * multiple for side in shape)
-    if larger == shape:
-        return model(measurement)
-    rows, columns = (
-        ((new // 2 - old // 2), new - old - (new // 2 - old // 2)) for old, new in zip(shape, larger, strict=True)
-    )
-    gain = math.sqrt(math.prod(larger) / math.prod(shape))  # the transform is orthonormal: keep the image's values
-
-    def extend(samples: Array) -> Array:
-        return jnp.pad(samples, [(0, 0)] * (samples.ndim - 2) + [rows, columns])
-
-    if maps is not None:
-        maps = normalise_maps(lax.complex(_interpolate(maps.real, larger), _interpolate(maps.imag, larger)))
-    whole = jnp.broadcast_to(mask, (*mask.shape[:-2], *shape))  # new rows are not acquired, under line masks too
-    image = model(Measurement(extend(kspace) * gain, extend(whole), _interpolate(ct, larger), maps)).image
-    samples = fft2c(image)[..., rows[0] : rows[0] + shape[0], columns[0] : columns[0] + shape[1]]
-    return Reconstruction(ifft2c(samples / gain))
+    network = load(checkpoint, which)
+    return Network(as_function(network.config.model, network.variables), trained_for(network.config))
 
 
 def reconstruct(
@@ -174,7 +122,7 @@ def reconstruct(
     *,
     ct: Any = None,
     coil_maps: Any = None,
-    model: Model | None = None,
+    model: Model | str | Path | None = None,
     coils: CoilMaps | None = None,
     noise_covariance: Any = None,
     virtual_coils: int | None = None,
@@ -195,7 +143,8 @@ def reconstruct(
         mask: bool ``[w]``, ``[1|h, w]`` or ``[slices, 1|h, w]``, True = acquired.
         ct: ``[h, w]`` or ``[slices, h, w]``, windowed to [0, 1] on the MR grid; None = no CT (zeros).
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
-        model: from ``load_model``; None = the zero-filled reconstruction.
+        model: from ``load_model``, or what it takes (then loaded and compiled in each call); None = the zero-filled
+            reconstruction.
         coils: for k-space of several coils without maps: estimate them from the fully sampled centre by "espirit" or
             "low_resolution".
         noise_covariance: ``[c, c]``; coils (and maps) are whitened with it, and images then are in units of the
@@ -216,6 +165,7 @@ def reconstruct(
         >>> image.shape, image.dtype
         ((8, 8), dtype('complex64'))
     """
+    model = load_model(model) if isinstance(model, str | Path) else model
     kspace, coil_maps = _lazy(kspace), None if coil_maps is None else _lazy(coil_maps)
     several = coils is not None or coil_maps is not None
     axes = 3 if several else 2
@@ -380,19 +330,6 @@ def _finish(image: Array, measurement: Measurement, scale: Array, hard: bool) ->
     square = scale[:, 0, 0] ** 2
     misfit = jnp.sum(jnp.abs(forward(image, mask, maps) - kspace) ** 2, axis=axes) * square
     return image * scale, misfit, jnp.sum(jnp.abs(kspace) ** 2, axis=axes) * square
-
-
-def _interpolate(images: Array, shape: tuple[int, int]) -> Array:
-    """Interpolate ``[*b, h, w]`` linearly to as many smaller pixels about the same centre ``n // 2``."""
-    old = images.shape[-2:]
-    scale = [new / side for side, new in zip(old, shape, strict=True)]
-    # jax puts the centre of pixel i at i + 1/2
-    move = [0.5 + new // 2 - s * (side // 2 + 0.5) for side, new, s in zip(old, shape, scale, strict=True)]
-    axes = (images.ndim - 2, images.ndim - 1)
-    target = (*images.shape[:-2], *shape)
-    return jax.image.scale_and_translate(
-        images, target, axes, jnp.array(scale), jnp.array(move), method="linear", antialias=False
-    )
 
 
 def _static(settings: Settings) -> tuple[CoilMaps | None, tuple[int, int], int | None]:

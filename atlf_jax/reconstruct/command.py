@@ -63,9 +63,9 @@ class Arguments:
     out: str
     """File to write: .nii or .nii.gz of a volume, .h5 of k-space. A .json beside it tells how it was made."""
     checkpoint: str = ""
-    """Folder of a training run."""
+    """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
-    """Which checkpoint of the run."""
+    """Which checkpoint of a run."""
     method: Literal["network", "zero_filled"] = "network"
     """The trained network, or the zero-filled image, which needs no checkpoint."""
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -107,12 +107,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None = None) -> Arguments:
-    """Return what the command line asks for; masks are by default as the checkpoint's."""
+    """Return what the command line asks for; masks are by default those that the network was trained with."""
     argv = list(sys.argv[1:] if argv is None else argv)
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
     places = [next_ for flag, next_ in itertools.pairwise([*argv, ""]) if flag == "--checkpoint"]
     places += [text.partition("=")[2] for text in argv if text.startswith("--checkpoint=")]
-    if trained := places and _trained(places[-1]):
+    if places and places[-1]:
+        trained = _trained(places[-1])
         from atlf_jax.config import from_dict
 
         default = replace(default, mask=from_dict(MaskConfig, trained["config"]["mask"]))
@@ -275,7 +276,10 @@ def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
     if arguments.method == "zero_filled":
         return None, {"method": "zero_filled"}
     if not arguments.checkpoint:
-        raise ValueError("give the folder of a training run with --checkpoint runs/NAME, or --method zero_filled")
+        raise ValueError(
+            "give a trained network with --checkpoint runs/NAME (a run's folder, a packed file, or the name of weights "
+            "that come with the package), or --method zero_filled"
+        )
     model = load_model(arguments.checkpoint, which=arguments.which)
     trained = _trained(arguments.checkpoint, arguments.which)
     return model, {
@@ -288,11 +292,11 @@ def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
     }
 
 
-def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) -> dict[str, Any] | None:
-    """Return the meta data of a checkpoint, or None where there is none."""
-    from atlf_jax.training.checkpoint import read_meta  # Orbax takes a second to import
+def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) -> dict[str, Any]:
+    """Return what is known of a trained network."""
+    from atlf_jax.models.pretrained import read_facts  # Orbax takes a second to import
 
-    return read_meta(checkpoint, which) if which else read_meta(checkpoint, "best") or read_meta(checkpoint, "latest")
+    return read_facts(checkpoint, which)
 
 
 def _warnings(model: Network | None, scan: Scan) -> list[str]:

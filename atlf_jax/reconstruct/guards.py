@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from atlf_jax.config import Config
     from atlf_jax.data import DataConfig
 
-__all__ = ["GuardWarning", "Placement", "Trained", "foreign", "information", "other_data", "trained_for", "untrained"]
+__all__ = [
+    "GuardWarning",
+    "Placement",
+    "TrainedFor",
+    "foreign",
+    "information",
+    "other_data",
+    "trained_for",
+    "untrained",
+]
 
 LEVELS = 32  # grey levels, a side of the joint histogram
 REACHES = (1 / 64, 1 / 32, 1 / 16)  # of the longer side: 4, 8 and 16 pixels of 256
@@ -28,7 +37,7 @@ class GuardWarning(UserWarning):
     """The reconstruction may be wrong without looking wrong."""
 
 
-class Trained(NamedTuple):
+class TrainedFor(NamedTuple):
     """What a network was trained for."""
 
     masks: tuple[MaskConfig, ...]
@@ -107,13 +116,13 @@ class Placement:
         ]
 
 
-def trained_for(config: "Config") -> Trained:
+def trained_for(config: "Config") -> TrainedFor:
     """Return what a network was trained for, from the configuration in its checkpoint."""
     data, crop = config.data, config.augment.crop
     whole = {"phantom": (data.phantom.size,) * 2, "aanlib": (256, 256), "prepared": data.prepared.size}
     size = whole.get(data.dataset, (0, 0))
     cut = (crop[0] or size[0], crop[1] or size[1])
-    return Trained(
+    return TrainedFor(
         masks=(config.mask, *config.more_masks),
         sizes=tuple(dict.fromkeys((size, cut))) if all(size) else (),  # validation is on whole images
         dataset=data.dataset,
@@ -125,7 +134,7 @@ def trained_for(config: "Config") -> Trained:
 
 @beartype
 def untrained(
-    trained: Trained,
+    trained: TrainedFor,
     mask: Bool[np.ndarray, "*b #h w"],
     *,
     shape: tuple[int, int],
@@ -160,7 +169,7 @@ def untrained(
 
 
 @beartype
-def foreign(trained: Trained, *, raw: bool, contrast: str = "") -> list[str]:
+def foreign(trained: TrainedFor, *, raw: bool, contrast: str = "") -> list[str]:
     """Say whether a scan, which is a person's own data, is of a kind that the network has seen.
 
     Args:
@@ -177,7 +186,7 @@ def foreign(trained: Trained, *, raw: bool, contrast: str = "") -> list[str]:
     return []
 
 
-def other_data(trained: Trained, data: "DataConfig") -> list[str]:
+def other_data(trained: TrainedFor, data: "DataConfig") -> list[str]:
     """Say how the data of an evaluation differ from those of the training, as far as configurations tell.
 
     Args:

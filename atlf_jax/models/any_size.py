@@ -1,0 +1,92 @@
+"""A trained network as a function of a measurement of any size."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from beartype import beartype
+from jax import lax
+
+from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.models import ATLFConfig, ModelConfig, build
+from atlf_jax.ops import fft2c, ifft2c, normalise_maps
+
+__all__ = ["Model", "as_function", "for_any_size"]
+
+Model = Callable[[Measurement], Reconstruction]
+
+
+@beartype
+def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
+    """Return a network with its variables as a compiled function of a measurement, for images of any size.
+
+    Args:
+        config: of the network.
+        variables: parameters under "params", and further collections.
+
+    Returns:
+        A compiled function ``Measurement -> Reconstruction``, batched (see ``for_any_size``).
+    """
+    apply = jax.tree_util.Partial(build(config).apply, variables)
+    multiple = config.multiple if isinstance(config, ATLFConfig) else 1  # the others take any size
+    return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+
+
+def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
+    """Call a network that wants sides of a multiple with images of any size.
+
+    k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil
+    maps are interpolated to them. Of the result, the network's samples of the original grid are kept.
+
+    Args:
+        model: the network.
+        measurement: of any size.
+        multiple: of which its sides must be.
+
+    Returns:
+        What the model returns; where the size had to change, the image alone.
+
+    Example:
+        >>> odd = Measurement(jnp.ones((1, 5, 7), jnp.complex64), jnp.ones((1, 1, 7), bool), jnp.zeros((1, 5, 7)))
+        >>> def model(measurement):
+        ...     assert measurement.kspace.shape == (1, 8, 8)
+        ...     return Reconstruction(adjoint(measurement.kspace, measurement.mask))
+        >>> image = for_any_size(model, odd, multiple=4).image
+        >>> bool(jnp.allclose(image, adjoint(odd.kspace, odd.mask), atol=1e-6))
+        True
+    """
+    kspace, mask, ct, maps = measurement
+    shape = kspace.shape[-2:]
+    larger = tuple(-(-side // multiple) * multiple for side in shape)
+    if larger == shape:
+        return model(measurement)
+    rows, columns = (
+        ((new // 2 - old // 2), new - old - (new // 2 - old // 2)) for old, new in zip(shape, larger, strict=True)
+    )
+    gain = math.sqrt(math.prod(larger) / math.prod(shape))  # the transform is orthonormal: keep the image's values
+
+    def extend(samples: Array) -> Array:
+        return jnp.pad(samples, [(0, 0)] * (samples.ndim - 2) + [rows, columns])
+
+    if maps is not None:
+        maps = normalise_maps(lax.complex(_interpolate(maps.real, larger), _interpolate(maps.imag, larger)))
+    whole = jnp.broadcast_to(mask, (*mask.shape[:-2], *shape))  # new rows are not acquired, under line masks too
+    image = model(Measurement(extend(kspace) * gain, extend(whole), _interpolate(ct, larger), maps)).image
+    samples = fft2c(image)[..., rows[0] : rows[0] + shape[0], columns[0] : columns[0] + shape[1]]
+    return Reconstruction(ifft2c(samples / gain))
+
+
+def _interpolate(images: Array, shape: tuple[int, int]) -> Array:
+    """Interpolate ``[*b, h, w]`` linearly to as many smaller pixels about the same centre ``n // 2``."""
+    old = images.shape[-2:]
+    scale = [new / side for side, new in zip(old, shape, strict=True)]
+    # jax puts the centre of pixel i at i + 1/2
+    move = [0.5 + new // 2 - s * (side // 2 + 0.5) for side, new, s in zip(old, shape, scale, strict=True)]
+    axes = (images.ndim - 2, images.ndim - 1)
+    target = (*images.shape[:-2], *shape)
+    return jax.image.scale_and_translate(
+        images, target, axes, jnp.array(scale), jnp.array(move), method="linear", antialias=False
+    )

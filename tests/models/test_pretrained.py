@@ -1,0 +1,230 @@
+"""Packed networks: what is read is what was written, whatever else is refused, and the shipped weights are whole."""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save
+
+import atlf_jax as atlf
+from atlf_jax.array_types import Reconstruction
+from atlf_jax.config import Config
+from atlf_jax.data import DataConfig, PreparedConfig, open_source
+from atlf_jax.evaluation.scoring import EvaluationConfig, evaluate
+from atlf_jax.models import build, pretrained
+from atlf_jax.models.pretrained import Trained, pack, read, read_facts, shipped
+from atlf_jax.reconstruct import arrays
+
+from .conftest import measure, random_variables, small
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network, not trained, with a folder of data in its configuration."""
+    config = Config(name="tiny", model=small(), data=DataConfig(prepared=PreparedConfig(root="/home/somebody/scans")))
+    variables = random_variables(build(config.model), measure()[0])
+    return Trained(config, {"step": 7, "stage": "joint", "psnr": 20.5}, variables)
+
+
+@pytest.fixture(scope="module")
+def packed(trained, tmp_path_factory):
+    file = tmp_path_factory.mktemp("packed") / "tiny.safetensors"
+    pack(trained, file)
+    return file
+
+
+def changed(packed, file, *, arrays=lambda arrays: arrays, header=lambda header: header):
+    """Write the packed file again with other arrays or another header."""
+    found = json.loads(_header(packed)["atlf_jax"])
+    file.write_bytes(save(arrays(load_arrays(packed.read_bytes())), {"atlf_jax": json.dumps(header(found))}))
+    return file
+
+
+def _header(file):
+    content = file.read_bytes()
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+
+
+def test_what_is_read_is_what_was_packed(trained, packed, tmp_path):
+    found = read(packed)
+    assert found.facts == trained.facts == {k: v for k, v in read_facts(packed).items() if k != "config"}
+    assert found.config.model == trained.config.model and found.config.name == "tiny"
+    assert jax.tree.structure(found.variables) == jax.tree.structure(trained.variables)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, trained.variables)
+    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
+    assert found.config.data.prepared.root == "" and b"somebody" not in packed.read_bytes()
+    pack(trained, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == packed.read_bytes()
+
+
+def test_a_file_is_not_replaced_unasked(trained, packed, tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"x\.safetensors is there already; .* --overwrite"):
+        pack(trained, file)
+    assert file.read_bytes() == b"mine"
+    pack(trained, file, overwrite=True)
+    assert file.read_bytes() == packed.read_bytes() and list(tmp_path.iterdir()) == [file]
+    with pytest.raises(ValueError, match=r"does not end in \.safetensors"):
+        pack(trained, tmp_path / "x.npz")
+
+
+def test_other_files_are_refused(packed, tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match="no readable safetensors file"):
+        read(file)
+    file.write_bytes(packed.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="no readable safetensors file"):
+        read(file)
+    file.write_bytes(save({"a": np.zeros(3, np.float32)}, {"format": "pt"}))
+    with pytest.raises(ValueError, match="safetensors file of something else.*pack"):
+        read(file)
+
+
+def test_newer_formats_and_configurations_are_refused(packed, tmp_path):
+    file = tmp_path / "x.safetensors"
+    newer = pretrained.FORMAT + 1
+    with pytest.raises(ValueError, match=f"of format {newer}, .* reads up to {pretrained.FORMAT}; install a newer"):
+        read(changed(packed, file, header=lambda header: header | {"format": newer}))
+    with pytest.raises(ValueError, match=r"x\.safetensors: .* has no field 'sort'; .* another version"):
+        read(changed(packed, file, header=lambda header: header | {"config": header["config"] | {"sort": 1}}))
+
+
+def test_arrays_of_another_network_are_refused(packed, tmp_path):
+    file = tmp_path / "x.safetensors"
+    name = sorted(load_arrays(packed.read_bytes()))[0]
+    for change, words in (
+        (lambda arrays: arrays | {"params/b/more": np.zeros(2, np.float32)}, r"1 arrays differ, .* wanted None"),
+        (lambda arrays: {k: v for k, v in arrays.items() if k != name}, rf"first {name}: there None"),
+        (lambda arrays: arrays | {name: arrays[name][None]}, rf"first {name}: there \(\(1, "),
+        (lambda arrays: arrays | {name: arrays[name].astype(np.float16)}, rf"first {name}: .*float16.*wanted.*float32"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read(changed(packed, file, arrays=change))
+
+
+def test_a_folder_comes_before_a_name(packed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "shipped", lambda: {"tiny": packed})
+    assert read_facts("tiny")["step"] == 7
+    Path("tiny").mkdir()
+    with pytest.raises(ValueError, match=r"tiny holds no best and no latest checkpoint"):
+        read_facts("tiny")
+    with pytest.raises(ValueError, match=r"no 'best' checkpoint under .*tiny"):
+        atlf.load_model("tiny")
+    with pytest.raises(ValueError, match="nothing is neither a run's folder nor a packed file, .* there are tiny"):
+        atlf.load_model("nothing")
+    with pytest.raises(ValueError, match=r"no weights are named 'nothing'; there are tiny"):
+        atlf.models.load_pretrained("nothing")
+
+
+def test_a_name_is_a_model(packed, trained, monkeypatch):
+    """load_pretrained, load_model and reconstruct make the same function of the same network."""
+    seen = []
+
+    def as_function(config, variables):
+        seen.append((config, variables))
+        return lambda measurement: Reconstruction(2 * atlf.adjoint(measurement.kspace, measurement.mask))
+
+    monkeypatch.setattr(pretrained, "shipped", lambda: {"tiny": packed})
+    for module in (pretrained, arrays):
+        monkeypatch.setattr(module, "as_function", as_function)
+    kspace, mask = np.asarray(atlf.fft2c(np.ones((8, 8), np.complex64))), np.ones(8, bool)
+    for model in (atlf.models.load_pretrained("tiny"), atlf.load_model(packed), "tiny"):
+        np.testing.assert_allclose(atlf.reconstruct(kspace, mask, model=model), 2, atol=1e-6)  # measured 2e-7
+    assert len(seen) == 3
+    for config, variables in seen:
+        assert config == trained.config.model
+        jax.tree.map(np.testing.assert_array_equal, variables, trained.variables)
+
+
+def test_the_table_of_a_card_is_renewed(tmp_path):
+    summary = {
+        "protocol": {
+            "dataset": "aanlib", "split": "valid", "slices": 36, "subjects": {"28": 16, "37": 20},
+            "profile": "picture", "masks": [{"label": "random 4x", "effective": 4.05, "coverage": 0.39, "hash": "9b"}],
+        },
+        "methods": {"net": {}},
+        "results": [
+            {
+                "mask": "random 4x", "method": "net", "metric": metric, "mean": mean, "subjects": subjects,
+                "worst": 26.8, "worst_name": "37001",
+            }
+            for metric, mean, subjects in (
+                ("psnr", 31.934, {"28": 33.351, "37": 30.504}), ("ssim", 0.928, {}), ("nmse", 0.0122, {}),
+                ("hfen", 0.354, {}),
+            )
+        ],
+    }  # fmt: skip
+    source, card = tmp_path / "summary.json", tmp_path / "net.md"
+    source.write_text(json.dumps(summary))
+    card.write_text("# net\n<!-- scores -->\nold\n<!-- /scores -->\nend\n")
+    pretrained.main(["table", str(source), str(card)])
+    text = card.read_text()
+    assert text.startswith("# net\n<!-- scores -->\n") and text.endswith("|\n<!-- /scores -->\nend\n")
+    row = "| random 4x (4.05x, 0.390, `9b`) | net | 31.93 | 33.35, 30.50 | 26.80 (37001) | 0.9280 | 0.0122 | 0.3540 |"
+    assert row in text and "old" not in text and "cases 28, 37" in text
+    pretrained.main(["table", str(source), str(card)])
+    assert card.read_text() == text
+    card.write_text("# net\n")
+    with pytest.raises(SystemExit, match="has no <!-- scores -->"):
+        pretrained.main(["table", str(source), str(card)])
+
+
+def test_the_command_packs_and_says_mistakes_in_one_line(packed, tmp_path, capsys):
+    out = tmp_path / "copy.safetensors"
+    pretrained.main(["pack", str(packed), str(out)])
+    assert out.read_bytes() == packed.read_bytes() and "parameters" in capsys.readouterr().out
+    for source, words in (
+        (packed, "is there already"),
+        (tmp_path / "none", "neither a run's folder nor a packed file"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            pretrained.main(["pack", str(source), str(out)])
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_shipped_weights_are_whole_and_have_a_card():
+    weights = resources.files("atlf_jax") / "weights"
+    assert {"aanlib-4x-compact", "aanlib-10x-compact"} <= shipped().keys()
+    for name in shipped():
+        assert (weights / f"{name}.safetensors").is_file()
+        card = (weights / f"{name}.md").read_text(encoding="utf-8")
+        facts = read_facts(name)
+        data = facts["config"]["data"]
+        assert all(
+            "root" not in settings or not settings["root"] for settings in data.values() if type(settings) is dict
+        )
+        for words in (
+            f"--config=configs/{facts['config']['name']}.py", f"seed {facts['config']['train']['seed']}",
+            f"step {facts['step']}", f"{facts['psnr']:.2f} dB", f"format {pretrained.FORMAT}", "No clinical use",
+            "research only", "evaluate.py --checkpoint",
+        ):  # fmt: skip
+            assert words in card, f"{name}.md does not say {words!r}"
+        assert card.count(pretrained.START) == card.count(pretrained.END) == 1
+
+
+def test_shipped_weights_fit_their_networks():
+    for name, file in shipped().items():
+        assert read(file).parameters == 676_422, name
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_card_tells_what_its_weights_do(data_dir):
+    """The worst slice of the 4x card, scored again."""
+    name = "aanlib-4x-compact"
+    card = shipped()[name].with_suffix(".md").read_text(encoding="utf-8")
+    psnr, record = re.search(r"\| compact \|.*\| ([\d.]+) \((\d+)\) \|", card).groups()
+    trained = read(shipped()[name])
+    source = open_source(trained.config.data, "valid")
+    example = next(example for example in map(source.__getitem__, range(len(source))) if example.name == record)
+    model = jax.tree_util.Partial(build(trained.config.model).apply, trained.variables)
+    rows = evaluate({name: model}, [example], masks=[trained.config.mask], config=EvaluationConfig(batch_size=1))
+    assert rows[1].values["psnr"] == pytest.approx(float(psnr), abs=0.006)  # of two digits
