@@ -60,5 +60,5 @@ def build(config: ModelConfig) -> nn.Module:
 
 def __getattr__(name: str) -> Any:
     if name == "load_pretrained":  # reads runs and configurations, which take seconds to import
-        return importlib.import_module(f"{__name__}.pretrained").load_pretrained
+        return importlib.import_module("atlf_jax.reconstruct").load_pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

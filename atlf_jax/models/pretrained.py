@@ -27,9 +27,8 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data.files import write_file
 from atlf_jax.models import ATLFConfig, build
-from atlf_jax.models.any_size import Model
 
-__all__ = ["FORMAT", "Trained", "load", "load_pretrained", "pack", "read", "read_facts", "shipped", "table"]
+__all__ = ["FORMAT", "Trained", "load", "names", "pack", "read", "read_facts", "shipped", "table"]
 
 FORMAT = 1  # version of packed files; a reader refuses newer ones
 KEY = "atlf_jax"  # of the header's JSON text; one only, as safetensors writes several in a random order
@@ -52,27 +51,6 @@ class Trained(NamedTuple):
     def parameters(self) -> int:
         """The number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
-
-
-@beartype
-def load_pretrained(name: str) -> Model:
-    """Load weights that come with the package as a function of a measurement.
-
-    Args:
-        name: such as "aanlib-4x-compact"; ``shipped()`` has them all, and NAME.md beside each file tells what it was
-            trained on and what it must not be used for.
-
-    Returns:
-        What ``atlf.load_model`` returns: a compiled function ``Measurement -> Reconstruction``, for images of any size.
-
-    Raises:
-        ValueError: there are no such weights.
-    """
-    if name not in shipped():
-        raise ValueError(f"no weights are named {name!r}; there are {_names()}")
-    from atlf_jax.reconstruct import load_model  # it loads networks by this module
-
-    return load_model(shipped()[name])
 
 
 @beartype
@@ -212,11 +190,12 @@ def _find(place: str | Path) -> Path:
     if str(place) in shipped():
         return shipped()[str(place)]
     raise ValueError(
-        f"{path} is neither a run's folder nor a packed file, and no weights are named so; there are {_names()}"
+        f"{path} is neither a run's folder nor a packed file, and no weights are named so; there are {names()}"
     )
 
 
-def _names() -> str:
+def names() -> str:
+    """Return the names of ``shipped()`` in words."""
     return ", ".join(shipped()) or "none in this installation"
 
 

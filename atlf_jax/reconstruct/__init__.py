@@ -4,7 +4,7 @@
 ``command`` is the command line; ``guards`` warns where a result should not be trusted.
 """
 
-from atlf_jax.reconstruct.arrays import Model, Network, load_model, reconstruct
+from atlf_jax.reconstruct.arrays import Model, Network, load_model, load_pretrained, reconstruct
 from atlf_jax.reconstruct.guards import GuardWarning
 
-__all__ = ["GuardWarning", "Model", "Network", "load_model", "reconstruct"]
+__all__ = ["GuardWarning", "Model", "Network", "load_model", "load_pretrained", "reconstruct"]

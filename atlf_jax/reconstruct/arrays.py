@@ -37,6 +37,7 @@ __all__ = [
     "Settings",
     "calibration_sides",
     "load_model",
+    "load_pretrained",
     "reconstruct",
     "solve",
 ]
@@ -114,6 +115,23 @@ def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "be
 
     network = load(checkpoint, which)
     return Network(as_function(network.config.model, network.variables), trained_for(network.config))
+
+
+def load_pretrained(name: str) -> Network:
+    """Load weights that come with the package, as ``load_model`` does.
+
+    Args:
+        name: such as "aanlib-4x-compact"; ``models.pretrained.shipped()`` has them all, and NAME.md beside each file
+            tells what it was trained on and what it must not be used for.
+
+    Raises:
+        ValueError: there are no such weights.
+    """
+    from atlf_jax.models.pretrained import names, shipped
+
+    if name not in shipped():
+        raise ValueError(f"no weights are named {name!r}; there are {names()}")
+    return load_model(shipped()[name])
 
 
 def reconstruct(
