@@ -4,7 +4,7 @@ A method is an experiment ``configs/benchmark/NAME.py``, trained here when ``OUT
 of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: run again to go on, or to add a method
 by name. The tables, OUT/table.md, follow from these files alone. One set of weights a method serves all masks.
 
-Networks that see the CT are scored again with the CT zero and of another subject (rows ``NAME, CT ...``).
+``--ablated`` names the networks that are scored again with the CT zero and of another subject (rows ``NAME, CT ...``).
 """
 
 import argparse
@@ -52,6 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--accelerations", nargs="+", type=float, default=list(ACCELERATIONS), choices=ACCELERATIONS)
     add("--split", default="valid", help="subjects to score")
     add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
+    add("--ablated", nargs="*", default=["best"], metavar="NAME", help="methods to score so; the others by the true CT")
     add("--batch", type=int, default=4, help="slices reconstructed at once")
     add("--no-training", action="store_true", help="leave out methods that are not trained yet")
     return parser.parse_args(argv)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         variants = {name: source} | {
             f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate
         }
-        for variant, pairs in variants.items() if sees_ct else [(name, source)]:
+        for variant, pairs in variants.items() if sees_ct and name in arguments.ablated else [(name, source)]:
             for mask in masks:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}.csv"
                 if not file.exists():
