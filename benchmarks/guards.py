@@ -61,13 +61,13 @@ def main() -> None:
                 "CT",
                 "slices warned",
                 "subjects warned",
-                "gain: 10 %, median, 90 % of slices",
+                "gain: 10 %, median, 90 % of slices, largest",
                 "of subjects",
             ):
                 table.add_column(heading)
             for name, gains in slices.items():
                 rates = [f"{np.mean(np.array(values) > MARGIN):.0%}" for values in (gains, whole[name])]
-                spread = " ".join(f"{value:+.3f}" for value in np.percentile(gains, (10, 50, 90)))
+                spread = " ".join(f"{value:+.3f}" for value in np.percentile(gains, (10, 50, 90, 100)))
                 table.add_row(name, *rates, spread, f"{min(whole[name]):+.3f} to {max(whole[name]):+.3f}")
             console.print(table)
 

@@ -35,7 +35,7 @@ REAL = 1e-6  # part of the energy; real images have 1e-16, a phase of 0.1 rad 3e
 LEVELS = 256  # 8 bit
 STEP = 3.0  # dB; without padding up to 2.5 (one slice) and 1.1 (six), padded and made 8 bit from 6.0 on
 FALL = 6.0  # dB; -3 to 4.7 of unfiltered images, from 6.6 on after a Gaussian that is .14 at the edge
-BLOCKS = 1.06  # up to 1.03 without JPEG from 128 x 128 on; JPEG 75: 1.46, JPEG 95: 1.07 (AANLIB), 1.29 (phantom)
+BLOCKS = 1.06  # up to 1.03 without JPEG from 128 x 128 on; JPEG 75: 1.50, JPEG 95: 1.07 (AANLIB), 1.28 (phantom)
 SATURATED = 1e-3  # part of the pixels that are not 0; up to 8e-4 in unclipped 8-bit pictures
 EMPTY = 0.05  # part of the pixels; noise in air leaves up to .03 in 8-bit magnitude pictures
 
