@@ -19,6 +19,7 @@ from rich.console import Console
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import DataConfig, Source, Split, open_source
 from atlf_jax.evaluation.audit import audit
+from atlf_jax.evaluation.calibration import measure
 from atlf_jax.evaluation.scoring import (
     ZERO_FILLED,
     EvaluationConfig,
@@ -32,6 +33,7 @@ from atlf_jax.evaluation.scoring import (
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
 from atlf_jax.models import build
 from atlf_jax.models.pretrained import load
+from atlf_jax.models.uncertainty import Calibration
 from atlf_jax.reconstruct.guards import Placement, other_data, trained_for, untrained
 from atlf_jax.solvers import SOLVERS
 
@@ -64,6 +66,8 @@ class Arguments:
     """KIND ACCELERATION CENTRE_FRACTION, repeated for each mask; none: those that the networks were trained with."""
     ablate: Literal["ct"] | None = None
     """ct: score again with the CT taken away, exchanged or moved, under noise, and with lesions painted in."""
+    uncertainty: bool = False
+    """Also compare the errors that every network expects with its true ones; four more reconstructions a slice."""
     evaluation: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=EvaluationConfig)
     """Metric profile, batches, panels and bootstrap."""
 
@@ -82,7 +86,7 @@ def run(arguments: Arguments) -> None:
     """Score what the arguments name, print the tables and write the files."""
     from atlf_jax.evaluation import report  # matplotlib: only once the arguments are known to be good
 
-    runs, models, methods = open_runs(arguments)
+    runs, models, methods, calibrations = open_runs(arguments)
     data = choose_data(arguments, runs)
     masks = [MaskConfig(kind, acceleration, center) for kind, acceleration, center in arguments.masks]
     trained = dict.fromkeys(mask for config in runs.values() for mask in (config.mask, *config.more_masks))
@@ -109,6 +113,9 @@ def run(arguments: Arguments) -> None:
         sections=sections,
         audit=audit(source, masks=masks, acquisition=data.acquisition),
         warnings=guard(runs, data, source, masks),
+        reliability=measure({name: models[name] for name in runs}, source, calibrations=calibrations, **shared)
+        if arguments.uncertainty
+        else (),
     )
     first = Path(next(iter(methods.values())).checkpoint)
     folder = first if first.is_dir() else Path("runs", first.stem)
@@ -123,16 +130,18 @@ def run(arguments: Arguments) -> None:
     console.print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
 
 
-def open_runs(arguments: Arguments) -> tuple[dict[str, Config], dict[str, Reconstructor], dict[str, "report.Method"]]:
-    """Load every network: its configuration, itself as a function of a measurement, and its line in the report.
+def open_runs(
+    arguments: Arguments,
+) -> tuple[dict[str, Config], dict[str, Reconstructor], dict[str, "report.Method"], dict[str, Calibration]]:
+    """Load every network: configuration, itself as a function of a measurement, line in the report, calibration.
 
-    Solvers follow, which have no configuration.
+    Solvers follow, which have a function and a line.
     """
     from atlf_jax.evaluation.report import Method
 
     if not arguments.checkpoint:
         raise ValueError("give a trained network with --checkpoint=runs/NAME, or the name of packed weights")
-    runs, models, methods = {}, {}, {}
+    runs, models, methods, calibrations = {}, {}, {}, {}
     for argument in arguments.checkpoint:
         name, _, place = argument.rpartition("=")
         run = Path(place).parent if Path(place).name == "checkpoints" else Path(place)
@@ -143,11 +152,13 @@ def open_runs(arguments: Arguments) -> tuple[dict[str, Config], dict[str, Recons
         runs[name] = trained.config
         models[name] = jax.tree_util.Partial(build(trained.config.model).apply, trained.variables)
         methods[name] = Method(trained.parameters, checkpoint=str(run), config=to_dict(trained.config))
+        if trained.calibration:
+            calibrations[name] = trained.calibration
     for name in dict.fromkeys(arguments.solvers):
         if name in runs:
             raise ValueError(f"a checkpoint is named {name!r}, like a solver; name it: --checkpoint=NAME=FOLDER")
         models[name], methods[name] = SOLVERS[name], Method()
-    return runs, models, methods
+    return runs, models, methods, calibrations
 
 
 def choose_data(arguments: Arguments, runs: dict[str, Config]) -> DataConfig:

@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 
 import h5py
+import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
 
 import atlf_jax as atlf
+from atlf_jax.array_types import Measurement
+from atlf_jax.config import Config, to_dict
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
+from atlf_jax.models.uncertainty import spread
 from atlf_jax.reconstruct import command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -392,6 +396,55 @@ def test_a_trained_network_with_hard_consistency_gives_a_full_scan_back(tmp_path
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["mask"]["nominal_acceleration"] == 4 and record["mask"]["kind"] == "random"  # as it was trained
     assert record["model"]["name"] == "phantom_smoke" and record["data_consistency_residual"] < 1e-4
+
+
+def tilted(measurement):
+    """A network whose mirror copies differ."""
+    image = atlf.adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
+    return atlf.Reconstruction(image * jnp.linspace(1, 2, image.shape[-1])[None, None])
+
+
+def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
+    facts = {"config": to_dict(Config()), "step": 1}
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: tilted)
+    monkeypatch.setattr(command, "_trained", lambda *_: facts)
+    data = head((20, 18, 3))
+    data[..., 2] = 0
+    source, out = save(tmp_path / "mr.nii.gz", data), tmp_path / "out.nii.gz"
+    flags = ("--checkpoint", "net", "--uncertainty", "--mask.acceleration", "1", "--batch_size", "2")
+    refused(source, out, *flags, words=("net is not calibrated", "evaluate.py --uncertainty"))
+    refused(source, out, "--uncertainty", "--method", "zero_filled", words=("--uncertainty is of a trained network",))
+    facts["uncertainty"] = {"scale": 2.5, "bound": 2.1}
+    call(source, out, *flags)
+    assert json.loads((tmp_path / "out.json").read_text())["model"]["uncertainty"] == facts["uncertainty"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "mr.nii.gz",
+        "out.json",
+        "out.nii.gz",
+        "out_error.nii.gz",
+    ]
+    error, image = read_nifti(tmp_path / "out_error.nii.gz"), read_nifti(out)
+    np.testing.assert_array_equal(error.affine, image.affine)
+    one = np.abs(data[:, ::-1, 1].T).astype(np.complex64)  # as in test_undersampling_equals_the_library
+    measurement = Measurement(atlf.fft2c(one)[None], np.ones((1, 1, 20), bool), np.zeros((1, 18, 20), np.float32))
+    want = 2.5 * spread(lambda measurement: jnp.abs(tilted(measurement).image), measurement)[0]
+    np.testing.assert_allclose(error.data[:, ::-1, 1].T, want, atol=1e-5 * data.max())  # measured 3e-7
+    assert (error.data[..., 2] == 0).all() and error.data[..., 1].max() > 100
+    call(source, out, *flags, "--hard_consistency", "--overwrite")  # everything was measured: nothing can be wrong
+    assert read_nifti(tmp_path / "out_error.nii.gz").data.max() < 1e-5 * data.max()  # measured 3e-7
+
+
+def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):
+    facts = {"config": to_dict(Config()), "step": 1, "uncertainty": {"scale": 2.5, "bound": 2.1}}
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: tilted)
+    monkeypatch.setattr(command, "_trained", lambda *_: facts)
+    np.save(tmp_path / "scan.npy", fft2c_numpy(head((3, 18, 20)).astype(np.complex64)))
+    np.save(tmp_path / "mask.npy", np.ones(20, bool))
+    files = (tmp_path / "scan.npy", tmp_path / "out.h5", "--sampling.file", tmp_path / "mask.npy")
+    call(*files, "--checkpoint", "net", "--uncertainty", "--batch_size", "2")
+    with h5py.File(tmp_path / "out.h5") as image, h5py.File(tmp_path / "out_error.h5") as error:
+        assert error["reconstruction"].shape == image["reconstruction"].shape == (3, 18, 20)
+        assert error["reconstruction"][:].min() > 0
 
 
 @pytest.mark.data

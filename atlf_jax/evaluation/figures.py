@@ -17,10 +17,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from atlf_jax.evaluation.scoring import Panel, Score
+from atlf_jax.evaluation.calibration import Reliability
+from atlf_jax.evaluation.scoring import ZERO_FILLED, Panel, Score
 
 __all__ = [
     "ERROR_MAP",
+    "calibration_figure",
     "colour_bar",
     "comparison_figure",
     "curve_figure",
@@ -139,11 +141,7 @@ def metric_figure(rows: Sequence[Score], metric: str = "psnr", *, dark: bool = F
         axis.set_ylabel("PSNR [dB]" if metric == "psnr" else metric.upper(), fontsize=8, color=ink)
         axis.set_xlim(-0.5, len(group) - 0.5)
         axis.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
-        axis.tick_params(colors=ink, labelsize=8)
-        axis.patch.set_alpha(0)
-        for side, spine in axis.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(ink)
+        _plain(axis, ink)
     axes[0].legend(
         loc="lower right",
         bbox_to_anchor=(1, 1),
@@ -207,6 +205,35 @@ def curve_figure(
 
 
 @beartype
+def calibration_figure(reliability: Sequence[Reliability], *, dark: bool = False) -> Figure:
+    """Draw true over expected errors, one axis for each mask and one line for each method; on the diagonal is right.
+
+    Args:
+        reliability: of all methods and masks.
+        dark: for a dark page.
+    """
+    masks = list(dict.fromkeys(item.mask for item in reliability))
+    colours = method_colours([ZERO_FILLED, *dict.fromkeys(item.method for item in reliability)])
+    ink = "#d4d4d4" if dark else "#333333"
+    figure = Figure(figsize=(3.2 * len(masks), 3.2), layout="constrained")
+    for axis, mask in zip(figure.subplots(1, len(masks), squeeze=False)[0], masks, strict=True):
+        shown = [item for item in reliability if item.mask == mask]
+        top = 1.05 * max(max(point) for item in shown for point in item.curve) or 1.0
+        axis.plot([0, top], [0, top], color=ink, alpha=0.4, linewidth=0.8, linestyle=":")
+        for item in shown:
+            expected, true = zip(*item.curve, strict=True)
+            axis.plot(expected, true, "o-", color=colours[item.method], markersize=4, linewidth=1, label=item.method)
+        axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+        axis.set_title(mask, fontsize=9, color=ink, loc="left")
+        axis.set_xlabel("expected error", fontsize=8, color=ink)
+        axis.set_ylabel("mean true error", fontsize=8, color=ink)
+        _plain(axis, ink)
+        axis.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=ink)
+    figure.patch.set_alpha(0)
+    return figure
+
+
+@beartype
 def comparison_figure(panels: Sequence[Panel], rows: Sequence[Score], *, show_fused: bool = True) -> Figure:
     """Draw slices as rows and CT, fused image, methods, truth and error maps as columns, with one colour bar.
 
@@ -264,6 +291,15 @@ def png(figure: Figure, *, dpi: int = 160) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def _plain(axis: Axes, ink: str) -> None:
+    """Leave of an axis what is needed, in one colour on no ground."""
+    axis.tick_params(colors=ink, labelsize=8)
+    axis.patch.set_alpha(0)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(ink)
 
 
 def _mark_subjects(axis: Axes, subjects: Sequence[str], ink: str) -> None:

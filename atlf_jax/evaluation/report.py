@@ -24,6 +24,7 @@ from rich.table import Table
 
 from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.audit import Finding
+from atlf_jax.evaluation.calibration import BOUND, Reliability
 from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, EvaluationConfig, Panel, Score
 from atlf_jax.evaluation.statistics import compare, remark, summarise
 from atlf_jax.metrics import METRICS
@@ -88,6 +89,7 @@ class Study:
     sections: Sequence[Section] = ()
     audit: Sequence[Finding] = ()  # what flatters the data
     warnings: Sequence[str] = ()  # of ``reconstruct.guards``
+    reliability: Sequence[Reliability] = ()
 
 
 @beartype
@@ -96,8 +98,8 @@ def summary(study: Study) -> dict[str, Any]:
 
     Returns:
         ``protocol``, ``environment``, ``methods``, ``results`` (see ``statistics.Summary``), ``comparisons`` (see
-        ``statistics.Comparison``), ``audit`` (see ``audit.Finding``) and ``remarks``; plain values, infinite and
-        undefined numbers among them.
+        ``statistics.Comparison``), ``audit`` (see ``audit.Finding``), ``uncertainty`` (see
+        ``calibration.Reliability``) and ``remarks``; plain values, infinite and undefined numbers among them.
     """
     rows, config = study.rows, study.config
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
@@ -129,6 +131,7 @@ def summary(study: Study) -> dict[str, Any]:
         "results": [item._asdict() for item in summarise(rows, **chosen)],
         "comparisons": [item._asdict() for item in compare(rows)],
         "audit": [item._asdict() for item in study.audit],
+        "uncertainty": [item._asdict() | {"fitted": item.fitted._asdict()} for item in study.reliability],
         "remarks": _remarks(study, len(subjects)),
     } | {section.key: list(section.facts) if section.numbers is None else section.numbers for section in study.sections}
 
@@ -177,6 +180,8 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
     methods = _table(f"on {facts['environment']['device']}", ["method"], ["parameters", "s / slice"])
     for method, known in facts["methods"].items():
         methods.add_row(escape(method), f"{known['parameters']:,}", f"{known['seconds_a_slice']:.3g}")
+    if facts["uncertainty"]:
+        built.append(_uncertainty_table(facts))
     return [*built, methods]
 
 
@@ -228,6 +233,11 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         for theme in ("light", "dark")
     }
     limit = figures.error_limit(study.panels) if study.panels else 0.0
+    if study.reliability:
+        plots["calibration"] = {
+            theme: figures.data_uri(figures.png(figures.calibration_figure(study.reliability, dark=theme == "dark")))
+            for theme in ("light", "dark")
+        }
     return pages.get_template("report.html.jinja").render(
         facts,
         metrics=list(METRICS),
@@ -240,6 +250,7 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         profile_words=PROFILE_WORDS[study.config.profile],
         metric_words=METRIC_WORDS,
         plots=plots,
+        bound=BOUND,
         panels=[_panel(panel, study, limit) for panel in study.panels],
         limit=f"{limit:g}",
         colour_bar=figures.data_uri(figures.colour_bar()),
@@ -323,6 +334,19 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _uncertainty_table(facts: Mapping[str, Any]) -> Table:
+    title = (
+        f"expected errors, of the maximum, and how many lie below the {100 * BOUND:g} % bound; * scale of these slices"
+    )
+    table = _table(title, ["mask", "method"], ["error", "off by", "below", "Pearson", "Spearman", "scale"])
+    for item in facts["uncertainty"]:
+        numbers = [f"{item[name]:.4f}" for name in ("error", "calibration_error")]
+        numbers += [f"{100 * item['coverage']:.1f} %", f"{item['pearson']:.2f}", f"{item['spearman']:.2f}"]
+        numbers += [f"{item['scale']:.3f}{'' if item['calibrated'] else '*'}"]
+        table.add_row(escape(item["mask"]), escape(item["method"]), *numbers)
     return table
 
 

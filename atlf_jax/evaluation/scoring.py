@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from atlf_jax.data import AcquisitionConfig, Example, Source, evaluation_batches
 from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, stored_mask
 from atlf_jax.metrics import METRICS, score
 from atlf_jax.models import ZeroFilled
+from atlf_jax.models.uncertainty import spread
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -99,6 +101,7 @@ class Panel(NamedTuple):
     images: dict[str, Float[np.ndarray, "h w"]]  # by method
     fused: dict[str, Float[np.ndarray, "h w"]]  # by method, of those that fuse
     seconds: dict[str, float]  # by method
+    spreads: dict[str, Float[np.ndarray, "h w"]] = {}  # by method, where asked for (see models.uncertainty)
 
 
 @beartype
@@ -186,6 +189,7 @@ def reconstruct_slices(
     batch_size: int,
     acquisition: AcquisitionConfig = AcquisitionConfig(),
     timed: bool = True,
+    with_spread: bool = False,
 ) -> Iterator[Panel]:
     """Yield every slice of the source with its zero-filled image and the reconstruction of every model.
 
@@ -196,6 +200,7 @@ def reconstruct_slices(
         batch_size: slices reconstructed at once.
         acquisition: simulated phase and noise.
         timed: run the first batch twice, so that no time holds a compilation; else times are not to be used.
+        with_spread: also how much the mirror copies of every model's image differ; three more reconstructions.
 
     Raises:
         ValueError: for a model named like the baseline.
@@ -208,7 +213,7 @@ def reconstruct_slices(
     for batch, names in evaluation_batches(source, mask=mask, batch_size=batch_size, acquisition=acquisition):
         measurement = jax.device_put(batch.measurement)
         scale = batch.scale[:, None, None]  # [b 1 1]
-        images, fused, seconds = {}, {}, {}
+        images, fused, seconds, spreads = {}, {}, {}, {}
         for method, reconstructor in methods.items():
             if not isinstance(reconstructor, jax.tree_util.Partial):
                 reconstructor = jax.tree_util.Partial(reconstructor)
@@ -220,6 +225,9 @@ def reconstruct_slices(
             images[method] = np.asarray(result[0]) * scale
             if result[1] is not None:
                 fused[method] = np.asarray(result[1])
+            if with_spread and method != ZERO_FILLED:
+                magnitude = partial(_magnitude, reconstructor)
+                spreads[method] = np.asarray(spread(magnitude, measurement, image=result[0])) * scale
         fresh = False
         for index, name in enumerate(names):
             record = int(batch.record[index])
@@ -237,6 +245,7 @@ def reconstruct_slices(
                 images={method: image[index] for method, image in images.items()},
                 fused={method: image[index] for method, image in fused.items()},
                 seconds=seconds,
+                spreads={method: values[index] for method, values in spreads.items()},
             )
 
 
@@ -280,6 +289,10 @@ def _reconstruct(reconstructor: Reconstructor, measurement: Measurement) -> tupl
     """Return only what is looked at, so that no features leave the program."""
     result = reconstructor(measurement)
     return jnp.abs(result.image), result.fused
+
+
+def _magnitude(reconstructor: Reconstructor, measurement: Measurement) -> Array:
+    return _reconstruct(reconstructor, measurement)[0]
 
 
 _score_volume = jax.jit(score, static_argnums=0)

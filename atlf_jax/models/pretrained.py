@@ -27,8 +27,20 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data.files import write_file
 from atlf_jax.models import ATLFConfig, build
+from atlf_jax.models.uncertainty import Calibration
 
-__all__ = ["FORMAT", "Trained", "load", "names", "pack", "read", "read_facts", "shipped", "table"]
+__all__ = [
+    "FORMAT",
+    "Trained",
+    "calibration_of",
+    "load",
+    "names",
+    "pack",
+    "read",
+    "read_facts",
+    "shipped",
+    "table",
+]
 
 FORMAT = 1  # version of packed files; a reader refuses newer ones
 KEY = "atlf_jax"  # of the header's JSON text; one only, as safetensors writes several in a random order
@@ -44,13 +56,18 @@ class Trained(NamedTuple):
     """A trained network."""
 
     config: Config
-    facts: dict[str, Any]  # step, stage, and psnr [dB] where the checkpoint was chosen by it
+    facts: dict[str, Any]  # step, stage; psnr [dB] if the checkpoint was chosen by it; uncertainty if calibrated
     variables: dict[str, Any]  # parameters under "params", and further collections
 
     @property
     def parameters(self) -> int:
         """The number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What turns the spread of its mirror copies into an expected error, where it is known."""
+        return calibration_of(self.facts)
 
 
 @beartype
@@ -144,6 +161,13 @@ def pack(trained: Trained, file: str | Path, *, overwrite: bool = False) -> None
 
 
 @beartype
+def calibration_of(facts: Mapping[str, Any]) -> Calibration | None:
+    """Return the calibration among a network's facts, or None (see ``models.uncertainty``)."""
+    found = facts.get("uncertainty")
+    return found and Calibration(found["scale"], found["bound"])
+
+
+@beartype
 def shipped() -> dict[str, Path]:
     """Return the files of the weights that come with the package, by name."""
     folder = Path(str(resources.files("atlf_jax"))) / "weights"
@@ -152,7 +176,7 @@ def shipped() -> dict[str, Path]:
 
 @beartype
 def table(summary: Mapping[str, Any]) -> str:
-    """Write an evaluation's results as a Markdown table: means over subjects, and the worst slice.
+    """Write an evaluation's results as Markdown: means over subjects, the worst slice, and expected errors if measured.
 
     Args:
         summary: what evaluate.py wrote to summary.json.
@@ -179,6 +203,20 @@ def table(summary: Mapping[str, Any]) -> str:
                 f"| {mask['label']} ({mask['effective']:.2f}x, {mask['coverage']:.3f}, `{mask['hash']}`) | {method} | "
                 f"{psnr['mean']:.2f} | {subjects} | {psnr['worst']:.2f} ({psnr['worst_name']}) | {others} |"
             )
+    if told := summary.get("uncertainty"):
+        lines += [
+            "",
+            "Expected absolute errors against true ones, pixels inside the body, in units of each slice's maximum:",
+            "",
+            "| mask | method | mean error | expected off by | below the 90 % bound | Pearson | Spearman | scale |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+    for item in told or []:
+        scale = f"{item['scale']:.3f}{'' if item['calibrated'] else ' (of these slices)'}"
+        lines.append(
+            f"| {item['mask']} | {item['method']} | {item['error']:.4f} | {item['calibration_error']:.4f} | "
+            f"{100 * item['coverage']:.1f} % | {item['pearson']:.2f} | {item['spearman']:.2f} | {scale} |"
+        )
     return "\n".join(lines)
 
 
@@ -263,12 +301,18 @@ class Pack:
     """File to write; NAME.safetensors in atlf_jax/weights makes it known by its name."""
     which: Which = "best"
     """Which checkpoint of the run."""
+    calibration: str = ""
+    """The summary.json of evaluate.py --uncertainty for this network alone, on subjects that chose nothing but the
+    checkpoint (--split=inner_valid): its calibration is packed too."""
     overwrite: bool = False
     """Replace a file that is there."""
 
     def run(self) -> str:
         """Do it, and say what was done."""
         trained = load(self.source, self.which)
+        if self.calibration:
+            fitted = _fitted(self.calibration)
+            trained = trained._replace(facts=trained.facts | {"uncertainty": fitted})
         pack(trained, self.out, overwrite=self.overwrite)
         size = Path(self.out).stat().st_size / 2**20
         return f"{self.out}: {trained.parameters:,} parameters, {size:.1f} MiB, step {trained.facts['step']}"
@@ -293,6 +337,20 @@ class Table:
         rows = table(json.loads(_read_text(self.summary)))
         write_file(self.card, f"{before}{START}\n{rows}\n{END}{after}".encode())
         return f"{self.card}: table renewed"
+
+
+def _fitted(file: str) -> dict[str, Any]:
+    """Return the calibration that an evaluation fitted, and on what."""
+    summary = json.loads(_read_text(file))
+    found = summary.get("uncertainty", [])
+    if len(found) != 1:
+        raise ValueError(
+            f"{file} has calibrations of {len(found)} methods and masks, wanted one; make it by evaluate.py "
+            "--uncertainty with this network alone, under the mask that it was trained with"
+        )
+    protocol = summary["protocol"]
+    where = {name: protocol[name] for name in ("dataset", "split")} | {"subjects": list(protocol["subjects"])}
+    return found[0]["fitted"] | where
 
 
 def _read_text(file: str) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models.any_size import Model, as_function
+from atlf_jax.models.uncertainty import spread
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -76,6 +77,7 @@ class Result(NamedTuple):
     start: Complex64[np.ndarray, "h w"]  # the zero-filled image
     misfit: float  # |A x - y|^2 over the measured samples
     energy: float  # |y|^2
+    error: Float32[np.ndarray, "h w"] | None = None  # expected |error| of the magnitude, where asked for
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Settings:
     """Put the measured samples back after the network."""
     batch_size: int = 1
     """Slices on the device at a time."""
+    error_scale: float | None = None
+    """Times how much mirror copies differ: the expected error; None: no error is asked for."""
 
 
 def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "best") -> Network:
@@ -295,12 +299,26 @@ def solve(
         fields = [None if field[0] is None else np.stack(field) for field in zip(*padded, strict=True)]
         measurement, start, scale = _measure(*fields, settings.whitening, *_static(settings))
         image = start / scale.astype(start.dtype) if model is None else model(measurement).image
-        image, misfit, energy = _finish(image, measurement, scale, settings.hard_consistency and model is not None)
+        hard = settings.hard_consistency and model is not None
+        image, misfit, energy = _finish(image, measurement, scale, hard)
+        error = None
+        if settings.error_scale is not None and model is not None:
+            differing = spread(partial(_magnitude, model, hard), measurement, image=jnp.abs(image) / scale)
+            error = np.asarray(settings.error_scale * scale * differing)
         image, start, misfit, energy = map(np.asarray, (image, start, misfit, energy))
         for index in range(len(records)):
             if placement is not None and model is not None:
                 placement.add(records[index].ct, start[index])
-            yield Result(image[index], start[index], float(misfit[index]), float(energy[index]))
+            expected = None if error is None else error[index]
+            yield Result(image[index], start[index], float(misfit[index]), float(energy[index]), expected)
+
+
+def _magnitude(model: Model, hard: bool, measurement: Measurement) -> Array:
+    """Return the magnitude of what is handed out for a measurement."""
+    image = model(measurement).image
+    if hard:
+        image = consistency.hard(image, measurement.kspace, measurement.mask, measurement.coil_maps)
+    return jnp.abs(image)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))

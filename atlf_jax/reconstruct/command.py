@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.masks import MaskConfig
+from atlf_jax.models.uncertainty import Calibration
 from atlf_jax.reconstruct.arrays import (
     CoilMaps,
     Model,
@@ -84,6 +85,8 @@ class Arguments:
     """Compress to as many coils."""
     hard_consistency: bool = False
     """Put the measured samples back after the network."""
+    uncertainty: bool = False
+    """Also write STEM_error, the expected absolute error of every pixel; three more reconstructions a slice."""
     batch_size: int = 4
     """Slices on the device at a time."""
     panels: bool = False
@@ -136,6 +139,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     settings, settings_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments)
+    if arguments.uncertainty:
+        calibration = _calibration(arguments)
+        settings = replace(settings, error_scale=calibration.scale)
+        model_facts |= {"uncertainty": calibration._asdict()}
     facts = _facts(scan) | {"model": model_facts, "coils": settings_facts, "warnings": _warnings(model, scan)}
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
@@ -144,9 +151,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         console.print("dry run: nothing was written", highlight=False)
         return facts
     with _staged(out) as folder:
-        study = _Study(scan, settings, model, console, keep_panels=arguments.panels)
+        study = _Study(scan, settings, model, console, folder, keep_panels=arguments.panels)
         with closing(study.images()) as images:  # ends the progress bar before an error is told
             scan.write(folder / out.name, images)
+        if study.errors is not None:
+            scan.write(folder / side_files["error"].name, study.errors)
         out_of_place = study.placement.warnings()
         facts["warnings"] += out_of_place
         facts |= study.facts() | {"versions": _versions()}
@@ -168,13 +177,22 @@ class _Study:
     """One pass over the slices: images as they come, and what is gathered on the way."""
 
     def __init__(
-        self, scan: Scan, settings: Settings, model: Model | None, console: Console, *, keep_panels: bool
+        self,
+        scan: Scan,
+        settings: Settings,
+        model: Model | None,
+        console: Console,
+        folder: Path,
+        *,
+        keep_panels: bool,
     ) -> None:
         self._scan, self._settings, self._model, self._console = scan, settings, model, console
         self._wanted = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
         self._misfit = self._energy = self._worst = self._total = self._first = 0.0
+        self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
         self.placement = Placement()
+        self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 
     def images(self) -> Iterator[np.ndarray]:
         """Yield one finished image for each slice.
@@ -195,11 +213,19 @@ class _Study:
                     self._worst = max(self._worst, math.sqrt(result.misfit / result.energy))
                 if index in self._wanted:
                     self.panels[index] = (scan[index], result)
+                if result.error is not None:
+                    self._keep(index, scan.finish(result.error.astype(np.complex64)))
                 yield scan.finish(result.image).astype(np.float32)
                 progress.advance(task)
         if self._energy == 0:
             raise ValueError("k-space is zero at every sample that the mask acquires; is the mask the right one?")
         self._total = time.perf_counter() - start
+
+    def _keep(self, index: int, error: np.ndarray) -> None:
+        if self.errors is None:
+            shape = (len(self._scan), *error.shape)
+            self.errors = np.lib.format.open_memmap(self._folder / "errors.npy", "w+", np.float32, shape)
+        self.errors[index] = error
 
     def facts(self) -> dict[str, Any]:
         """Return residual and timing."""
@@ -226,9 +252,11 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
         )
         raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}: name it so")
     stem = out.name.removesuffix(ending)
-    beside = {"json": out.with_name(f"{stem}.json")} | (
-        {"png": out.with_name(f"{stem}.png")} if arguments.panels else {}
-    )
+    beside = {"json": out.with_name(f"{stem}.json")}
+    if arguments.panels:
+        beside["png"] = out.with_name(f"{stem}.png")
+    if arguments.uncertainty:
+        beside["error"] = out.with_name(f"{stem}_error{ending}")
     for path in (out, *beside.values()):
         if path.resolve() == source.resolve():
             raise ValueError(f"{path} is the input, which is only read; write to another file")
@@ -290,6 +318,21 @@ def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
         "trained_mask": trained["config"]["mask"],
         "hard_consistency": arguments.hard_consistency,
     }
+
+
+def _calibration(arguments: Arguments) -> Calibration:
+    """Return what turns the spread of a network's mirror copies into an expected error."""
+    from atlf_jax.models.pretrained import calibration_of
+
+    if arguments.method != "network":
+        raise ValueError("--uncertainty is of a trained network; leave out --method zero_filled")
+    calibration = calibration_of(_trained(arguments.checkpoint, arguments.which))
+    if calibration is None:
+        raise ValueError(
+            f"{arguments.checkpoint} is not calibrated, so it cannot tell its error; fit it by evaluate.py "
+            "--uncertainty, pack it by python -m atlf_jax.models.pretrained pack --calibration, and give that file"
+        )
+    return calibration
 
 
 def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) -> dict[str, Any]:

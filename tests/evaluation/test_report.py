@@ -130,7 +130,16 @@ def test_the_csv_has_a_line_for_each_row(written, study):
 
 def test_the_json_holds_the_summary(written, study):
     facts = json.loads((written[0] / "summary.json").read_text())
-    assert set(facts) == {"protocol", "environment", "methods", "results", "comparisons", "audit", "remarks"}
+    assert set(facts) == {
+        "protocol",
+        "environment",
+        "methods",
+        "results",
+        "comparisons",
+        "audit",
+        "uncertainty",
+        "remarks",
+    }
     assert facts["protocol"]["subjects"] == {"north": 3, "south": 2}
     assert facts["protocol"]["profile"] == "picture" and facts["protocol"]["slices"] == 5
     assert facts["methods"]["half<way>"]["config"] == {"name": "half"}

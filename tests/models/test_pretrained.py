@@ -172,9 +172,35 @@ def test_the_table_of_a_card_is_renewed(tmp_path):
     assert row in text and "old" not in text and "cases 28, 37" in text
     pretrained.main(["table", str(source), str(card)])
     assert card.read_text() == text
+    summary["uncertainty"] = [
+        {
+            "mask": "random 4x", "method": "net", "error": 0.0304, "calibration_error": 0.0012, "coverage": 0.912,
+            "pearson": 0.29, "spearman": 0.28, "scale": 2.73, "calibrated": True,
+            "fitted": {"scale": 2.5, "bound": 2.1},
+        }
+    ]  # fmt: skip
+    source.write_text(json.dumps(summary))
+    pretrained.main(["table", str(source), str(card)])
+    row = "| random 4x | net | 0.0304 | 0.0012 | 91.2 % | 0.29 | 0.28 | 2.730 |"
+    assert card.read_text().replace(row, "").startswith(text.partition(pretrained.END)[0]) and row in card.read_text()
     card.write_text("# net\n")
     with pytest.raises(SystemExit, match="has no <!-- scores -->"):
         pretrained.main(["table", str(source), str(card)])
+
+
+def test_a_calibration_is_packed_with_what_it_was_fitted_on(packed, tmp_path):
+    item = {"fitted": {"scale": 2.5, "bound": 2.1}}
+    summary = {"protocol": {"dataset": "aanlib", "split": "inner_valid", "subjects": {"41": 20}}, "uncertainty": [item]}
+    source, out = tmp_path / "summary.json", tmp_path / "x.safetensors"
+    source.write_text(json.dumps(summary))
+    assert read(packed).calibration is None
+    pretrained.main(["pack", str(packed), str(out), "--calibration", str(source)])
+    assert read(out).calibration == (2.5, 2.1)
+    where = {"dataset": "aanlib", "split": "inner_valid", "subjects": ["41"]}
+    assert read_facts(out)["uncertainty"] == item["fitted"] | where
+    source.write_text(json.dumps(summary | {"uncertainty": [item, item]}))
+    with pytest.raises(SystemExit, match="calibrations of 2 methods and masks, wanted one"):
+        pretrained.main(["pack", str(packed), str(out), "--overwrite", "--calibration", str(source)])
 
 
 def test_the_command_packs_and_says_mistakes_in_one_line(packed, tmp_path, capsys):
@@ -207,6 +233,8 @@ def test_shipped_weights_are_whole_and_have_a_card():
             "research only", "evaluate.py --checkpoint",
         ):  # fmt: skip
             assert words in card, f"{name}.md does not say {words!r}"
+        if "uncertainty" in facts:  # fitted where the checkpoint was chosen
+            assert facts["uncertainty"]["split"] == facts["config"]["data"]["valid_split"] == "inner_valid"
         assert card.count(pretrained.START) == card.count(pretrained.END) == 1
 
 

@@ -1,0 +1,142 @@
+"""Is the error that a network expects the error that it makes? Measured inside the body, pixel by pixel."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Bool, Float, jaxtyped
+from scipy import ndimage, stats
+
+from atlf_jax.data import AcquisitionConfig, Source
+from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, reconstruct_slices, single_masks
+from atlf_jax.masks import MaskConfig
+from atlf_jax.models.uncertainty import Calibration
+
+__all__ = ["Reliability", "body", "measure"]
+
+PIXELS = 8192  # of a slice that are kept, evenly spaced: what memory grows by
+BINS = 12
+BOUND = 0.9  # part of the errors that are to lie below the bound
+BODY = 0.05  # of the maximum: what is darker is air
+
+
+class Reliability(NamedTuple):
+    """Expected and true absolute errors of one method under one mask; errors in units of each target's maximum."""
+
+    mask: str  # see scoring.mask_label
+    method: str
+    calibrated: bool  # by what came with the network; else by these very slices
+    scale: float  # expected error / spread, as it was used
+    bound: float  # bound / expected error, as it was used
+    fitted: Calibration  # what would fit these slices
+    curve: list[tuple[float, float]]  # mean expected and mean true error, in bins of as many pixels each
+    error: float  # mean true error
+    calibration_error: float  # mean |expected - true| over the curve
+    coverage: float  # part of the true errors below the bound
+    pearson: float  # of expected and true error over pixels, mean over slices
+    spearman: float
+
+
+@beartype
+def measure(
+    models: Mapping[str, Reconstructor],
+    source: Source,
+    *,
+    masks: Sequence[MaskConfig],
+    calibrations: Mapping[str, Calibration] = {},
+    config: EvaluationConfig = EvaluationConfig(),
+    acquisition: AcquisitionConfig = AcquisitionConfig(),
+) -> list[Reliability]:
+    """Compare expected with true errors of every model on every slice under every mask.
+
+    Args:
+        models: as in ``scoring.evaluate``; each reconstructs every slice four times.
+        source: as in ``scoring.evaluate``.
+        masks: as in ``scoring.evaluate``.
+        calibrations: by model; one without is calibrated by these slices, and says so.
+        config: batch size.
+        acquisition: as in ``scoring.evaluate``.
+
+    Returns:
+        One for each mask and model.
+
+    Raises:
+        ValueError: nothing in the source is brighter than air.
+    """
+    found = []
+    for mask in single_masks(masks):
+        pixels: dict[str, list[np.ndarray]] = {method: [] for method in models}  # [2 n]: spreads, true errors
+        panels = reconstruct_slices(
+            models,
+            source,
+            mask=mask,
+            batch_size=config.batch_size,
+            acquisition=acquisition,
+            timed=False,
+            with_spread=True,
+        )
+        for panel in panels:
+            if not (white := float(panel.target.max())):
+                continue
+            inside = np.flatnonzero(body(panel.target))
+            inside = inside[:: -(-len(inside) // PIXELS)]
+            for method, spread in panel.spreads.items():
+                error = np.abs(panel.images[method] - panel.target)
+                pixels[method].append(np.stack([spread.ravel()[inside], error.ravel()[inside]]) / white)
+            label = panel.mask
+        for method, slices in pixels.items():
+            if not slices:
+                raise ValueError("every picture of the source is black; there is no error to expect")
+            found.append(_reliability(label, method, slices, calibrations.get(method)))
+    return found
+
+
+@jaxtyped(typechecker=beartype)
+def body(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the largest part of an image that is brighter than air (5 % of the maximum), with its holes filled."""
+    parts, count = ndimage.label(ndimage.binary_fill_holes(image > BODY * image.max()))
+    if not count:
+        return np.ones(image.shape, bool)
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+
+
+def _reliability(mask: str, method: str, slices: Sequence[np.ndarray], calibration: Calibration | None) -> Reliability:
+    spread, error = np.concatenate(slices, axis=1).astype(np.float64)
+    scale = _ratio(error.mean(), spread.mean())
+    fitted = Calibration(scale, _bound(error, scale * spread))
+    used = fitted if calibration is None else calibration
+    expected = used.scale * spread
+    order = np.argsort(expected, kind="stable")
+    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    curve = [(float(expected[part].mean()), float(error[part].mean())) for part in bins]
+    weights = [len(part) / len(order) for part in bins]
+    return Reliability(
+        mask=mask,
+        method=method,
+        calibrated=calibration is not None,
+        scale=used.scale,
+        bound=used.bound,
+        fitted=fitted,
+        curve=curve,
+        error=float(error.mean()),
+        calibration_error=float(sum(w * abs(p - e) for w, (p, e) in zip(weights, curve, strict=True))),
+        coverage=float((error <= used.bound * expected).mean()),
+        pearson=float(np.mean([_correlation(stats.pearsonr, *part) for part in slices])),
+        spearman=float(np.mean([_correlation(stats.spearmanr, *part) for part in slices])),
+    )
+
+
+def _ratio(value: float, by: float) -> float:
+    return float(value / by) if by > 0 else 0.0
+
+
+def _bound(error: np.ndarray, expected: np.ndarray) -> float:
+    """Return the factor that lifts the expected error above the wanted part of the true ones."""
+    known = expected > 0
+    return float(np.quantile(error[known] / expected[known], BOUND)) if known.any() else 0.0
+
+
+def _correlation(kind: object, spread: np.ndarray, error: np.ndarray) -> float:
+    """Return a correlation; 0 where one of both does not vary, as then nothing is foretold."""
+    return float(kind(spread, error).statistic) if np.ptp(spread) > 0 and np.ptp(error) > 0 else 0.0
