@@ -9,7 +9,8 @@ Chosen on seven slices of AANLIB case 41 by correlation with the true error and 
 lines 4x; 2-D variable density 10x): pooled Pearson .35 and .33, number 2.65 and 2.66. Eight reconstructions with a
 tenth of the outer samples held out: .34 and .33, but 1.99 and 2.53, so that each mask wants a number of its own; both
 together: .37 and .35 at eleven reconstructions for three; the update of the zero-filled image: .15 and .24. A
-monotone map in place of the number was no better on the slices that it was not fitted to."""
+monotone map in place of the number was no better on the slices that it was not fitted to.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
