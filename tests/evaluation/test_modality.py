@@ -1,0 +1,137 @@
+"""The changes of the CT, and what is measured with them, on networks whose answer is known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from atlf_jax.array_types import Reconstruction
+from atlf_jax.evaluation import modality
+from atlf_jax.evaluation.scoring import ZERO_FILLED, EvaluationConfig
+from atlf_jax.masks import MaskConfig
+from atlf_jax.ops import adjoint
+
+from .tiny_slices import SIZE, Slices
+
+MASK = MaskConfig("random", 2.0, 0.25)
+SHARED = {"masks": [MASK], "config": EvaluationConfig(batch_size=5)}
+
+
+def trusting(measurement):
+    """Return the CT, in units of the measurement's scale."""
+    return Reconstruction(measurement.ct.astype(jnp.complex64))
+
+
+def careful(measurement):
+    """Return what was measured; no CT."""
+    return Reconstruction(adjoint(measurement.kspace, measurement.mask))
+
+
+def disc():
+    y, x = np.mgrid[:64, :64]
+    return np.exp(-((y - 31.5) ** 2 + (x - 31.5) ** 2) / 20).astype(np.float32)
+
+
+@pytest.mark.parametrize("amount", [1.0, 4.0, 8.0])
+def test_a_shift_has_its_length(amount):
+    moved = modality.move_ct(disc(), np.random.default_rng(0), shift=amount)
+    step = np.subtract(ndimage.center_of_mass(moved), ndimage.center_of_mass(disc()))
+    assert np.hypot(*step) == pytest.approx(amount, abs=0.01)  # measured: 1e-3
+
+
+def test_a_rotation_has_its_angle_and_leaves_the_centre():
+    y, x = np.mgrid[:64, :64] - 31.5
+    bar = ((np.abs(y) < 3) & (np.abs(x) < 20)).astype(np.float32)
+    moved = modality.move_ct(bar, np.random.default_rng(0), rotation=10.0)
+    angle = 0.5 * np.arctan2(2 * (moved * x * y).sum(), (moved * (x**2 - y**2)).sum())
+    assert abs(np.rad2deg(angle)) == pytest.approx(10, abs=0.1)  # measured: .02
+    np.testing.assert_allclose(ndimage.center_of_mass(moved), 31.5, atol=0.01)
+
+
+def test_nothing_moves_by_nothing_and_draws_do_not_depend_on_the_amount():
+    np.testing.assert_array_equal(modality.move_ct(disc(), np.random.default_rng(0)), disc())
+    small, large = (modality.move_ct(disc(), np.random.default_rng(1), shift=amount) for amount in (2.0, 4.0))
+    a, b = (np.subtract(ndimage.center_of_mass(image), 31.5) for image in (small, large))
+    np.testing.assert_allclose(2 * a, b, atol=0.01)
+
+
+def test_the_elastic_field_has_its_size():
+    ramp = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (128, 128))
+    moved = modality.move_ct(np.ascontiguousarray(ramp), np.random.default_rng(0), elastic=2.0)
+    inside = np.s_[16:-16, 16:-16]
+    along = (moved - ramp)[inside] * 127  # the displacement in pixels along one of both axes
+    assert 0.7 < np.sqrt(np.square(along).mean()) < 2.0  # 2 / sqrt 2 = 1.4 over the whole field
+
+
+def test_ablations_exchange_the_ct_and_nothing_else():
+    source = Slices()
+    for name, change in modality.ABLATIONS.items():
+        for index in range(len(source)):
+            before, after = source[index], change(source, index)
+            assert (after.name, after.subject) == (before.name, before.subject)
+            np.testing.assert_array_equal(after.target, before.target)
+            owner = [i for i in range(len(source)) if (source[i].ct == after.ct).all()]
+            if name == "CT zero":
+                assert not after.ct.any()
+            elif name == "CT of another subject":
+                assert source[owner[0]].subject != before.subject
+            else:
+                assert source[owner[0]].subject == before.subject and owner[0] != index
+
+
+def test_one_subject_has_no_other():
+    with pytest.raises(ValueError, match="the split holds only one; choose another split"):
+        modality.of_another_subject(Slices(names=("n1", "n2")), 0)
+    with pytest.raises(ValueError, match="subject north has only one slice"):
+        modality.of_another_slice(Slices(names=("n1", "s1")), 0)
+
+
+def test_only_who_sees_the_ct_changes_with_it():
+    rows = modality.ablate_ct({"trusting": trusting, "careful": careful}, Slices(), **SHARED)
+    psnr = {(row.method, row.name): row.values["psnr"] for row in rows}
+    assert ZERO_FILLED not in {row.method for row in rows} and len(rows) == 2 * 3 * 5
+    for name in Slices().names:
+        assert psnr["careful, CT zero", name] == psnr["careful, CT of another slice", name]
+        assert psnr["trusting, CT zero", name] != psnr["trusting, CT of another slice", name]
+
+
+def test_a_sweep_starts_at_the_untouched_ct_and_a_careful_method_stays():
+    models = {"trusting": trusting, "careful": careful}
+    points = modality.sweep(models, Slices(), **SHARED, sweeps={"CT shift [px]": (0.0, 3.0)})
+    psnr = {(point.method, point.amount): point.psnr for point in points}
+    assert psnr["careful", 0.0] == psnr["careful", 3.0] == psnr[ZERO_FILLED, 3.0]
+    assert psnr["trusting", 0.0] != psnr["trusting", 3.0]
+    noisy = modality.sweep({}, Slices(), **SHARED, sweeps={"noise [of the peak]": (0.0, 0.2)})
+    assert noisy[0].psnr > noisy[1].psnr
+
+
+def test_a_lesion_in_the_ct_shows_in_who_trusts_it_alone():
+    models = {"trusting": trusting, "careful": careful}
+    found = modality.hallucination(models, Slices(), **SHARED, contrast=0.1)
+    shown = {}
+    for item in found:
+        shown.setdefault((item.method, item.painted), []).append(item.shown)
+    assert np.allclose(shown["careful", "ct"], 0, atol=1e-6)  # measured: 0
+    assert min(shown["trusting", "ct"]) > 0.3
+    assert min(shown["careful", "mr"]) > 0.2
+
+
+def test_a_lesion_lies_in_the_body():
+    example = Slices()[0]
+    body = np.zeros((SIZE, SIZE), bool)
+    body[4:12, 4:20] = True
+    mark = modality.lesion(example._replace(target=np.where(body, 1, 0).astype(np.complex64)), radius=0.02)
+    assert mark.max() == 1 and body[np.unravel_index(mark.argmax(), mark.shape)]
+    assert mark[~body].max() < 0.01
+
+
+def test_the_error_of_the_zero_filled_image_lies_in_the_null_space():
+    shares = modality.null_space_share({"blank": lambda m: Reconstruction(0 * careful(m).image)}, Slices(), mask=MASK)
+    assert 0 < shares["blank"] < shares[ZERO_FILLED] <= 1
+
+
+def test_the_section_tells_everything():
+    section = modality.ct_section({"trusting": trusting}, Slices(), **SHARED)
+    assert {fact["method"] for fact in section.facts} == {ZERO_FILLED, "trusting"}
+    assert {point["sweep"] for point in section.numbers["sweeps"]} == modality.SWEEPS.keys()
+    assert section.figure(False).axes
