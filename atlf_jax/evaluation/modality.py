@@ -124,12 +124,19 @@ def ablate_ct(
 ) -> list[Score]:
     """Score every model again with each row of ``ABLATIONS`` in place of the true CT.
 
+    Of a split of one subject that of another subject is left out, and where a subject has one slice that of another.
+
     Returns:
         Rows as of ``scoring.evaluate``, of methods named ``MODEL, ABLATION``; the zero-filled image, which no CT
         changes, is not among them.
     """
     rows: list[Score] = []
+    volumes = _volumes(source)
+    impossible = {of_another_subject} if len(volumes) == 1 else set()
+    impossible |= {of_another_slice} if min(map(len, volumes.values())) == 1 else set()
     for name, change in ABLATIONS.items():
+        if change in impossible:
+            continue
         held = _Held(Changed(source, change))
         scored = evaluate(models, held, masks=masks, config=config, acquisition=acquisition)
         rows += [row._replace(method=f"{row.method}, {name}") for row in scored if row.method != ZERO_FILLED]

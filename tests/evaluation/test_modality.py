@@ -82,6 +82,8 @@ def test_ablations_exchange_the_ct_and_nothing_else():
 def test_one_subject_has_no_other():
     with pytest.raises(ValueError, match="the split holds only one; choose another split"):
         modality.of_another_subject(Slices(names=("n1", "n2")), 0)
+    rows = modality.ablate_ct({"careful": careful}, Slices(names=("n1", "n2")), **SHARED)
+    assert {row.method for row in rows} == {"careful, CT zero", "careful, CT of another slice"}
     with pytest.raises(ValueError, match="subject north has only one slice"):
         modality.of_another_slice(Slices(names=("n1", "s1")), 0)
 
