@@ -250,7 +250,7 @@ def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> No
         none, steps = StageConfig(), {"eval_every": 1, "picture_every": 1}
         stage = dataclasses.replace(config.train.reconstruction, steps=100, learning_rate=1.0)
         train = dataclasses.replace(config.train, autoencode=none, fusion=none, reconstruction=stage, **steps)
-        augment = dataclasses.replace(config.augment, ct_dropout=0.0)  # one set of weights with and without CT
+        augment = dataclasses.replace(config.augment, ct_dropout=0.0, ct_gamma=0.0)  # of the CT alone
         return dataclasses.replace(config, name="", model=ATLFConfig(), train=train, augment=augment)
 
     methods = [name for name in NAMES if name.startswith("benchmark/") and name != "benchmark/base"]

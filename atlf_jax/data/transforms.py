@@ -58,13 +58,15 @@ class AugmentConfig:
     """Largest shift in pixels along each axis, either way."""
     gamma: float = 0.0
     """Largest relative contrast exponent, drawn for CT and MR apart (0.2: from 1/1.2 to 1.2)."""
+    ct_gamma: float = 0.0
+    """As gamma, for the CT alone: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
     ct_dropout: float = 0.0
     """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 0:
             raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
-        for name in ("rotation", "scale", "shift", "gamma"):
+        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
         if not 0 <= self.ct_dropout <= 1:
@@ -155,6 +157,8 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         if peak > 0:
             relative = np.maximum(np.abs(target) / peak, np.finfo(np.float32).tiny)
             target = target * relative ** (mr_exponent - 1)
+    if config.ct_gamma:
+        ct = ct ** ((1 + config.ct_gamma) ** rng.uniform(-1, 1))
     if config.ct_dropout and rng.random() < config.ct_dropout:
         ct = np.zeros_like(ct)
     return example._replace(ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64))
