@@ -196,7 +196,17 @@ def test_ct_dropout_has_its_probability():
     assert all(out.target.any() for out in outputs)
 
 
-@pytest.mark.parametrize("field", ["rotation", "scale", "shift", "gamma"])
+def test_ct_gamma_changes_the_ct_alone():
+    rng = np.random.default_rng(0)
+    ct, target = rng.random((16, 16)).astype(np.float32), rng.random((16, 16)).astype(np.complex64)
+    plain = AugmentConfig(flip=False, rotate90=False, ct_gamma=1.0)
+    drawn = [augment(Example("a", "s", ct, target), plain, np.random.default_rng(seed)) for seed in range(50)]
+    exponents = [np.log(out.ct[3, 4]) / np.log(ct[3, 4]) for out in drawn]
+    assert 0.5 <= min(exponents) < 0.6 and 1.7 < max(exponents) <= 2.0001
+    assert all((out.target == target).all() for out in drawn)
+
+
+@pytest.mark.parametrize("field", ["rotation", "scale", "shift", "gamma", "ct_gamma"])
 def test_negative_augmentation_is_refused(field):
     with pytest.raises(ValueError, match=f"augment.{field} is -1"):
         AugmentConfig(**{field: -1.0})
