@@ -214,7 +214,8 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) ->
             f"{metric.upper()}, mean over subjects:\n\n" + markdown([{"method": m, **c} for m, c in table.items()])
         )
     parts.append(markdown(costs))
-    parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(against_best(rows)))
+    if pairs := against_best(rows):
+        parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(pairs))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,0 +1,51 @@
+"""The tables of benchmarks.methods, from scores that are made up."""
+
+import numpy as np
+import pytest
+
+from atlf_jax.evaluation.scoring import ZERO_FILLED, Score
+from atlf_jax.metrics import METRICS
+from benchmarks import methods
+
+
+def score(method: str, subject: str, number: int, psnr: float, mask: str = "random 4x") -> Score:
+    values = {name: psnr for name in METRICS}
+    return Score(mask, method, subject, f"{subject}{number}", number, 4.0, 4.1, 0.4, "abc", True, 0.5, values)
+
+
+@pytest.fixture
+def rows():
+    made = []
+    for subject, count in (("a", 6), ("b", 2)):
+        for number in range(count):
+            for method, gain in ((ZERO_FILLED, 0.0), ("ours", 3.0), ("theirs", 2.5), ("ours, CT zero", 1.0)):
+                made.append(score(method, subject, number, 20 + gain + number * 0.01 + (subject == "b")))
+    return made
+
+
+def test_what_is_saved_is_what_is_read(rows, tmp_path):
+    methods.save(tmp_path / "scores.csv", rows)
+    assert methods.read(tmp_path / "scores.csv") == rows
+
+
+def test_means_weigh_subjects_alike(rows):
+    table = methods.means(rows, "psnr")
+    expected = np.mean([23 + np.arange(6).mean() * 0.01, 24 + 0.005])
+    assert table["ours"]["random 4x"] == pytest.approx(expected)
+
+
+def test_rivals_are_methods_and_not_variants(rows):
+    ours, theirs = methods.against_best(rows)
+    assert (ours["method"], ours["best other"], theirs["best other"]) == ("ours", "theirs", "ours")
+    assert ours["dB"] == pytest.approx(0.5) and theirs["dB"] == pytest.approx(-0.5)
+    assert ours["better slices"] == "8 of 8" and theirs["better slices"] == "0 of 8"
+
+
+def test_the_report_takes_one_method_and_drops_repeated_rows(rows, tmp_path):
+    alone = [row for row in rows if row.method in (ZERO_FILLED, "ours")]
+    text = methods.report(alone + alone, [{"method": "ours", "parameters": 3}], tmp_path)
+    assert "8 slices of subjects a, b" in text and "against the best other" not in text
+
+
+def test_unfinished_runs_are_not_scored(tmp_path):
+    assert not methods.finished(tmp_path / "nothing")
