@@ -9,7 +9,7 @@ from benchmarks import methods
 
 
 def score(method: str, subject: str, number: int, psnr: float, mask: str = "random 4x") -> Score:
-    values = {name: psnr for name in METRICS}
+    values = dict.fromkeys(METRICS, psnr)
     return Score(mask, method, subject, f"{subject}{number}", number, 4.0, 4.1, 0.4, "abc", True, 0.5, values)
 
 
