@@ -21,7 +21,8 @@ from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from atlf_jax.models.uncertainty import spread
-from atlf_jax.reconstruct import command
+from atlf_jax.reconstruct import Network, command
+from atlf_jax.reconstruct.guards import trained_for
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = ("--method", "zero_filled", "--mask.acceleration", "1")
@@ -406,7 +407,7 @@ def tilted(measurement):
 
 def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
     facts = {"config": to_dict(Config()), "step": 1}
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: tilted)
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(tilted, trained_for(Config())))
     monkeypatch.setattr(command, "_trained", lambda *_: facts)
     data = head((20, 18, 3))
     data[..., 2] = 0
@@ -436,7 +437,7 @@ def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
 
 def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):
     facts = {"config": to_dict(Config()), "step": 1, "uncertainty": {"scale": 2.5, "bound": 2.1}}
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: tilted)
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(tilted, trained_for(Config())))
     monkeypatch.setattr(command, "_trained", lambda *_: facts)
     np.save(tmp_path / "scan.npy", fft2c_numpy(head((3, 18, 20)).astype(np.complex64)))
     np.save(tmp_path / "mask.npy", np.ones(20, bool))

@@ -377,7 +377,7 @@ def test_presets_run(name):
     variables = jax.jit(model.init)(jax.random.key(0), measurement)
     result = jax.jit(model.apply)(variables, measurement)
     assert result.image.shape == image.shape and np.isfinite(result.image).all()
-    assert (result.fused is None) == (name == "istanet_plus")
+    assert (result.fused is None) == (name in ("istanet_plus", "best"))
 
 
 def test_fusion_refuses_what_it_cannot_serve():
