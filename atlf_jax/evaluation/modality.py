@@ -49,7 +49,7 @@ SECTION_WORDS = (
     "on the same masks. A method that the CT helps falls with each of them.",
     "The curves move the true CT off the MR (each slice in its own direction, drawn from its name), and add noise to "
     "the measured samples.",
-    "A Gaussian lesion of three tenths of the maximum is painted into the CT alone, where anything but 0 in the "
+    "A small Gaussian lesion of three tenths of the maximum is painted into the CT alone, where anything but 0 in the "
     "output is invented, and into the MR alone, where 1 is right: the share of the lesion in the change of the output, "
     "by least squares, mean over slices with the worst slice. The null space holds the samples that were not acquired.",
 )
@@ -270,12 +270,12 @@ def hallucination(
 
 
 @beartype
-def lesion(example: Example, *, radius: float = 0.03) -> Float32[np.ndarray, "h w"]:
+def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h w"]:
     """Draw a round lesion of height 1 inside the body, at a place that follows from the record's name.
 
     Args:
         example: its MR says where the body is: above a tenth of the maximum, holes filled.
-        radius: standard deviation of the Gaussian, in image sides.
+        radius: standard deviation of the Gaussian, in image sides: smaller than what the centre of k-space resolves.
     """
     magnitude = np.abs(example.target)
     h, w = magnitude.shape

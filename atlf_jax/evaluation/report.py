@@ -173,7 +173,7 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
         built.append(table)
     for section in sections:
         if section.facts:
-            table = _table(section.title, [*section.facts[0]][:1], [*section.facts[0]][1:])
+            table = _table(section.title, list(section.facts[0]), [])
             for row in section.facts:
                 table.add_row(*(escape(_cell(value)) for value in row.values()))
             built.append(table)
