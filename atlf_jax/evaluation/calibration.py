@@ -1,7 +1,7 @@
 """Is the error that a network expects the error that it makes? Measured inside the body, pixel by pixel."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from beartype import beartype
@@ -137,6 +137,6 @@ def _bound(error: np.ndarray, expected: np.ndarray) -> float:
     return float(np.quantile(error[known] / expected[known], BOUND)) if known.any() else 0.0
 
 
-def _correlation(kind: object, spread: np.ndarray, error: np.ndarray) -> float:
+def _correlation(kind: Callable[..., Any], spread: np.ndarray, error: np.ndarray) -> float:
     """Return a correlation; 0 where one of both does not vary, as then nothing is foretold."""
     return float(kind(spread, error).statistic) if np.ptp(spread) > 0 and np.ptp(error) > 0 else 0.0

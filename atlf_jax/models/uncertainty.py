@@ -8,12 +8,12 @@ error.
 Chosen on seven slices of AANLIB case 41 by correlation with the true error and by whether one number fits all (random
 lines 4x; 2-D variable density 10x): pooled Pearson .35 and .33, number 2.65 and 2.66. Eight reconstructions with a
 tenth of the outer samples held out: .34 and .33, but 1.99 and 2.53, so that each mask wants a number of its own; both
-together: .37 and .35 at eleven reconstructions for three; the update of the zero-filled image: .15 and .24. A
-monotone map in place of the number was no better on the slices that it was not fitted to.
+together: .37 and .35 by eleven reconstructions in place of three; the update of the zero-filled image: .15 and .24. A
+monotone map in place of the number was no better on slices that it was not fitted to.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def spread(
     """Return the standard deviation of a reconstruction over its mirror copies.
 
     ``sqrt(G * sum_k (m_k - m)^2 / 3)`` with the four copies ``m_k`` mirrored back, their mean m, and G a Gaussian of
-    1.5 pixels, as four copies alone are noisy. The copies are made one after the other, so memory is that of one.
+    1.5 pixels, as four copies alone are noisy. They are made one after the other, so that memory is that of one.
 
     Args:
         magnitude: a network's magnitude image of a measurement; compiled, as it is called four times.
@@ -81,24 +81,26 @@ def spread(
     Returns:
         ``[b, h, w]`` in the units of the image.
     """
-    mean = moment = None
-    for count, axes in enumerate(MIRRORS, 1):
-        if not axes and image is not None:
-            copy: Any = jnp.asarray(image)
-        else:
-            copy = mirror(magnitude(mirror_measurement(measurement, axes)), axes)
-        mean = copy if mean is None else mean
-        step = copy - mean
-        mean = mean + step / count  # Welford's update
-        moment = step * (copy - mean) + (0 if moment is None else moment)
-    return jnp.sqrt(_smooth(moment / (len(MIRRORS) - 1)))
+    first = magnitude(measurement) if image is None else image
+    turned = [magnitude(_mirror_measurement(measurement, axes)) for axes in MIRRORS[1:]]
+    return _deviation([first, *turned])
 
 
-def _smooth(images: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
+_mirror_measurement = jax.jit(mirror_measurement, static_argnums=1)
+
+
+@jax.jit
+def _deviation(copies: list[Float[Array, "b h w"]]) -> Float[jax.Array, "b h w"]:
+    """Return the smoothed standard deviation of what was reconstructed of MIRRORS, in their order."""
+    back = jnp.stack([mirror(copy, axes) for copy, axes in zip(copies, MIRRORS, strict=True)])  # [4 b h w]
+    return jnp.sqrt(_smooth(back.var(axis=0, ddof=1)))
+
+
+def _smooth(images: Float[jax.Array, "b h w"]) -> Float[jax.Array, "b h w"]:
     """Average over a Gaussian window, over what of it lies inside the picture."""
     half = len(GAUSSIAN_11) // 2
 
-    def total(values: Any) -> Any:
-        return separable(jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(half, half)] * 2), GAUSSIAN_11, GAUSSIAN_11)
+    def total(values: jax.Array) -> jax.Array:
+        return separable(jnp.pad(values, [(0, 0), (half, half), (half, half)]), GAUSSIAN_11, GAUSSIAN_11)
 
     return total(images) / total(jnp.ones_like(images))
