@@ -32,6 +32,7 @@ from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.training import load
+from atlf_jax.training.checkpoint import read_meta
 from benchmarks.table import machine, markdown
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "benchmark"
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for variant, pairs in variants.items() if sees_ct and name in arguments.ablated else [(name, source)]:
             for mask in masks:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}.csv"
-                if not file.exists():
+                if not current(file, out / name):
                     started = time.perf_counter()
                     scored = evaluate({variant: model}, pairs, masks=[mask], config=config)
                     save(file, scored)
@@ -101,23 +102,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def finished(run: Path) -> bool:
     """Say whether a run has come to its last step."""
-    try:
-        config, _ = load(run, "latest")
-    except ValueError:
-        return False
-    return last_step(run) >= total_steps(from_dict(Config, config))
+    meta = read_meta(run, "latest")
+    return meta is not None and meta["step"] >= total_steps(from_dict(Config, meta["config"]))
+
+
+def current(file: Path, run: Path) -> bool:
+    """Say whether scores are there and of the checkpoint of today: a run that was trained again is scored again."""
+    best = run / "checkpoints" / "best"
+    return file.exists() and (not best.exists() or file.stat().st_mtime >= best.stat().st_mtime)
 
 
 def total_steps(config: Config) -> int:
     """Return the steps of all stages."""
     train = config.train
     return sum(stage.steps for stage in (train.autoencode, train.fusion, train.reconstruction, train.joint))
-
-
-def last_step(run: Path) -> int:
-    """Return the last logged step of a run."""
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return max((json.loads(line)["step"] for line in lines), default=0)
 
 
 def train(name: str, run: Path) -> None:
@@ -216,6 +214,8 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) ->
     parts.append(markdown(costs))
     if pairs := against_best(rows):
         parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(pairs))
+    if pairs := what_the_ct_brings(rows):
+        parts.append("What the CT brings, paired over slices:\n\n" + markdown(pairs))
     return "\n\n".join(parts) + "\n"
 
 
@@ -228,9 +228,7 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
     """Compare each method with the best of the others, which are not variants of itself, under each mask."""
     found: list[dict[str, Any]] = []
     table = means(rows, "psnr")
-    comparisons: Mapping[tuple[str, str, str], Comparison] = {
-        (item.mask, item.first, item.second): item for item in compare(rows) if item.metric == "psnr"
-    }
+    comparisons = psnr_comparisons(rows)
     names = [name for name in table if "," not in name and name != ZERO_FILLED]
     for mask in dict.fromkeys(row.mask for row in rows):
         for name in names:
@@ -238,23 +236,42 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
             if not others or mask not in table[name]:
                 continue
             rival = max(others, key=lambda other: table[other][mask])
-            item = comparisons.get((mask, name, rival))
-            sign = 1 if item else -1
-            item = item or comparisons[mask, rival, name]
-            better = item.better_slices if sign > 0 else item.slices - item.better_slices
-            subjects = ", ".join(f"{subject}: {sign * value:+.2f}" for subject, value in item.subjects.items())
-            found.append(
-                {
-                    "mask": mask,
-                    "method": name,
-                    "best other": rival,
-                    "dB": sign * item.difference,
-                    "subjects": subjects,
-                    "better slices": f"{better} of {item.slices}",
-                    "p, slices": item.slice_p,
-                }
-            )
+            found.append({"mask": mask, "method": name, "best other": rival} | paired(comparisons, mask, name, rival))
     return found
+
+
+def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
+    """Compare each method with itself under other CTs, and with itself trained without (``NAME_no_ct``)."""
+    comparisons = psnr_comparisons(rows)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    return [
+        {"mask": mask, "method": name, "against": other} | paired(comparisons, mask, name, other)
+        for name in methods
+        for other in methods
+        if other.startswith(f"{name}, ") or other == f"{name}_no_ct"
+        for mask in dict.fromkeys(row.mask for row in rows)
+    ]
+
+
+def psnr_comparisons(rows: Sequence[Score]) -> dict[tuple[str, str, str], Comparison]:
+    """Return the paired comparisons of PSNR by mask and both methods, in either order."""
+    return {(item.mask, item.first, item.second): item for item in compare(rows) if item.metric == "psnr"}
+
+
+def paired(
+    comparisons: Mapping[tuple[str, str, str], Comparison], mask: str, first: str, second: str
+) -> dict[str, Any]:
+    """Return the cells that tell by how much the first method is better than the second."""
+    forward = (mask, first, second) in comparisons
+    item = comparisons[(mask, first, second) if forward else (mask, second, first)]
+    sign, worse = (1, 0) if forward else (-1, item.slices)
+    subjects = ", ".join(f"{subject}: {sign * value:+.2f}" for subject, value in item.subjects.items())
+    return {
+        "dB": sign * item.difference,
+        "subjects": subjects,
+        "better slices": f"{worse + sign * item.better_slices} of {item.slices}",
+        "p, slices": item.slice_p,
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The tables of benchmarks.methods, from scores that are made up."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,25 @@ def test_rivals_are_methods_and_not_variants(rows):
     assert (ours["method"], ours["best other"], theirs["best other"]) == ("ours", "theirs", "ours")
     assert ours["dB"] == pytest.approx(0.5) and theirs["dB"] == pytest.approx(-0.5)
     assert ours["better slices"] == "8 of 8" and theirs["better slices"] == "0 of 8"
+
+
+def test_what_the_ct_brings_is_told_of_variants_and_of_the_network_without(rows):
+    without = [row._replace(method="ours_no_ct", values=dict.fromkeys(METRICS, row.values["psnr"] + 0.2))
+               for row in rows if row.method == "ours"]  # fmt: skip
+    against = {pair["against"]: pair for pair in methods.what_the_ct_brings(rows + without)}
+    assert against.keys() == {"ours, CT zero", "ours_no_ct"}
+    assert against["ours, CT zero"]["dB"] == pytest.approx(2) and against["ours_no_ct"]["dB"] == pytest.approx(-0.2)
+    assert against["ours_no_ct"]["better slices"] == "0 of 8" and "a: -0.20" in against["ours_no_ct"]["subjects"]
+
+
+def test_scores_of_an_older_checkpoint_are_not_taken(tmp_path):
+    file, best = tmp_path / "scores.csv", tmp_path / "run" / "checkpoints" / "best"
+    assert not methods.current(file, tmp_path / "run")
+    file.touch()
+    assert methods.current(file, tmp_path / "run")  # a solver has no checkpoint
+    best.mkdir(parents=True)
+    os.utime(file, (0, 0))
+    assert not methods.current(file, tmp_path / "run")
 
 
 def test_the_report_takes_one_method_and_drops_repeated_rows(rows, tmp_path):

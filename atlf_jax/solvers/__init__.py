@@ -18,7 +18,8 @@ __all__ = ["SOLVERS", "cg_sense", "edge_field", "guided_total_variation", "l1_wa
 Scalar = float | Float[Array, ""]
 
 
-# Defaults chosen on case 41 by `python -m benchmarks.tune_solvers`, for images with max|A^H y| = 1.
+# Defaults for images with max|A^H y| = 1, chosen by `python -m benchmarks.tune_solvers` on two or three slices of
+# case 41 only; eta = .1 is the largest that was tried.
 
 
 def _total_variation(measurement: Measurement, *, regularisation: Scalar = 3e-3) -> Reconstruction:
