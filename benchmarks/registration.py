@@ -27,7 +27,7 @@ ROWS = ("register, affine", "register, rigid", "SimpleITK, affine", "SimpleITK, 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("heads", "slices", "volume", "time"))
+    parser.add_argument("--only", choices=("heads", "slices", "atlas", "volume", "time"))
     only = parser.parse_args().only
     if only in (None, "heads"):
         heads()
@@ -35,9 +35,12 @@ def main() -> None:
         return
     if "ATLF_DATA_DIR" not in os.environ:
         raise SystemExit("set ATLF_DATA_DIR to the folder that holds registration/")
-    folder = Path(os.environ["ATLF_DATA_DIR"]) / "registration"
+    data = Path(os.environ["ATLF_DATA_DIR"])
+    folder = data / "registration"
     if only in (None, "slices"):
         slices(folder / "aanlib_simulated_affine")
+    if only in (None, "atlas"):
+        atlas(data / "aanlib_ct_mri")
     if only in (None, "volume"):
         volume(folder / "clinical_toolbox")
     if only in (None, "time"):
@@ -82,6 +85,32 @@ def slices(folder: Path) -> None:
             absolute.append(distance(known @ found, np.eye(4), mr))
             alone.append(distance(known @ found, unmoved, mr))
         print(f"| {name} | {np.mean(absolute):.2f} | {max(absolute):.2f} | {np.mean(alone):.2f} | {max(alone):.2f} |")
+
+
+def atlas(folder: Path) -> None:
+    """Compare the atlas's own alignment with what its slices say: whether one move is missing in all of a subject.
+
+    Pictures as they lie in the atlas, slices 9, 11 .. 17 of each subject; a mean over slices and their deviation.
+    """
+    print("\n| case, slices | down, px | right, px | rotation, degrees | scale, % | corners of the mean move, px |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    names = sorted((file.stem for file in (folder / "CT").glob("*.png")), key=int)
+    names = [name for name in names if int(name[-3:]) in range(9, 18, 2)]
+    for case, group in itertools.groupby(names, key=lambda name: name[:-3]):
+        moves = []
+        for name in group:
+            ct, mr = (picture(folder / kind / f"{name}.png") for kind in ("CT", "MRI"))
+            found = register(ct, mr).transform
+            middle = np.array([*((np.array(mr.data.shape) - 1) / 2), 1])
+            angle = np.degrees(np.arctan2(found[1, 0] - found[0, 1], found[0, 0] + found[1, 1]))
+            moves.append([*(found @ middle - middle)[:2], angle, 100 * (abs(np.linalg.det(found)) ** 0.5 - 1)])
+        cells = zip(np.mean(moves, 0), np.std(moves, 0), strict=True)
+        mean = np.eye(4)
+        turn, size = np.radians(np.mean(moves, 0)[2]), 1 + np.mean(moves, 0)[3] / 100
+        mean[:2, :2] = size * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        mean[:2, 3] = (middle - mean @ middle)[:2] + np.mean(moves, 0)[:2]
+        text = " | ".join(f"{value:+.1f} ({spread:.1f})" for value, spread in cells)
+        print(f"| {case}, {len(moves)} | {text} | {distance(mean, np.eye(4), mr):.1f} |", flush=True)
 
 
 def volume(folder: Path) -> None:

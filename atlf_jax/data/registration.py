@@ -1,8 +1,9 @@
 """Registration of a CT to the MR of the same person by SimpleITK: rigid, affine, optionally B-spline.
 
 Mattes mutual information is climbed over a pyramid, after several starting rotations at its coarsest level. Table and
-head holder are taken out of the CT, and the MR is sampled in its body and a margin around it. A single slice is
-registered in its plane. Seed, samples and number of threads are fixed: the same pair gives the same numbers.
+head holder are taken out of the CT, and the MR is sampled in its body and a margin around it; where sizes are fitted,
+at last only in soft tissue away from bone and skin if the CT is in Hounsfield units. A single slice is registered in
+its plane. Seed, samples and number of threads are fixed: the same pair gives the same numbers.
 """
 
 import math
@@ -27,9 +28,10 @@ LEVELS = {8: 2.5, 4: 2.5, 2: 1.0, 1: 0.0}
 BLUR = 3  # voxels of a level, in standard deviations of the blur before it
 LEAST_BINS = 20  # four of them pad the histogram
 LEAST_SIDE = 16  # voxels: no level has fewer along an axis, unless the volume has: a slab of few slices keeps them
-KEPT = 4  # starts that go on from the coarsest level to the next
+KEPT = 8  # starts that go on from the coarsest level to the next
 WHOLE = 60_000  # voxels: smaller levels are sampled whole
 THIN = 3.0  # mm: what is less than twice this thick is table and head holder
+LEAST_CORE = 0.25  # part of the body that soft tissue away from bone and skin must have, to be sampled alone
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # SimpleITK's coordinates of the patient to RAS+, and back
 
 
@@ -46,7 +48,7 @@ class RegistrationConfig:
     """Part of the voxels of a level that is sampled; at least 60,000 of them, or all."""
     iterations: int = 100
     """Most steps of a level."""
-    starts: tuple[float, ...] = (-25.0, 25.0, -50.0, 50.0)
+    starts: tuple[float, ...] = (-12.0, 12.0, -25.0, 25.0, -50.0, 50.0)
     """Rotations in degrees, about each axis, that are tried beside none at the coarsest level."""
     control_spacing: float = 40.0
     """Distance of the B-spline's control points, in mm."""
@@ -103,7 +105,7 @@ def register(ct: Volume, mr: Volume, config: RegistrationConfig = RegistrationCo
         ValueError: a slice meets a volume, or a slice that is not parallel to it; or one of the two is of one value.
 
     Source: Mattes et al., IEEE Transactions on Medical Imaging 2003; ITK Software Guide, chapter 3. Departures from
-    its examples: starts, masks, and samples of a fixed least number.
+    its examples: starts, masks, soft tissue alone at last, and samples of a fixed least number.
     """
     for name, volume in (("CT", ct), ("MR", mr)):
         if np.ptp(volume.data) == 0:
@@ -170,7 +172,7 @@ def body_mask(volume: Volume) -> Bool[np.ndarray, "i j k"]:
     Source: Otsu, IEEE Transactions on Systems, Man, and Cybernetics 1979.
     """
     data = volume.data
-    if data.min() < -500:
+    if _has_hu(volume):
         bright = data > -300
     else:
         root = np.sqrt(np.clip(data, 0, np.percentile(data, 99.5)))
@@ -323,16 +325,22 @@ def _search(pair: _Pair, config: RegistrationConfig) -> Registration:
 def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registration:
     frame = _frame(pair.ct, pair.mr)
     coarsest, coarse, *fine = [_level(sitk, frame, pair, factor, config) for factor in LEVELS]
-    starts = [_climb(sitk, start, [coarsest], config) for start in _starts(sitk, frame, pair, config)]
-    starts = [_climb(sitk, start, [coarse], config) for _, start in sorted(starts, key=_value)[:KEPT]]
-    transform = _reached(min(starts, key=_value))
-    if config.kind == "rigid":
-        transform = _reached(_climb(sitk, transform, fine, config))
-        return Registration(frame.matrix(transform), {}, good=False)
     n = frame.dimensions
-    similarity = sitk.Similarity3DTransform() if n == 3 else sitk.Similarity2DTransform()
-    transform = _reached(_climb(sitk, _widen(similarity, transform), [coarse, *fine], config))
-    transform = _reached(_climb(sitk, _widen(sitk.AffineTransform(n), transform), fine[-1:], config))
+    starts = [_climb(sitk, start, [coarsest], config) for start in _starts(sitk, frame, pair, config)]
+    kept = [start for _, start in sorted(starts, key=_value)[:KEPT]]
+    if config.kind != "rigid":  # heads of two sizes may overlap best where one is turned: let them grow before choosing
+        similarity = sitk.Similarity3DTransform if n == 3 else sitk.Similarity2DTransform
+        kept = [_widen(similarity(), start) for start in kept]
+    kept = [_climb(sitk, start, [coarse], config) for start in kept]
+    transform = _reached(_climb(sitk, _reached(min(kept, key=_value)), fine, config))
+    if config.kind == "rigid":
+        return Registration(frame.matrix(transform), {}, good=False)
+    last = fine[-1]
+    if _has_hu(pair.ct):  # pictures have too few grey values in soft tissue
+        core = _core(sitk, frame, pair, last, transform, config)
+        transform = _reached(_climb(sitk, transform, [core], config))
+        last = _core(sitk, frame, pair, last, transform, config)
+    transform = _reached(_climb(sitk, _widen(sitk.AffineTransform(n), transform), [last], config))
     matrix = frame.matrix(transform)
     if config.kind == "affine":
         return Registration(matrix, {}, good=False)
@@ -354,6 +362,41 @@ def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registrat
     # SimpleITK moves points before the affine transform; here the displacement comes after it.
     turned = (matrix[:3, :3] @ frame.to_ras[:3, :n]).astype(np.float32)
     return Registration(matrix, {}, good=False, displacement=field @ turned.T)
+
+
+def _core(
+    sitk: ModuleType, frame: _Frame, pair: _Pair, level: _Level, transform: Any, config: RegistrationConfig
+) -> _Level:
+    """Sample soft tissue away from bone and skin alone, and part it in bins by the values that it has.
+
+    CT and MR do not see the borders of bone and skin in one place, and information about these outweighs all other:
+    fits that sample them come out a per cent too large or too small.
+
+    Args:
+        pair: its CT in Hounsfield units.
+        level: the finest.
+        transform: that was fitted to it, which brings the CT's bone and skin to the MR.
+    """
+    core = _erode(pair.ct_body & (pair.ct.data < SOFT[1]), THIN, pair.ct)
+    there = Volume(core.astype(np.float32), pair.ct.affine)
+    here = resample(there, pair.mr, transform=frame.matrix(transform), order=0, outside=0.0).data > 0.5
+    here &= pair.mr_body
+    if here.sum() < LEAST_CORE * pair.mr_body.sum():
+        return level
+    ct, mr = (
+        sitk.Clamp(image, lowerBound=float(bottom), upperBound=float(top))
+        for image, (bottom, top) in (
+            (level.ct, np.percentile(pair.ct.data[core], (0.5, 99.5))),
+            (level.mr, np.percentile(pair.mr.data[here], (0.5, 99.5))),
+        )
+    )
+    around = frame.image(sitk, here.astype(np.uint8), pair.mr.affine)
+    return level._replace(ct=ct, mr=mr, around=around, bins=_bins(level.sampling * here.sum(), config))
+
+
+def _bins(samples: float, config: RegistrationConfig) -> int:
+    """Return a number of bins for so many samples: many bins and few samples find information in noise."""
+    return min(config.bins, max(LEAST_BINS, round(math.sqrt(samples) / 4)))
 
 
 def _widen(wide: Any, narrow: Any) -> Any:
@@ -382,8 +425,7 @@ def _level(sitk: ModuleType, frame: _Frame, pair: _Pair, factor: int, config: Re
     mask, affine = _shrink(around.astype(np.float32), pair.mr, voxel)
     inside = frame.image(sitk, (mask > 0.5).astype(np.uint8), affine)
     sampling = min(1.0, max(config.sampling, WHOLE / mask.size))
-    # A histogram of many bins and few samples finds information in noise.
-    bins = min(config.bins, max(LEAST_BINS, round(math.sqrt(sampling * (mask > 0.5).sum()) / 4)))
+    bins = _bins(sampling * (mask > 0.5).sum(), config)
     step = min(voxel, _extent(pair.mr)[: frame.dimensions].min() / 8)  # of a thin slab, a voxel would be half way out
     return _Level(*images, inside, float(step), sampling, bins)
 
@@ -489,7 +531,11 @@ def _quality(registration: Registration, pair: _Pair, config: RegistrationConfig
 
 def _range(ct: Volume) -> tuple[float, float]:
     """Return the values that the CT is clipped to: SOFT where there are Hounsfield units, and otherwise all of them."""
-    return SOFT if ct.data.min() < -500 else (float(ct.data.min()), float(ct.data.max()))
+    return SOFT if _has_hu(ct) else (float(ct.data.min()), float(ct.data.max()))
+
+
+def _has_hu(ct: Volume) -> bool:
+    return bool(ct.data.min() < -500)
 
 
 def _otsu(values: np.ndarray) -> float:

@@ -73,6 +73,14 @@ def test_a_slice_is_found_again(kind):
     np.testing.assert_array_equal(back.affine, mr.affine)
 
 
+def test_a_slice_keeps_its_size():
+    """CT and MR do not see the borders of bone in one place: with these sampled, fits were 1.4 % too large."""
+    ct, mr = head(size=128)
+    found = register(ct, mr)
+    assert abs(np.sqrt(abs(np.linalg.det(found.transform[:2, :2]))) - 1) < 0.003
+    assert corner_error(found.transform, np.eye(4), mr) < 0.9  # half a pixel
+
+
 def test_a_volume_is_found_again():
     ct, mr = block()
     away, move = moved(ct, 12.0, (12, -8, 6), axis=(0.48, 0.6, 0.64))
