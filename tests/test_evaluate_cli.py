@@ -1,8 +1,10 @@
 """evaluate.py end to end, on a run of the smoke configuration."""
 
 import csv
+import dataclasses
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,12 @@ import numpy as np
 import pytest
 
 import atlf_jax as atlf
+from atlf_jax.config import Config
+from atlf_jax.data import DataConfig, PhantomConfig
+from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from atlf_jax.evaluation.modality import SWEEPS
+from atlf_jax.models import pretrained
+from atlf_jax.reconstruct import command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +70,51 @@ def test_a_checkpoint_is_all_it_needs(tmp_path):
         image = atlf.reconstruct(kspace, np.ones(32, bool), ct=np.zeros((32, 32)), model=model)
     assert image.shape == (32, 32) and np.isfinite(image).all()
     assert (out / "panels.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_several_ct_windows_from_training_to_an_image(tmp_path):
+    workdir = tmp_path / "run"
+    stages = [f"--train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
+    windows = ("--data.phantom.ct_window", "brain", "bone")
+    trained = run("train.py", "--config=configs/phantom_smoke.py", f"--workdir={workdir}", *stages, *windows)
+    assert trained.returncode == 0, trained.stderr
+    scored = run("evaluate.py", f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", "--panels=1", "--ablate=ct")
+    assert scored.returncode == 0, scored.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
+    psnr = {row["method"]: row["psnr"] for row in rows}
+    assert psnr["run"] != psnr["run, CT zero"] and (tmp_path / "out" / "report.html").exists()
+
+    packed = tmp_path / "two.safetensors"
+    pretrained.pack(pretrained.load(workdir), packed)  # and it is read again with as many channels
+    rng = np.random.default_rng(0)
+    volumes = {"mr": 300 * rng.random((40, 36, 2)), "ct": rng.uniform(-1000, 1500, (40, 36, 2))}
+    for name, data in volumes.items():
+        write_nifti(tmp_path / f"{name}.nii.gz", Volume(data.astype(np.float32), np.diag([1.0, 1.0, 5.0, 1.0])))
+    arguments = [str(tmp_path / "mr.nii.gz"), str(tmp_path / "out.nii.gz"), f"--checkpoint={packed}", "--panels"]
+    command.main(arguments)  # without a CT: zeros in both windows
+    alone = read_nifti(tmp_path / "out.nii.gz").data
+    arguments += ["--overwrite", "--ct.no_clean", "--ct.path", str(tmp_path / "ct.nii.gz")]
+    command.main(arguments)
+    assert json.loads((tmp_path / "out.json").read_text())["ct"]["window"] == ["brain", "bone"]
+    assert not np.array_equal(read_nifti(tmp_path / "out.nii.gz").data, alone)
+    with pytest.raises(SystemExit, match="number of CT windows is 1, and the network was trained with 2: brain, bone"):
+        command.main([*arguments, "--ct.window", "brain"])
+
+
+def test_other_ct_windows_are_refused():
+    program = runpy.run_path(str(ROOT / "evaluate.py"))
+    one = Config(data=DataConfig(dataset="phantom"))
+    two = Config(data=DataConfig(dataset="phantom", phantom=PhantomConfig(ct_window=("brain", "bone"))))
+    asked = program["Arguments"](checkpoint=("a",))
+    assert program["choose_data"](asked, {"a": two}) == two.data
+    with pytest.raises(
+        ValueError, match="b was trained with the CT windows brain, and the CT is read through brain, b"
+    ):
+        program["choose_data"](asked, {"a": two, "b": one})
+    asked = dataclasses.replace(asked, dataset="aanlib")
+    with pytest.raises(ValueError, match="a was trained with the CT windows brain, bone, .* through the dataset's own"):
+        program["choose_data"](asked, {"a": two})
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path):

@@ -126,7 +126,7 @@ def test_what_a_configuration_trains():
         data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=64, contrast="t1")), mask=MaskConfig("radial")
     )
     trained = guards.trained_for(config)
-    assert trained == guards.TrainedFor((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0)
+    assert trained == guards.TrainedFor((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0, ("brain",))
     cropped = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=(32, 0)))
     assert guards.trained_for(cropped).sizes == ((64, 64), (32, 64))
     unknown = dataclasses.replace(config, data=DataConfig(dataset="prepared"))

@@ -17,7 +17,7 @@ from beartype import beartype
 from scipy import ndimage
 
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
-from atlf_jax.data.transforms import CTWindow, smooth_phase, window_ct
+from atlf_jax.data.transforms import CTWindows, smooth_phase, window_ct
 
 __all__ = ["TISSUES", "PhantomConfig", "PhantomSource", "Tissue", "spin_echo"]
 
@@ -83,8 +83,8 @@ class PhantomConfig:
     """Subjects to make."""
     contrast: Literal["t1", "t2", "pd", "random"] = "t2"
     """MR contrast; random: one of the three for each subject, with jittered repetition and echo times."""
-    ct_window: CTWindow = "brain"
-    """Window from Hounsfield units to [0, 1]."""
+    ct_window: CTWindows = "brain"
+    """Window from Hounsfield units to [0, 1]; several make the CT as many channels."""
     noise: float = 0.01
     """Standard deviation of the MR's own complex noise relative to its brightest pixel."""
     bias: float = 0.2

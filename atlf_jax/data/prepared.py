@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
 from atlf_jax.data.files import sha256_of
 from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, read_manifest
-from atlf_jax.data.transforms import CTWindow, window_ct
+from atlf_jax.data.transforms import CTWindows, ct_shape, window_ct
 from atlf_jax.data.volume import Volume, read_nifti, to_slices
 
 __all__ = ["PreparedConfig", "PreparedSource"]
@@ -29,8 +29,8 @@ class PreparedConfig:
     """Folder that holds manifest.json, as python -m atlf_jax.data.prepare wrote it."""
     split: Split = "train"
     """Subjects to read, as the manifest splits them; train = inner_train and inner_valid."""
-    window: Literal["manifest"] | CTWindow = "manifest"
-    """Window of the CT; manifest: the one that the dataset was prepared for."""
+    window: Literal["manifest"] | CTWindows = "manifest"
+    """Window of the CT, or several at once, as channels; manifest: the one that the dataset was prepared for."""
     size: tuple[int, int] = (0, 0)
     """Rows and columns that slices are cropped or padded to about their centre; 0 keeps the side."""
     keep: int = 64
@@ -93,15 +93,24 @@ class PreparedSource:
         name = record["names"][number] if "names" in record else f"{record['subject']}_{number:03d}"
         target = _fit(slices.mr[number], self._config.size)
         ct = (
-            np.zeros_like(target)
+            np.zeros(ct_shape(self._windows, target.shape), np.float32)
             if slices.ct is None
             else _fit(self._windowed(slices.ct[number], record), self._config.size)
         )
         return validate_example(Example(name, record["subject"], ct, target.astype(np.complex64)))
 
+    @property
+    def _windows(self) -> int:
+        return len(self._config.window) if isinstance(self._config.window, tuple) else 1
+
     def _windowed(self, ct: np.ndarray, record: dict[str, Any]) -> np.ndarray:
         """Return the CT slice in [0, 1]; a picture is there already."""
         if record["window"] == PICTURE:
+            if self._windows > 1:
+                raise ValueError(
+                    f"the CT of {record['subject']} is a picture without Hounsfield units, and {self._windows} windows "
+                    "of it are asked for; leave prepared.window out"
+                )
             return ct
         return window_ct(ct, record["window"] if self._config.window == "manifest" else self._config.window)
 
@@ -134,12 +143,12 @@ class PreparedSource:
 
 def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crop or pad an image with zeros to a size, about its centre."""
-    for axis, wanted in enumerate(size):
+    for axis, wanted in zip((-2, -1), size, strict=True):
         spare = image.shape[axis] - wanted
         if wanted and spare > 0:
             image = image.take(range(spare // 2, spare // 2 + wanted), axis)
         elif wanted:
-            widths = [(0, 0), (0, 0)]
+            widths = [(0, 0)] * image.ndim
             widths[axis] = (-spare // 2, -spare - -spare // 2)
             image = np.pad(image, widths)
     return np.ascontiguousarray(image)

@@ -184,17 +184,17 @@ def sweep(
 
 @jaxtyped(typechecker=beartype)
 def move_ct(
-    ct: Float32[np.ndarray, "h w"],
+    ct: Float32[np.ndarray, "*k h w"],
     rng: np.random.Generator,
     *,
     shift: float = 0.0,
     rotation: float = 0.0,
     elastic: float = 0.0,
-) -> Float32[np.ndarray, "h w"]:
+) -> Float32[np.ndarray, "*k h w"]:
     """Move a CT off its MR in one linear interpolation; what comes in from outside is 0.
 
     Args:
-        ct: windowed CT [h, w].
+        ct: windowed CT [h, w], or several windows of it [k, h, w], which are moved together.
         rng: draws the direction of the shift, the sense of the rotation and the elastic field.
         shift: length in pixels.
         rotation: degrees about the centre.
@@ -203,7 +203,7 @@ def move_ct(
     Returns:
         The moved CT, the same where all three are 0.
     """
-    h, w = ct.shape
+    h, w = ct.shape[-2:]
     direction, sense = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
     bump = np.stack([ndimage.gaussian_filter(rng.standard_normal((h, w)), min(h, w) / 16) for _ in range(2)])
     if not (shift or rotation or elastic):
@@ -214,7 +214,8 @@ def move_ct(
     grid = np.tensordot(turn, np.mgrid[:h, :w] - centre, axes=1) + centre  # [2 h w]
     grid -= shift * np.array([np.cos(direction), np.sin(direction)])[:, None, None]
     grid += elastic * bump / np.sqrt(np.square(bump).sum(0).mean())
-    return np.clip(ndimage.map_coordinates(ct, grid, order=1), 0, 1).astype(np.float32)
+    moved = [ndimage.map_coordinates(image, grid, order=1) for image in ct.reshape(-1, h, w)]
+    return np.clip(moved, 0, 1).astype(np.float32).reshape(ct.shape)
 
 
 class Lesion(NamedTuple):

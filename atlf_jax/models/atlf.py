@@ -27,7 +27,7 @@ from atlf_jax.nn.lfab import LFAB
 from atlf_jax.nn.lrfm import LRFM
 from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
-from atlf_jax.ops import adjoint, from_channels, normal, to_channels
+from atlf_jax.ops import adjoint, ct_channels, ct_picture, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
 
 __all__ = ["PRESETS", "ATLFConfig", "ATLFNet", "FusionConfig", "FusionProcess", "Phase", "ReconstructionConfig"]
@@ -203,7 +203,8 @@ class FusionProcess(nn.Module):
 
     z^g = LRFM_g(GFAB(E(x_c)), GFAB(E(x_u))); z^l = LRFM_l(LFAB(E(x_c)), LFAB(E(x_u))); x_F = D([z^g, z^l])
 
-    Encoder, GFAB and LFAB share their weights between the modalities. Source: the published diagram, with CDDFuse
+    Encoder, GFAB and LFAB share their weights between the modalities. A CT of several windows comes in as as many
+    channels, and the MR as often; what comes out is one image all the same. Source: the published diagram, with CDDFuse
     (Zhao et al. 2023) for the blocks and LMF (Liu et al. 2018) for the fusion.
     """
 
@@ -228,10 +229,10 @@ class FusionProcess(nn.Module):
         )
 
     def _encode(
-        self, image: Float[Array, "b h w"], encoder: RestormerEncoder, deterministic: bool
+        self, image: Float[Array, "b h w f"], encoder: RestormerEncoder, deterministic: bool
     ) -> tuple[Float[Array, "b h1 w1 f"], Float[Array, "b h1 w1 f"]]:
         """Return the global and local features of one modality."""
-        encoded = encoder(pixel_unshuffle(image[..., None], self.config.stride), deterministic=deterministic)
+        encoded = encoder(pixel_unshuffle(image, self.config.stride), deterministic=deterministic)
         local, wide = encoded if self.config.encoder == "published" else (encoded, encoded)
         return self.gfab(wide, deterministic=deterministic), self.lfab(local, deterministic=deterministic)
 
@@ -244,15 +245,18 @@ class FusionProcess(nn.Module):
         return pixel_shuffle(image, self.config.stride)[..., 0]
 
     def features(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> FusionFeatures:
         """Return global and local features of both modalities."""
+        ct, mr = ct_channels(ct), mr[..., None]
+        if self.config.share_encoder:  # it takes as many channels of either
+            mr = jnp.repeat(mr, ct.shape[-1], axis=-1)
         global_ct, local_ct = self._encode(ct, self.encoder_ct, deterministic)
         global_mr, local_mr = self._encode(mr, self.encoder, deterministic)
         return FusionFeatures(global_ct, global_mr, local_ct, local_mr)
 
     def __call__(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w"], FusionFeatures]:
         """Return the fused image, in (0, 1), and the features before the low-rank fusion."""
         z = self.features(ct, mr, deterministic=deterministic)
@@ -261,11 +265,11 @@ class FusionProcess(nn.Module):
         if self.config.post_fuse_layers:
             fused_global = self.post_gfab(fused_global, deterministic=deterministic)
             fused_local = self.post_lfab(fused_local, deterministic=deterministic)
-        skip = {"none": None, "mri": mr, "ct+mri": ct + mr}[self.config.decoder_skip]
+        skip = {"none": None, "mri": mr, "ct+mri": ct_picture(ct) + mr}[self.config.decoder_skip]
         return self._decode(fused_global, fused_local, skip, deterministic), z
 
     def autoencode(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"], FusionFeatures]:
         """Decode each modality from its own features, past the low-rank fusion (CDDFuse's first training phase)."""
         z = self.features(ct, mr, deterministic=deterministic)
@@ -346,8 +350,9 @@ class Phase(nn.Module):
 
     def _aux(self, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
         """Return what the phase sees beside its image, as channels."""
-        images = {"fused": (fused,), "ct": (measurement.ct,), "fused+ct": (fused, measurement.ct)}
-        return jnp.stack(images[self.config.aux_concat], axis=-1)
+        parts = self.config.aux_concat.split("+")
+        seen = [fused[..., None] if part == "fused" else ct_channels(measurement.ct) for part in parts]
+        return jnp.concatenate(seen, axis=-1)
 
     def _project(self, x: Complex[Array, "b h w"]) -> Complex[Array, "b h w"]:
         return x if self.config.complex else x.real.astype(x.dtype)
@@ -422,7 +427,7 @@ class ATLFNet(nn.Module):
         return self.fusion(measurement.ct, zero_filled, deterministic=deterministic)
 
     def autoencode(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"], FusionFeatures]:
         """Decode each modality from its own features: CDDFuse's first training phase."""
         return self.fusion.autoencode(ct, mr, deterministic=deterministic)

@@ -46,6 +46,7 @@ class TrainedFor(NamedTuple):
     contrast: str = ""  # empty: not known
     phase: float = 0.0
     noise: float = 0.0
+    windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
 
 
 @jaxtyped(typechecker=beartype)
@@ -129,6 +130,7 @@ def trained_for(config: "Config") -> TrainedFor:
         contrast=_contrast(data),
         phase=data.acquisition.phase,
         noise=data.acquisition.noise,
+        windows=data.ct_windows,
     )
 
 

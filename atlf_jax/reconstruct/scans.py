@@ -17,7 +17,7 @@ from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, write_reconstruction
 from atlf_jax.data.files import sha256_of
-from atlf_jax.data.transforms import CTWindow, fft2c_numpy, window_ct
+from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
 from atlf_jax.reconstruct.arrays import Record
@@ -35,14 +35,20 @@ class CTConfig:
     path: str = ""
     """NIfTI file or DICOM folder, in Hounsfield units; for k-space without a place in the patient also .npy, on its
     grid. Empty: no CT (zeros)."""
-    window: CTWindow | Literal["none"] = "soft_tissue"
-    """Hounsfield units that become 0 and 1; take that of the training. none: the CT is scaled to [0, 1] already."""
+    window: CTWindows | Literal["none"] = "soft_tissue"
+    """Hounsfield units that become 0 and 1, once or in several windows; take those of the training, which are the
+    default with a checkpoint that tells. none: the CT is scaled to [0, 1] already."""
     register: Literal["none", "rigid", "affine", "bspline"] = "none"
     """How the CT is brought onto the MR before; none trusts the headers. Needs SimpleITK."""
     keep_flagged: bool = False
     """Go on where the registration is poor."""
     clean: bool = True
     """Turn table, head holder and all else outside the body to air."""
+
+    @property
+    def windows(self) -> int:
+        """Return the number of windows."""
+        return len(self.window) if isinstance(self.window, tuple) else 1
 
 
 @beartype
@@ -138,8 +144,9 @@ class _VolumeScan:
     volume: Volume
     mask: Mask
     slices: Float32[np.ndarray, "s h w"]
-    ct: Float32[np.ndarray, "s h w"] | None
+    ct: Float32[np.ndarray, "s *k h w"] | None
     facts: dict[str, Any]
+    windows: int = 1
     coils: int = 0
     contrast: str = ""
 
@@ -156,7 +163,7 @@ class _VolumeScan:
 
     def __getitem__(self, index: int) -> Record:
         samples = fft2c_numpy(self.slices[index].astype(np.complex64))
-        ct = np.zeros(self.shape, np.float32) if self.ct is None else self.ct[index]
+        ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
         return Record(np.where(self.mask.mask, samples, 0), self.mask.mask, ct)
 
     def truth(self, index: int) -> Float32[np.ndarray, "h w"]:
@@ -183,6 +190,7 @@ class _KSpaceScan:
     facts: dict[str, Any]
     image_shape: tuple[int, int]
     where: str
+    windows: int = 1
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -206,7 +214,7 @@ class _KSpaceScan:
         maps = self.coil_maps
         if maps is not None:
             maps = np.asarray(maps[index] if maps.ndim == 4 else maps, np.complex64)
-        ct = np.zeros(self.shape, np.float32) if self.ct is None else self.ct[index]
+        ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
         return Record(samples, self.mask.mask, ct, maps)
 
     def truth(self, index: int) -> None:
@@ -244,7 +252,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
         if not is_same_person(other, found):
             raise ValueError(f"{ct.path} and {path} have different patient numbers in their headers; give scans of one")
         stack, facts["ct"] = _ct_on_volume(other.volume, volume, ct)
-    return _VolumeScan(volume, drawn, slices, stack, facts)
+    return _VolumeScan(volume, drawn, slices, stack, facts, ct.windows)
 
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
@@ -274,6 +282,7 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
         facts=facts,
         image_shape=file.image_shape,
         where=str(path),
+        windows=ct.windows,
         attributes=kept,
     )
 
@@ -320,6 +329,7 @@ def _open_npy(
         facts=facts,
         image_shape=shape,
         where=str(path),
+        windows=ct.windows,
         coil_maps=maps,
     )
 
@@ -396,7 +406,7 @@ def _ct_as_it_is(config: CTConfig, wanted: tuple[int, ...], facts: dict[str, Any
     return _windowed(stack.astype(np.float32), config)
 
 
-def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[np.ndarray, "s h w"]:
+def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[np.ndarray, "s *k h w"]:
     if config.window != "none":
         return window_ct(stack, config.window)
     if stack.min() < 0 or stack.max() > 1:

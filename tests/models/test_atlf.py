@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.array_types import Measurement
+from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, FusionConfig, ReconstructionConfig, build
 from atlf_jax.models.atlf import Phase
 from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
+from atlf_jax.training import LossConfig
+from atlf_jax.training.objective import OBJECTIVES
 
 from .conftest import measure, random_variables, replace, small
 
@@ -410,3 +412,18 @@ def test_autoencoding_ignores_the_low_rank_fusion():
     ]
     jax.tree.map(np.testing.assert_array_equal, *outputs)
     assert np.abs(outputs[0][0] - outputs[0][1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("stage", OBJECTIVES)
+def test_every_stage_takes_a_ct_of_several_windows(stage, share):
+    measurement, image = measure(windows=2)
+    model = build(replace(small(phases=1, aux_concat="fused+ct"), fusion={"share_encoder": share}))
+    variables = jax.eval_shape(model.init, jax.random.key(0), measurement)
+    first = variables["params"]["fusion"]["encoder"]["patch_embed"]["kernel"]
+    assert first.shape[-2] == (2 if share else 1)  # channels of the MR, repeated in a shared encoder
+    batch = Batch(measurement, image, jnp.ones(2), jnp.arange(2))
+    run = functools.partial(OBJECTIVES[stage], model, config=LossConfig(), key=None)
+    outcome = jax.eval_shape(run, variables, batch)
+    assert all(term.shape == (2,) for term in outcome.terms.values())
+    assert all(picture.shape == image.shape for picture in outcome.pictures.values())
