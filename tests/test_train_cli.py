@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from atlf_jax.config import Config, from_dict, load_config
 from atlf_jax.models import build
 from atlf_jax.training import load
+from tests.data.test_prepared import write
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +82,20 @@ def test_the_smoke_experiment_runs_through_all_stages(settings, tmp_path) -> Non
     stages = [line["stage"] for line in lines(tmp_path)]
     assert list(dict.fromkeys(stages)) == ["autoencode", "fusion", "reconstruction", "joint"]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best", "latest"}
+
+
+@pytest.mark.parametrize("pairing", ["unpaired", "same subject"])
+def test_pairs_of_different_people_are_told(monkeypatch, tmp_path, capsys, pairing) -> None:
+    manifest = write(tmp_path)
+    for record in manifest["subjects"]:
+        record["pairing"] = pairing
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr("atlf_jax.training.fit", lambda *arguments, **_: print(len(arguments[2])))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config=configs/chaos_4x.py", f"--data.prepared.root={tmp_path}"])
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("train.py")["main"]()
+    said = "CT and MR are of different people (unpaired)" in capsys.readouterr().out
+    assert said == (pairing == "unpaired")
 
 
 def test_a_mistake_is_told_in_one_line(settings, tmp_path) -> None:

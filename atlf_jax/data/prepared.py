@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
 from atlf_jax.data.files import sha256_of
-from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, read_manifest
+from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, pairing_of, read_manifest
 from atlf_jax.data.transforms import CTWindows, ct_shape, window_ct
 from atlf_jax.data.volume import Volume, read_nifti, to_slices
 
@@ -54,7 +54,8 @@ class PreparedSource:
     """The slices of one split along the acquisition axis, ordered by subject and slice; empty MR slices are left out.
 
     A subject without CT has a CT of zeros. The target is the MR as it is stored, without phase, divided by the largest
-    value of its volume: metrics of the profile ``picture`` take 1 for the peak.
+    value of its volume: metrics of the profile ``picture`` take 1 for the peak. ``pairing`` tells whether CT and MR of
+    the split are of the same people (see ``pairing_of``).
 
     Raises:
         ValueError: no folder, no manifest or an unfinished one, no subject in the split; and on access, when a file
@@ -67,7 +68,6 @@ class PreparedSource:
         self._config = config
         self._root = Path(config.root)
         manifest = read_manifest(self._root)
-        self.pairing: str = manifest["pairing"]
         wanted = _WHOLE.get(config.split, (config.split,))
         self._records = [record for record in manifest["subjects"] if record["split"] in wanted]
         if not self._records:
@@ -76,6 +76,7 @@ class PreparedSource:
                 f"split {config.split!r} of {self._root} has no subject (splits there: {there}); add subjects, or look "
                 f"into the registrations that were {LEFT_OUT}"
             )
+        self.pairing = pairing_of(self._records)
         self._index = [
             (record, number)
             for record in self._records

@@ -34,7 +34,7 @@ def write(root, subjects=(("a", "inner_train"), ("b", "valid"), ("c", "left out"
             "empty": [],
             "files": files,
         }
-        records.append(record | {"window": "bone"})
+        records.append(record | {"window": "bone", "pairing": "same subject"})
     manifest = {"format": FORMAT, "complete": True, "pairing": "same subject", "subjects": records} | changes
     (root / "manifest.json").write_text(json.dumps(manifest))
     return manifest
@@ -93,6 +93,17 @@ def test_flagged_pairs_are_in_no_split(tmp_path):
     write(tmp_path)
     assert {example.subject for example in read(tmp_path, "all")} == {"a", "b"}
     assert {example.subject for example in read(tmp_path, "train")} == {"a"}
+
+
+def test_the_pairing_is_that_of_the_split(tmp_path):
+    manifest = write(tmp_path)
+    manifest["subjects"][0]["pairing"] = "unpaired"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert [read(tmp_path, split).pairing for split in ("train", "valid", "all")] == [
+        "unpaired",
+        "same subject",
+        "mixed",
+    ]
 
 
 def test_empty_slices_are_left_out_and_keep_their_numbers(tmp_path):
