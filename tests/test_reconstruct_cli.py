@@ -19,7 +19,7 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.data.volume import Volume, read_nifti, write_nifti
+from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.models.uncertainty import spread
 from atlf_jax.reconstruct import Network, command
 from atlf_jax.reconstruct.guards import trained_for
@@ -211,6 +211,29 @@ def test_fastmri_files(tmp_path):
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["mask"]["kind"] == "of the scan" and record["coils"]["maps"] == "low_resolution"
     assert "Smith" not in (tmp_path / "out.json").read_text()
+
+
+def test_kspace_gets_the_voxels_of_its_header(tmp_path, capsys):
+    image = head((3, 32, 28))
+    write_kspace(tmp_path / "scan.h5", fft2c_numpy(image.astype(np.complex64)), spacing=(0.5, 0.75, 4.0))
+    call(tmp_path / "scan.h5", tmp_path / "out.nii.gz", *FULL)
+    assert "field of view gives voxels of 0.5 x 0.75 x 4 mm" in capsys.readouterr().err
+    volume = read_nifti(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(to_slices(volume), image, atol=700 * 1e-5)
+    np.testing.assert_array_equal(np.abs(np.diag(volume.affine)), (0.75, 0.5, 4, 1))
+    assert volume.codes == (0, 0)  # where in the patient, the file does not say
+    np.save(tmp_path / "k.npy", fft2c_numpy(image.astype(np.complex64)))
+    call(tmp_path / "k.npy", tmp_path / "b.nii.gz", *FULL, "--sampling.retrospective")
+    assert "not in the input, nor a field of view" in " ".join(capsys.readouterr().err.split())
+    volume = read_nifti(tmp_path / "b.nii.gz")
+    np.testing.assert_allclose(to_slices(volume), image, atol=700 * 1e-5)
+    np.testing.assert_array_equal(volume.spacing, 1)
+    refused(
+        tmp_path / "k.npy",
+        tmp_path / "b.png",
+        *FULL,
+        words=("b.png ends in neither .h5 nor .hdf5 nor .nii nor .nii.gz",),
+    )
 
 
 def test_padding_is_never_acquired(tmp_path):

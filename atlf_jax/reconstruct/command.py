@@ -65,7 +65,7 @@ class Arguments:
     input: str
     """MR volume (NIfTI file or DICOM folder) or k-space (fastMRI .h5, or .npy)."""
     out: str
-    """File to write: .nii or .nii.gz of a volume, .h5 of k-space. A .json beside it tells how it was made."""
+    """File to write: .nii or .nii.gz, of k-space also .h5. A .json beside it tells how it was made."""
     checkpoint: str = ""
     """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
@@ -248,13 +248,11 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     """Return the image's file and those beside it, checked before anything is computed."""
     source, out = Path(arguments.input), Path(arguments.out)
     of_volume = source.is_dir() or source.name.endswith(NIFTI)
-    endings = NIFTI if of_volume else HDF5
+    endings = NIFTI if of_volume else HDF5 + NIFTI
     ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
     if ending is None:
-        what = (
-            "a volume is written with its place in the patient" if of_volume else "k-space has no place in the patient"
-        )
-        raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}: name it so")
+        what = "a volume is written with its place in the patient: " if of_volume else ""
+        raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}name it so")
     stem = out.name.removesuffix(ending)
     beside = {"json": out.with_name(f"{stem}.json")}
     if arguments.panels:
@@ -381,6 +379,7 @@ def _plan(facts: dict[str, Any], scan: Scan, files: list[Path]) -> Iterator[str]
     )
     if coils:
         yield f"coils   {coils['coils']}, maps: {coils['maps']}"
+    yield f"place   {facts['place']}"
     if ct is None:
         yield "ct      none (zeros)"
     else:

@@ -1,7 +1,8 @@
 """Files as slices to reconstruct: raw k-space, or a fully sampled MR volume that is undersampled for a study.
 
 A scan knows its mask, gives one record at a time, and writes images back: a volume in the MR's own grid and
-orientation as NIfTI, k-space without a place in the patient as a fastMRI file.
+orientation as NIfTI, k-space, which has no place in the patient, as a fastMRI file or as NIfTI with the voxel size
+that its header tells.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from atlf_jax.data.dicom import is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, write_reconstruction
 from atlf_jax.data.files import sha256_of
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
-from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, write_nifti
+from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
 from atlf_jax.reconstruct.arrays import Record
 
@@ -191,6 +192,7 @@ class _KSpaceScan:
     image_shape: tuple[int, int]
     where: str
     windows: int = 1
+    spacing: tuple[float, float, float] | None = None
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -225,7 +227,10 @@ class _KSpaceScan:
         return centre_crop(np.abs(image), self.image_shape)
 
     def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
-        write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
+        if path.name.endswith(NIFTI):
+            write_nifti(path, unplaced(np.stack(list(images)), self.spacing))
+        else:
+            write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
 
 
 def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _VolumeScan:
@@ -243,6 +248,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
             "orientation": orientation(volume),
             **_digest(path),
         },
+        "place": "that of the input",
         "values": "real part" if volume.data.min() < 0 else "magnitude",
         "mask": how,
     }
@@ -267,6 +273,7 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
     facts = {
         "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
         | _digest(path),
+        "place": _place(file.spacing),
         "values": "magnitude",
         "mask": how,
     }
@@ -281,6 +288,7 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
         ct=stack,
         facts=facts,
         image_shape=file.image_shape,
+        spacing=file.spacing,
         where=str(path),
         windows=ct.windows,
         attributes=kept,
@@ -315,6 +323,7 @@ def _open_npy(
             )
     facts = {
         "input": {"kind": "k-space array", "shape": list(samples.shape), **_digest(path)},
+        "place": _place(None),
         "values": "magnitude",
         "mask": how,
     }
@@ -414,6 +423,14 @@ def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[
             f"{config.path} spans [{stack.min():g}, {stack.max():g}]; wanted [0, 1], or a window with --ct.window"
         )
     return stack
+
+
+def _place(spacing: tuple[float, float, float] | None) -> str:
+    """Say what is known of where k-space was measured."""
+    if spacing is None:
+        return "not in the input, nor a field of view: a NIfTI file gets voxels of 1 mm, and no code"
+    size = " x ".join(f"{length:.4g}" for length in spacing)
+    return f"not in the input; its field of view gives voxels of {size} mm, rows by columns by slice thickness"
 
 
 def load_array(path: Path) -> Complex[np.ndarray, "..."] | np.ndarray:
