@@ -239,7 +239,8 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
     slices = to_slices(volume)
     if not slices.any():
         raise ValueError(f"{path} is zero everywhere, and so is its k-space; there is nothing to reconstruct")
-    drawn, how = _mask(slices.shape[1:], mask, sampling, path.name)
+    name = path.resolve().name if path.is_dir() else path.name  # of the folder "." too
+    drawn, how = _mask(slices.shape[1:], mask, sampling, name)
     facts = {
         "input": {
             "kind": "fully sampled volume, k-space simulated with one coil",
