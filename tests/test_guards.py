@@ -149,6 +149,15 @@ def test_other_data():
     ]
 
 
+def test_other_windows():
+    trained = TRAINED._replace(windows=("brain", "bone"))
+    for windows in (("brain", "bone"), ("none",)):
+        assert guards.other_windows(trained, windows) == []
+    assert guards.other_windows(TRAINED._replace(windows=()), ("wide",)) == []
+    words = ["CT windows bone, brain were never trained, brain, bone were"]
+    assert guards.other_windows(trained, ("bone", "brain")) == words
+
+
 def test_foreign_scans():
     assert "generated heads" in guards.foreign(guards.TrainedFor((), dataset="phantom"), raw=False)[0]
     raw = guards.TrainedFor((), dataset="fastmri", contrast="AXT2")
@@ -177,6 +186,11 @@ def test_the_command_records_warnings(tmp_path, monkeypatch, capsys):
     told = json.loads((tmp_path / "out.json").read_text())["warnings"]
     assert [text[:20] for text in told] == ["a matrix of 128x128 ", "CT and MR do not mat"]
     said = capsys.readouterr().err
+    monkeypatch.setattr(
+        command, "_model", lambda _: (Network(plain, TRAINED._replace(windows=("wide",))), network(0)[1])
+    )
+    command.main([str(tmp_path / "k.npy"), str(tmp_path / "b.h5"), *flags, "--ct.window", "brain", "--dry_run"])
+    assert "warning CT windows brain were never trained, wide were" in capsys.readouterr().err
     assert all(said.count(f"warning {text}") == 1 for text in told)
 
 

@@ -40,7 +40,7 @@ from atlf_jax.reconstruct.arrays import (
     load_model,
     solve,
 )
-from atlf_jax.reconstruct.guards import Placement, foreign, untrained
+from atlf_jax.reconstruct.guards import Placement, foreign, other_windows, untrained
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -349,6 +349,9 @@ def _warnings(model: Network | None, scan: Scan) -> list[str]:
     if model is None:
         return []
     words = untrained(model.trained, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    if scan.has_ct:
+        window = scan.facts["ct"]["window"]
+        words += other_windows(model.trained, window if isinstance(window, tuple) else (window,))
     return words + foreign(model.trained, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast)
 
 
