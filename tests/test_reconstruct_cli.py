@@ -20,6 +20,7 @@ from atlf_jax.config import Config, to_dict
 from atlf_jax.data import prepare
 from atlf_jax.data.dicom import read_scan
 from atlf_jax.data.fastmri import write_kspace
+from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.models.uncertainty import spread
@@ -201,6 +202,7 @@ def test_dicom_folders(tmp_path, monkeypatch):
         "covers": record["ct"]["covers"],
     }
     assert record["ct"]["covers"] > 0.9 and record["input"]["orientation"] == "LPS"
+    assert record["input"]["sha256"] == fingerprint(tmp_path / "mr")
     for word in (NAME, NUMBER, "IM0000"):
         assert word not in (tmp_path / "out.json").read_text()
     scan = command.open_scan(
@@ -234,7 +236,7 @@ def test_a_prepared_mr_comes_back(tmp_path):
     """From DICOM to the dataset, and through a full mask and hard consistency back: values and place are kept."""
     mr, _ = write_dicom(tmp_path)
     (tmp_path / "pairs.csv").write_text("subject,ct,mr\na,ct,mr\n")
-    flags = ("--registration", "none", "--keep_flagged", "--no-qc")
+    flags = ("--registration", "none", "--keep_flagged", "--no_qc")
     prepare.main(["table", str(tmp_path / "pairs.csv"), str(tmp_path / "data"), *flags])
     source = tmp_path / "data" / "a" / "mr.nii.gz"
     arguments = (source, tmp_path / "out.nii.gz", "--checkpoint", "aanlib-4x-compact", "--hard_consistency")

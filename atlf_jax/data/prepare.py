@@ -28,7 +28,7 @@ from atlf_jax.data.aanlib import SPLITS, AANLIBConfig, AANLIBSource
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
-from atlf_jax.data.files import PARTIAL, sha256_of, write_file
+from atlf_jax.data.files import PARTIAL, fingerprint, sha256_of, write_file
 from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE, pairing_of
 from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
@@ -370,17 +370,7 @@ def _fingerprints(pair: Pair) -> dict[str, str]:
             kind: hashlib.sha256(b"".join(image.tobytes() for image in images[kind])).hexdigest() for kind in images
         }
     paths = {"ct": pair.ct, "mr": pair.mr, "label": pair.label}
-    return {kind: _fingerprint(path) for kind, path in paths.items() if path is not None}
-
-
-def _fingerprint(path: Path) -> str:
-    try:
-        if not path.is_dir():
-            return sha256_of(path)
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}); correct the path or allow it") from error
+    return {kind: fingerprint(path) for kind, path in paths.items() if path is not None}
 
 
 def _read(pair: Pair) -> tuple[Volume | None, Volume, Volume | None]:

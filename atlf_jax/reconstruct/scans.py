@@ -17,7 +17,7 @@ from jaxtyping import Complex, Complex64, Float32
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, write_reconstruction
-from atlf_jax.data.files import sha256_of
+from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
@@ -247,7 +247,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
             "shape": list(volume.data.shape),
             "spacing_mm": volume.spacing.round(4).tolist(),
             "orientation": orientation(volume),
-            **_digest(path),
+            "sha256": fingerprint(path),
         },
         "place": "that of the input",
         "values": "real part" if volume.data.min() < 0 else "magnitude",
@@ -273,7 +273,7 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
             drawn = inside._replace(nominal=drawn.nominal)
     facts = {
         "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
-        | _digest(path),
+        | {"sha256": fingerprint(path)},
         "place": _place(file.spacing),
         "values": "magnitude",
         "mask": how,
@@ -323,7 +323,7 @@ def _open_npy(
                 f"{config.coil_maps} has shape {maps.shape}; wanted {samples.shape[1:]} or {samples.shape}"
             )
     facts = {
-        "input": {"kind": "k-space array", "shape": list(samples.shape), **_digest(path)},
+        "input": {"kind": "k-space array", "shape": list(samples.shape), "sha256": fingerprint(path)},
         "place": _place(None),
         "values": "magnitude",
         "mask": how,
@@ -441,7 +441,3 @@ def load_array(path: Path) -> Complex[np.ndarray, "..."] | np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(f"{path} is not a readable .npy array ({reason}); save it with numpy.save") from error
-
-
-def _digest(path: Path) -> dict[str, str]:
-    return {} if path.is_dir() else {"sha256": sha256_of(path)}

@@ -435,7 +435,7 @@ def test_the_command_line(tmp_path):
     main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
     assert page.read_bytes() == first
     page.unlink()
-    main(["table", str(table), str(tmp_path / "out"), "--registration", "none", "--no-qc"])
+    main(["table", str(table), str(tmp_path / "out"), "--registration", "none", "--no_qc"])
     assert not page.exists()
 
 
