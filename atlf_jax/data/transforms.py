@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Bool, Complex, Float, Float32, jaxtyped
-from scipy import ndimage
 
 from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.data.example import Example
@@ -207,7 +207,7 @@ def _crop_and_warp(
             return np.stack([warp(each) for each in image])
         if np.iscomplexobj(image):
             return warp(image.real) + 1j * warp(image.imag) if image.imag.any() else warp(image.real)
-        return ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
+        return scipy.ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
 
     return [warp(image) for image in images]
 

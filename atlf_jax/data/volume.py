@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Float, Float32, Float64, jaxtyped
-from scipy import ndimage
 
 from atlf_jax.data.files import write_file
 
@@ -181,7 +181,7 @@ def resample(
     matrix = np.linalg.solve(moving.affine, transform @ like.affine).round(9)  # equal grids give exact voxels
     shape = like.data.shape
     # Beyond the centres of the outermost voxels the nearest value holds: rounding never blanks the border.
-    data = ndimage.affine_transform(
+    data = scipy.ndimage.affine_transform(
         moving.data, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=order, mode="nearest"
     )
     i, j, k = np.ogrid[tuple(slice(side) for side in shape)]

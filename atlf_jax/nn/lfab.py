@@ -10,7 +10,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
