@@ -158,7 +158,7 @@ def test_zero_filled_comes_back_when_the_learned_update_is_zero(apply_of):
 
 def test_other_image_sizes_work_with_the_same_parameters(apply_of):
     model = build(small())
-    variables = jax.jit(model.init)(jax.random.key(0), measure()[0])
+    variables = random_variables(model, measure()[0])
     assert apply_of(model)(variables, measure(h=32, w=24)[0]).image.shape == (2, 32, 24)
 
 
