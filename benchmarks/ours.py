@@ -19,10 +19,13 @@ __all__ = ["Ours", "configure", "draw_parameters"]
 ADAM_B1 = 0.9
 
 
-def configure(preset: str, changes: dict[str, Any] | None = None) -> ATLFConfig:
-    """Return a preset with other fields of its reconstruction process."""
+def configure(preset: str, changes: dict[str, Any] | None = None, *, remat: bool = False) -> ATLFConfig:
+    """Return a preset with other fields of its reconstruction process; ``remat`` recomputes in both processes."""
     config = PRESETS[preset]()
-    return dataclasses.replace(config, reconstruction=dataclasses.replace(config.reconstruction, **changes or {}))
+    reconstruction = dataclasses.replace(config.reconstruction, remat=remat, **changes or {})
+    return dataclasses.replace(
+        config, fusion=dataclasses.replace(config.fusion, remat=remat), reconstruction=reconstruction
+    )
 
 
 def draw_parameters(model: Any, measurement: Measurement, *, seed: int = 1) -> dict[str, Any]:
@@ -56,17 +59,24 @@ class Ours:
         changes: other fields of the reconstruction process, for scaling laws.
         part: "whole", or "reconstruction" alone with a given fused image.
         double: compute in float64, for the check of peers.
+        remat: recompute blocks and phases in the backward pass: less memory.
     """
 
     def __init__(
-        self, case: Case, *, changes: dict[str, Any] | None = None, part: str = "whole", double: bool = False
+        self,
+        case: Case,
+        *,
+        changes: dict[str, Any] | None = None,
+        part: str = "whole",
+        double: bool = False,
+        remat: bool = False,
     ) -> None:
         import optax  # the start-up figures import this file and count no optimiser
 
         if double:
             jax.config.update("jax_enable_x64", True)
         self.case, self.part = case, part
-        self.model = build(configure(case.preset, changes))
+        self.model = build(configure(case.preset, changes, remat=remat))
         inputs = make_inputs(case.size, case.batch, double=double)
         self.measurement = Measurement(*(jnp.asarray(array) for array in (inputs.kspace, inputs.mask, inputs.ct)))
         self.target, self.mu = jnp.asarray(inputs.target), jnp.asarray(inputs.mu)

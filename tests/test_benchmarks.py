@@ -89,18 +89,22 @@ def cell():
         "torch": {"turns": [{"round": r, "seconds": [2.0 + 2 * r]} for r in (0, 1)], "parity": {"image": 1e-6}},
         "torch-compile": {"failed": "torch-compile: killed"},
     }
-    entries["ours"]["memory"] = {"steps_gib": 3.0, "process_gib": 4.0}
-    entries["torch"]["memory"] = {"steps_gib": 2.0, "process_gib": 2.0}
+    entries["ours-remat"] = {"turns": [{"round": r, "seconds": [2.0 + 2 * r]} for r in (0, 1)]}
+    entries["ours"]["memory"] = {"steps_gib": 3.0, "added_gib": 2.0, "process_gib": 4.0}
+    entries["torch"]["memory"] = {"steps_gib": 2.0, "added_gib": 1.0, "process_gib": 2.0}
+    entries["ours-remat"]["memory"] = {"steps_gib": 1.5, "added_gib": 0.5, "process_gib": 2.0}
     return {"case": Case("faithful", "inference", 256, 1)._asdict(), "busy_cores": 1.5, "contestants": entries}
 
 
 def test_ratios_are_taken_within_rounds(tmp_path):
-    ours, torch, failed = compare.cell_rows(cell())
+    ours, torch, failed, _ = compare.cell_rows(cell())
     assert ours["ours/it"] is None and ours["median s"] == 1.5
-    assert torch["ours/it"] == 0.5 and torch["iqr"] == 0 and torch["ours/it mem"] == 1.5
+    assert torch["ours/it"] == 0.5 and torch["iqr"] == 0 and torch["ours/it mem"] == 1.5 and torch["ours/it adds"] == 2
     assert failed["median s"] is None and "killed" in failed["note"]
     text = compare.report({"machine": machine(), "versions": {"jax": "1"}, "cells": [cell()]}, tmp_path)
-    assert "time 0.50 of torch, memory 1.50 of torch" in text and "Failed" in text and "1.5 cores" in text
+    assert "ours: time 0.50 of torch, memory 1.50 of torch, what steps add to it 2.00 of torch" in text
+    assert "ours-remat: time 1.00 of torch, memory 0.75 of torch, what steps add to it 0.50 of torch" in text
+    assert "Failed" in text and "1.5 cores" in text
     assert (tmp_path / "table.md").read_text() == text
 
 

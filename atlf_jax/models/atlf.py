@@ -251,6 +251,15 @@ class FusionProcess(nn.Module):
         ct, mr = ct_channels(ct), mr[..., None]
         if self.config.share_encoder:  # it takes as many channels of either
             mr = jnp.repeat(mr, ct.shape[-1], axis=-1)
+        if self.config.share_encoder and self.config.encoder != "published" and not self.is_initializing():
+
+            def encode(module: "FusionProcess", carry: None, image: Array) -> tuple[None, tuple[Array, Array]]:
+                return carry, module._encode(image, module.encoder, deterministic)
+
+            # one after the other, in a loop: half of the memory and of the compilation (docs/DESIGN.md, 41)
+            loop = nn.scan(encode, variable_broadcast="params")
+            _, (wide, local) = loop(self, None, jnp.stack([ct, mr]))
+            return FusionFeatures(wide[0], wide[1], local[0], local[1])
         global_ct, local_ct = self._encode(ct, self.encoder_ct, deterministic)
         global_mr, local_mr = self._encode(mr, self.encoder, deterministic)
         return FusionFeatures(global_ct, global_mr, local_ct, local_mr)
