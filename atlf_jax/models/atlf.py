@@ -29,10 +29,13 @@ from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
 from atlf_jax.ops import adjoint, ct_channels, ct_picture, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
+from atlf_jax.ops.differences import edge_field, total_variation_gradient
 
 __all__ = ["PRESETS", "ATLFConfig", "ATLFNet", "FusionConfig", "FusionProcess", "Phase", "ReconstructionConfig"]
 
 MU_VALUES = (2e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5)  # DPC-DUN's multipliers, from cheap to exact
+GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that counts as an edge: the best in benchmarks/tune_solvers.py
+GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
 
 
@@ -141,8 +144,9 @@ class ReconstructionConfig:
     neutral_start: bool = False
     """AVAT's output, AdaIN's (then learned) blend and what aux_concat adds start at zero: every phase starts as
     ISTA-Net+'s."""
-    aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
-    """Also give conv_D the fused image, the CT, or both as channels: the spatial way in."""
+    aux_concat: Literal["none", "fused", "ct", "fused+ct", "guide", "ct+guide"] = "none"
+    """Also give conv_D channels: the fused image, the CT, or the gradient of the image's total variation guided by
+    the CT's edges, which no display window and no contrast of the CT changes."""
     shrink: Literal["soft", "none"] = "soft"
     """Shrinkage between the halves of the BRB."""
     brb_levels: int = 1
@@ -180,17 +184,25 @@ class ATLFConfig:
     """ATLF-Net. The defaults are the preset ``faithful``."""
 
     use_fusion: bool = True
-    """Compute the fused image; False needs adain none, and aux_concat none (MR alone) or ct."""
+    """Compute the fused image; False needs adain none, and aux_concat without it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    use_ct: bool = True
+    """False: the CT is taken as zero, which is the same network without it."""
 
     def __post_init__(self) -> None:
         r = self.reconstruction
-        if not self.use_fusion and (r.adain != "none" or r.aux_concat not in ("none", "ct")):
+        if not self.use_fusion and (r.adain != "none" or "fused" in r.aux_concat):
             raise ValueError(
                 f"use_fusion is off but phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "
-                "set adain to none and aux_concat to none or ct, or use_fusion on"
+                "set adain to none and aux_concat to none, ct, guide or ct+guide, or use_fusion on"
             )
+
+    @property
+    def sees_ct(self) -> bool:
+        """Say whether the CT reaches the image."""
+        r = self.reconstruction
+        return self.use_ct and (r.adain != "none" or r.aux_concat != "none")
 
     @property
     def multiple(self) -> int:
@@ -321,7 +333,7 @@ class Phase(nn.Module):
         if c.aux_concat != "none":  # the same as further channels of conv_D, with an initialisation of their own
             kernel_init = nn.initializers.zeros if c.neutral_start else xavier
             aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
-            f = f + aux(pixel_unshuffle(self._aux(measurement, fused), c.stride))
+            f = f + aux(pixel_unshuffle(self._aux(r, measurement, fused), c.stride))
 
         cost = jnp.zeros(x.shape[:1], f.dtype)
         if c.avat and self.styled:
@@ -357,11 +369,19 @@ class Phase(nn.Module):
         x = self._project(self._data_consistency(x, y, mask, maps))
         return x, jnp.square(e).mean((1, 2, 3)), cost
 
-    def _aux(self, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
+    def _aux(self, r: Array, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
         """Return what the phase sees beside its image, as channels."""
-        parts = self.config.aux_concat.split("+")
-        seen = [fused[..., None] if part == "fused" else ct_channels(measurement.ct) for part in parts]
-        return jnp.concatenate(seen, axis=-1)
+
+        def channels(part: str) -> Array:
+            if part == "fused":
+                return fused[..., None]
+            if part == "ct":
+                return ct_channels(measurement.ct)
+            edges = edge_field(ct_picture(measurement.ct), GUIDE_EDGE)
+            guided = total_variation_gradient(r if self.config.complex else r.real, edges, smoothing=GUIDE_SMOOTHING)
+            return to_channels(guided) if self.config.complex else guided[..., None]
+
+        return jnp.concatenate([channels(part) for part in self.config.aux_concat.split("+")], axis=-1)
 
     def _project(self, x: Complex[Array, "b h w"]) -> Complex[Array, "b h w"]:
         return x if self.config.complex else x.real.astype(x.dtype)
@@ -411,6 +431,8 @@ class ATLFNet(nn.Module):
     ) -> Reconstruction:
         """Reconstruct the image; ``mu_index`` picks the multiplier per example (None = the smallest)."""
         r = self.config.reconstruction
+        if not self.config.use_ct:
+            measurement = measurement._replace(ct=jnp.zeros_like(measurement.ct))
         x = adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
         fused, features = (
             self.fuse(measurement, deterministic=deterministic) if self.config.use_fusion else (None, None)

@@ -29,6 +29,11 @@ class BaselineConfig:
     """Two image channels (re, im); False = one real channel, with the real part taken after data consistency."""
 
     @property
+    def sees_ct(self) -> bool:
+        """Say whether the CT reaches the image."""
+        return self.use_ct
+
+    @property
     def channels(self) -> int:
         """Return the number of image channels."""
         return 2 if self.complex else 1

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.ops import ct_picture
+from atlf_jax.ops.differences import edge_field
 from atlf_jax.solvers.cg_sense import cg_sense
 from atlf_jax.solvers.l1_wavelet import l1_wavelet
-from atlf_jax.solvers.total_variation import edge_field, guided_total_variation, total_variation
+from atlf_jax.solvers.total_variation import guided_total_variation, total_variation
 
 __all__ = ["SOLVERS", "cg_sense", "edge_field", "guided_total_variation", "l1_wavelet", "total_variation"]
 

@@ -427,3 +427,41 @@ def test_every_stage_takes_a_ct_of_several_windows(stage, share):
     outcome = jax.eval_shape(run, variables, batch)
     assert all(term.shape == (2,) for term in outcome.terms.values())
     assert all(picture.shape == image.shape for picture in outcome.pictures.values())
+
+
+@pytest.mark.parametrize("aux", ["guide", "ct+guide"])
+@pytest.mark.parametrize("complex", [True, False])
+def test_the_guide_brings_the_ct_unless_it_is_not_used(aux, complex):
+    measurement, _ = measure()
+    other = measurement._replace(ct=1 - measurement.ct**2)
+    config = dataclasses.replace(
+        small(phases=1, avat=False, adain="none", aux_concat=aux, complex=complex), use_fusion=False
+    )
+    outputs = {}
+    for use_ct in (True, False):
+        model = build(dataclasses.replace(config, use_ct=use_ct))
+        variables = random_variables(model, measurement)
+        outputs[use_ct] = [jax.jit(model.apply)(variables, m).image for m in (measurement, other)]
+    assert config.sees_ct and not model.config.sees_ct
+    assert np.abs(outputs[True][0] - outputs[True][1]).max() > 1e-4
+    np.testing.assert_array_equal(*outputs[False])
+
+
+def test_the_guide_does_not_see_the_contrast_of_the_ct():
+    measurement, _ = measure()
+    config = dataclasses.replace(small(phases=1, avat=False, adain="none", aux_concat="guide"), use_fusion=False)
+    model = build(config)
+    variables = random_variables(model, measurement)
+    run = jax.jit(model.apply)
+    inverted = run(variables, measurement._replace(ct=1 - measurement.ct)).image
+    np.testing.assert_allclose(inverted, run(variables, measurement).image, atol=1e-5)
+
+
+def test_a_shared_encoder_is_one_encoder_for_both():
+    measurement, _ = measure()
+    one, two = (build(replace(small(phases=1), fusion={"share_encoder": share})) for share in (True, False))
+    variables = random_variables(one, measurement)
+    fusion = variables["params"]["fusion"]
+    copied = {"params": variables["params"] | {"fusion": fusion | {"encoder_ct": fusion["encoder"]}}}
+    fused = jax.jit(one.apply)(variables, measurement).fused
+    np.testing.assert_allclose(fused, jax.jit(two.apply)(copied, measurement).fused, atol=1e-5)
