@@ -146,6 +146,8 @@ def _status(name: str) -> float:
 def give_back() -> None:
     """Return freed memory to the system, so that a sleeping contestant leaves it to the others."""
     gc.collect()
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -178,6 +180,8 @@ def main() -> None:
             give_back()
         elif request["command"] == "peak":
             answer(peak_memory(runner))
+        elif request["command"] == "device_memory":
+            answer(runner.device_memory())
         elif request["command"] == "reference":
             runner.save_reference(Path(request["path"]))
             give_back()

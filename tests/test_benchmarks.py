@@ -1,6 +1,7 @@
 """The benchmarks' command lines, arithmetic and tables; the PyTorch peer against the network where torch is at hand."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.models import build
-from benchmarks import compare, scaling, solvers, startup
+from benchmarks import accelerator, compare, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
@@ -22,7 +23,7 @@ from benchmarks.worker import Failed, Worker
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["compare", "scaling", "solvers", "startup"])
+@pytest.mark.parametrize("name", ["accelerator", "compare", "scaling", "solvers", "startup"])
 def test_help(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -39,6 +40,7 @@ def test_command_lines():
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
+        (accelerator, ["--out=x", "--batches", "0"], "at least 1"),
         (compare, [], "--out"),
         (compare, ["--out=x", "--rounds=-1"], "rounds"),
         (compare, ["--out=x", "--presets=none"], "invalid choice"),
@@ -106,6 +108,39 @@ def test_ratios_are_taken_within_rounds(tmp_path):
     assert "ours-remat: time 1.00 of torch, memory 0.75 of torch, what steps add to it 0.50 of torch" in text
     assert "Failed" in text and "1.5 cores" in text
     assert (tmp_path / "table.md").read_text() == text
+
+
+def test_utilisation_is_of_the_rates_of_the_same_card():
+    entry = {"turns": [[0.5, 0.5]], "bytes": 1e12, "program_bytes": 2**30, "compile_seconds": 3.0}
+    entries = {"float32": entry, "bfloat16": entry, "torch-cuda": {"turns": [[1.0]]}}
+    entries["float32-remat"] = {"failed": "out of memory"}
+    case = Case("faithful", "training", 256, 4)
+    cell = {"case": case._asdict(), "flops": 2e12, "contestants": entries, "operations": {}}
+    rates = {"float32": 8e12, "bfloat16": 16e12, "copy": 4e12}
+    ours, half, torch, failed = accelerator.rows_of(cell, rates)
+    assert ours["images/s"] == 8 and ours["mfu %"] == 50 and ours["roofline %"] == 50 and ours["program GiB"] == 1
+    assert half["mfu %"] == 25 and half["roofline %"] == 50
+    assert torch["mfu %"] == 25 and torch["roofline %"] is None
+    assert failed["ms"] is None and failed["note"] == "out of memory"
+
+
+@pytest.mark.slow
+def test_the_accelerator_benchmark_runs_on_a_cpu(tmp_path, capsys):
+    small = ["--size=32", "--batches", "1", "--rounds=1", "--preset=istanet_plus", "--trace"]
+    accelerator.main([f"--out={tmp_path}", *small])
+    results = json.loads((tmp_path / "results.json").read_text())
+    table = (tmp_path / "table.md").read_text()
+    assert capsys.readouterr().out.endswith(table + "\n")
+    inference, training = results["cells"]
+    assert list(inference["contestants"]) == ["float32", "bfloat16"]
+    assert list(training["contestants"]) == ["float32", "bfloat16", "float32-remat", "bfloat16-remat"]
+    for cell in results["cells"]:
+        for entry in cell["contestants"].values():
+            assert len(entry["turns"][0]) == 3 and min(entry["bytes"], entry["program_bytes"], cell["flops"]) > 0
+        assert all(found[0]["ms"] > 0 for found in cell["operations"].values())
+    assert results["card"]["copy"] > 0 and "one step" in table
+    accelerator.main([f"--out={tmp_path}", *small, "--minutes=0"])
+    assert "no time left" in (tmp_path / "table.md").read_text()
 
 
 def test_solvers_are_compared_within_rounds():
@@ -201,6 +236,21 @@ def test_the_peer_is_the_same_network(preset, channels_last, folded, x64):
     np.testing.assert_allclose(ours.detach().numpy(), image, atol=1e-10)
     errors = gradient_errors(net, gradient)
     assert all(errors[name] <= DOUBLE[name] for name in errors)
+
+
+@pytest.mark.parity
+def test_the_peers_two_formulations_of_attention_agree():
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import torch_atlf
+
+    b, g, d, h, w, m = 2, 3, 4, 6, 5, 7
+    shapes = [(b, g, d, h, w), (b, g, d, m), (b, g, d, m), *((b, g, n, m) for n in (h, h + w - 1, w, h + w - 1))]
+    q, k, v, *bias = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes)
+    by_rows = torch_atlf._attend(q, k, v, bias, 12)
+    at_once = torch_atlf._attend_at_once(q.flatten(3).mT, k.mT, v.mT, *bias).permute(0, 1, 3, 2).reshape(b, -1, h, w)
+    torch.testing.assert_close(by_rows, at_once)
+    gradients = [torch.autograd.grad(y.sin().sum(), (q, k, v, *bias)) for y in (by_rows, at_once)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parity

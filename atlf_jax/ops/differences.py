@@ -64,6 +64,7 @@ def across_edges(field: Inexact[Array, "*b 2 h w"], edges: Float[Array, "*b 2 h 
         field: q, ``[*b, 2, h, w]``.
         edges: xi, of ``edge_field``; its sign does not matter.
     """
+    edges = edges.astype(field.dtype)
     return field - edges * jnp.sum(edges * field, axis=-3, keepdims=True)
 
 
@@ -87,4 +88,4 @@ def total_variation_gradient(
     """
     field = across_edges(differences(image), edges)
     length = jnp.sqrt(jnp.sum(field.real**2 + field.imag**2, axis=-3, keepdims=True) + smoothing**2)
-    return differences_adjoint(across_edges(field / length, edges))
+    return differences_adjoint(across_edges(field / length.astype(field.dtype), edges))

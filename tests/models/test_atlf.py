@@ -1,5 +1,6 @@
 """ATLF-Net as a whole: parameter counts, no leakage, data consistency, and an effect of every switch."""
 
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -458,10 +459,20 @@ def test_the_guide_does_not_see_the_contrast_of_the_ct():
 
 
 def test_a_shared_encoder_is_one_encoder_for_both():
+    """CT and MR go through it one after the other in a loop; the gradient is that of the two at once."""
     measurement, _ = measure()
     one, two = (build(replace(small(phases=1), fusion={"share_encoder": share})) for share in (True, False))
     variables = random_variables(one, measurement)
+
+    def loss(fusion, model):
+        fused, _ = model.apply({"params": variables["params"] | {"fusion": fusion}}, measurement, method="fuse")
+        return jnp.square(fused).sum()
+
     fusion = variables["params"]["fusion"]
-    copied = {"params": variables["params"] | {"fusion": fusion | {"encoder_ct": fusion["encoder"]}}}
-    fused = jax.jit(one.apply)(variables, measurement).fused
-    np.testing.assert_allclose(fused, jax.jit(two.apply)(copied, measurement).fused, atol=1e-5)
+    value = jax.jit(loss, static_argnums=1)(fusion, one)
+    same, found = jax.jit(jax.value_and_grad(loss), static_argnums=1)(fusion, one)
+    want, parts = jax.jit(jax.value_and_grad(loss), static_argnums=1)(fusion | {"encoder_ct": fusion["encoder"]}, two)
+    np.testing.assert_allclose([value, same], want, rtol=1e-5)
+    parts["encoder"] = jax.tree.map(jnp.add, parts["encoder"], parts.pop("encoder_ct"))
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), found, parts)
