@@ -23,7 +23,7 @@ lint: .venv/ready
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found: install one, or name it with make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet uv
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --editable '.[test]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --editable '.[test]'
 	@touch $@
 
 clean:

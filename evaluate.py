@@ -183,6 +183,14 @@ def choose_data(arguments: Arguments, runs: dict[str, Config]) -> DataConfig:
         if not hasattr(settings, "root"):
             raise ValueError(f"--data-root is given, but the {data.dataset} dataset is not read from a folder")
         data = dataclasses.replace(data, **{data.dataset: dataclasses.replace(settings, root=arguments.data_root)})
+    for name, config in runs.items():
+        there, here = config.data.ct_windows, data.ct_windows
+        if there != here and max(len(there), len(here)) > 1:
+            seen = [", ".join(windows) or "the dataset's own" for windows in (there, here)]
+            raise ValueError(
+                f"{name} was trained with the CT windows {seen[0]}, and the CT is read through {seen[1]} here; score "
+                "it in a separate run, on data of Hounsfield units"
+            )
     return data
 
 

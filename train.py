@@ -12,17 +12,21 @@ def main() -> None:
     """Parse, build, fit."""
     from atlf_jax.config import parse, to_dict  # imported here: loader processes import this file too
     from atlf_jax.data import open_source
+    from atlf_jax.data.manifest import PAIRING_WORDS
     from atlf_jax.models import build
     from atlf_jax.training import fit
 
     config, workdir = parse(description="Train a network; go on where the run in the folder was left.")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
     try:
+        sources = [open_source(config.data, split) for split in (config.data.train_split, config.data.valid_split)]
+        for words in dict.fromkeys(PAIRING_WORDS.get(getattr(source, "pairing", "")) for source in sources):
+            if words:
+                print(words, flush=True)
         fit(
             config.train,
             build(config.model),
-            open_source(config.data, config.data.train_split),
-            open_source(config.data, config.data.valid_split),
+            *sources,
             mask=(config.mask, *config.more_masks),
             augment=config.augment,
             acquisition=config.data.acquisition,

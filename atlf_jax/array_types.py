@@ -10,6 +10,7 @@ Axis letters, the same in annotations, shape comments and einsum strings:
     g  groups or heads
     n  queries (pixels) of an attention
     m  keys (sampled points) of an attention
+    k  windows of the CT, where there are several
 
 Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, w]``; feature maps are
 ``[b, h, w, f]``. Only negative axes are named, so leading batch axes are free.
@@ -36,7 +37,7 @@ class Measurement(NamedTuple):
 
     kspace: Complex[Array, "b *c h w"]  # measured samples, complex64
     mask: Bool[Array, "b #h w"]  # True = acquired; [b, 1, w] for line masks
-    ct: Float[Array, "b h w"]  # windowed to [0, 1], on the MR grid; zeros where there is no CT
+    ct: Float[Array, "b *k h w"]  # windowed to [0, 1], on the MR grid; zeros where there is no CT
     coil_maps: Complex[Array, "b c h w"] | None = None
 
 

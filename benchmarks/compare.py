@@ -49,6 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sizes", nargs="+", type=int, default=[256], help="height and width in pixels")
     add("--batches", nargs="+", type=int, default=[1, 4])
     add("--peers", nargs="+", default=list(PEERS[:3]), choices=PEERS)
+    add("--remat", action="store_true", help="in training, let ours take a turn too that recomputes: ours-remat")
     add("--rounds", type=int, default=7, help="turns of every contestant; 0 = check parity only")
     add("--steps", type=int, default=2, help="timed steps a turn")
     add("--no-memory", action="store_true", help="leave out the fresh processes that measure peak memory")
@@ -78,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     todo = [(case, True) for case in checks] + [(case, False) for case in cases if arguments.rounds]
     peers = dict.fromkeys(arguments.presets, arguments.peers)
     for case, check_only in todo:
-        cell = compare(case, peers[case.preset], arguments, out, results["versions"], check_only=check_only)
+        others = peers[case.preset]
+        if arguments.remat and case.task == "training" and not check_only:
+            others = ["ours-remat", *others]
+        cell = compare(case, others, arguments, out, results["versions"], check_only=check_only)
         if check_only:  # who is another network is not timed
             peers[case.preset] = [name for name in cell["contestants"] if name != "ours" and _well(cell, name)]
         elif not arguments.no_memory:
@@ -116,7 +120,7 @@ def compare(
         for contestant in ("ours", *peers):
             print(f"{case}: {contestant} starts", flush=True)
             try:
-                options = {"double": check_only} | ({} if contestant == "ours" else _peer_options(case, out))
+                options = {"double": check_only} | _options(contestant, case, out)
                 worker = stack.enter_context(Worker(contestant, case, _log(out, case, contestant), **options))
                 if contestant == "ours":
                     worker.ask("reference", path=str(_reference(out, case)))
@@ -153,17 +157,19 @@ def _turns(peers: Sequence[str]) -> list[str]:
 
 def measure_memory(contestant: str, case: Case, out: Path) -> dict[str, Any]:
     """Return peak memory and compile time of a contestant in a fresh process."""
-    options = {} if contestant == "ours" else _peer_options(case, out)
     try:
-        with Worker(contestant, case, _log(out, case, f"{contestant}-memory"), **options) as worker:
+        log = _log(out, case, f"{contestant}-memory")
+        with Worker(contestant, case, log, **_options(contestant, case, out)) as worker:
             return {"memory": worker.ask("peak"), "compile_seconds": worker.ready["compile_seconds"]}
     except Failed as failure:
         return {"memory_failed": str(failure)}
 
 
-def _peer_options(case: Case, out: Path) -> dict[str, Any]:
+def _options(contestant: str, case: Case, out: Path) -> dict[str, Any]:
     from atlf_jax.models import PRESETS
 
+    if contestant.startswith("ours"):
+        return {}
     return {"config": dataclasses.asdict(PRESETS[case.preset]()), "reference": str(_reference(out, case))}
 
 
@@ -183,7 +189,8 @@ def cell_rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
     for name, entry in contestants.items():
         row: dict[str, Any] = {"network": case.preset, "task": case.task, "size": case.size, "batch": case.batch}
         row |= {"contestant": name, "median s": None, "iqr s": None, "ours/it": None, "iqr": None}
-        row |= {"peak GiB": None, "ours/it mem": None, "compile s": entry.get("compile_seconds")}
+        row |= {"peak GiB": None, "ours/it mem": None, "adds GiB": None, "ours/it adds": None}
+        row["compile s"] = entry.get("compile_seconds")
         row["note"] = entry.get("failed") or entry.get("memory_failed") or ""
         theirs = _by_round(entry)
         if theirs:
@@ -192,9 +199,13 @@ def cell_rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
             ratios = [ours[number] / theirs[number] for number in theirs if number in ours]
             row["ours/it"], row["iqr"] = median_and_iqr(ratios)
         if "memory" in entry:
-            row["peak GiB"] = entry["memory"]["steps_gib"]
-            if name != "ours" and "memory" in contestants["ours"]:
-                row["ours/it mem"] = contestants["ours"]["memory"]["steps_gib"] / row["peak GiB"]
+            for column, ratio, key in (
+                ("peak GiB", "ours/it mem", "steps_gib"),
+                ("adds GiB", "ours/it adds", "added_gib"),
+            ):
+                row[column] = entry["memory"][key]
+                if name != "ours" and "memory" in contestants["ours"]:
+                    row[ratio] = contestants["ours"]["memory"][key] / row[column]
         rows.append(row)
     return rows
 
@@ -208,19 +219,22 @@ def _by_round(entry: dict[str, Any]) -> dict[int, float]:
 
 
 def best_peer(rows: Sequence[dict[str, Any]]) -> str:
-    """Say in a line how ours does against the fastest peer, and against the leanest."""
-    timed = [row for row in rows[1:] if row["ours/it"] is not None]
-    weighed = [row for row in rows[1:] if row["ours/it mem"] is not None]
+    """Say in a line how each of ours does against the fastest peer, and against the leanest in either way."""
+    peers = [row for row in rows[1:] if not row["contestant"].startswith("ours")]
     first = rows[0]
-    line = f"- {first['network']}, {first['task']}, {first['size']}x{first['size']}, batch {first['batch']}: "
-    if not timed:
-        return line + "nothing to compare with"
-    fastest = max(timed, key=lambda row: row["ours/it"])
-    line += f"time {fastest['ours/it']:.2f} of {fastest['contestant']}"
-    if weighed:
-        leanest = max(weighed, key=lambda row: row["ours/it mem"])
-        line += f", memory {leanest['ours/it mem']:.2f} of {leanest['contestant']}"
-    return line
+    case = f"- {first['network']}, {first['task']}, {first['size']}x{first['size']}, batch {first['batch']}: "
+    told = {"ours/it": "time", "ours/it mem": "memory", "ours/it adds": "what steps add to it"}
+    lines = []
+    for ours in (row for row in rows if row["contestant"].startswith("ours")):
+        said = []
+        for ratio, what in told.items():
+            known = [row for row in peers if row[ratio] is not None]
+            mine = 1.0 if ours is first else ours[ratio]
+            if known and mine:
+                best = max(known, key=lambda row, ratio=ratio: row[ratio])
+                said.append(f"{what} {best[ratio] / mine:.2f} of {best['contestant']}")
+        lines.append(f"{case}{ours['contestant']}: {', '.join(said) or 'nothing to compare with'}")
+    return "\n".join(lines)
 
 
 def report(results: dict[str, Any], out: Path) -> str:

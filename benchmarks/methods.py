@@ -118,10 +118,10 @@ def total_steps(config: Config) -> int:
     return sum(stage.steps for stage in (train.autoencode, train.fusion, train.reconstruction, train.joint))
 
 
-def train(name: str, run: Path) -> None:
-    """Train a method by the ordinary command on one core, so that seconds compare."""
+def train(name: str, run: Path, *options: str) -> None:
+    """Train a method by the ordinary command on one core, so that seconds compare; ``options`` are its own."""
     flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-    command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}"]
+    command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}", *options]
     subprocess.run(command, check=True, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
 
 
@@ -134,9 +134,7 @@ def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bo
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     cost = {"parameters": parameters, "training s": training_seconds(out / name), "steps": total_steps(settings)}
     model = settings.model
-    sees_ct = getattr(model, "use_ct", False) or getattr(model, "use_fusion", False)
-    sees_ct = sees_ct or getattr(getattr(model, "reconstruction", None), "aux_concat", "none") != "none"
-    return jax.tree_util.Partial(build(model).apply, variables), cost, sees_ct
+    return jax.tree_util.Partial(build(model).apply, variables), cost, model.sees_ct
 
 
 def training_seconds(run: Path) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, build
+from atlf_jax.models.atlf import DType
 from atlf_jax.ops import adjoint
 from benchmarks.case import LEARNING_RATE, SYMMETRY_WEIGHT, Case, make_inputs
 
@@ -19,10 +20,15 @@ __all__ = ["Ours", "configure", "draw_parameters"]
 ADAM_B1 = 0.9
 
 
-def configure(preset: str, changes: dict[str, Any] | None = None) -> ATLFConfig:
-    """Return a preset with other fields of its reconstruction process."""
+def configure(
+    preset: str, changes: dict[str, Any] | None = None, *, remat: bool = False, dtype: DType = "float32"
+) -> ATLFConfig:
+    """Return a preset with other fields of its reconstruction process; ``remat`` recomputes in both processes."""
     config = PRESETS[preset]()
-    return dataclasses.replace(config, reconstruction=dataclasses.replace(config.reconstruction, **changes or {}))
+    reconstruction = dataclasses.replace(config.reconstruction, remat=remat, **changes or {})
+    return dataclasses.replace(
+        config, fusion=dataclasses.replace(config.fusion, remat=remat), reconstruction=reconstruction, dtype=dtype
+    )
 
 
 def draw_parameters(model: Any, measurement: Measurement, *, seed: int = 1) -> dict[str, Any]:
@@ -56,17 +62,26 @@ class Ours:
         changes: other fields of the reconstruction process, for scaling laws.
         part: "whole", or "reconstruction" alone with a given fused image.
         double: compute in float64, for the check of peers.
+        remat: recompute blocks and phases in the backward pass: less memory.
+        dtype: of the features.
     """
 
     def __init__(
-        self, case: Case, *, changes: dict[str, Any] | None = None, part: str = "whole", double: bool = False
+        self,
+        case: Case,
+        *,
+        changes: dict[str, Any] | None = None,
+        part: str = "whole",
+        double: bool = False,
+        remat: bool = False,
+        dtype: DType = "float32",
     ) -> None:
         import optax  # the start-up figures import this file and count no optimiser
 
         if double:
             jax.config.update("jax_enable_x64", True)
         self.case, self.part = case, part
-        self.model = build(configure(case.preset, changes))
+        self.model = build(configure(case.preset, changes, remat=remat, dtype=dtype))
         inputs = make_inputs(case.size, case.batch, double=double)
         self.measurement = Measurement(*(jnp.asarray(array) for array in (inputs.kspace, inputs.mask, inputs.ct)))
         self.target, self.mu = jnp.asarray(inputs.target), jnp.asarray(inputs.mu)
@@ -75,14 +90,17 @@ class Ours:
         self.optimiser = optax.adam(LEARNING_RATE, b1=ADAM_B1)
         self.state = self.optimiser.init(self.params)
         start = time.perf_counter()
-        if case.task == "inference":
+        self.program = self.lower().compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def lower(self) -> jax.stages.Lowered:
+        """Return the program before compilation, for the default device."""
+        if self.case.task == "inference":
             # only the image is returned: what the loss alone reads is not computed, on either side
             program = jax.jit(lambda params, measurement: self._apply(params, measurement, None)[0])
-            self.program = program.lower(self.params, self.measurement).compile()
-        else:
-            program = jax.jit(self._train, donate_argnums=(0, 1))
-            self.program = program.lower(self.params, self.state, self.measurement).compile()
-        self.compile_seconds = time.perf_counter() - start
+            return program.lower(self.params, self.measurement)
+        program = jax.jit(self._train, donate_argnums=(0, 1))
+        return program.lower(self.params, self.state, self.measurement)
 
     def step(self) -> None:
         """Run the program once."""

@@ -31,7 +31,7 @@ class Worker:
     """The parent's side: start a contestant, ask, and end it on leaving.
 
     Args:
-        contestant: "ours", or a row of ``VARIANTS``.
+        contestant: "ours", "ours-remat", or a row of ``VARIANTS``.
         case: what it runs.
         log: file for all that it prints.
         options: of the contestant's constructor.
@@ -99,10 +99,10 @@ class Worker:
 
 def make(contestant: str, case: Case, options: dict[str, Any]) -> Any:
     """Build a contestant; only its own framework is imported."""
-    if contestant == "ours":
+    if contestant.startswith("ours"):
         from benchmarks.ours import Ours
 
-        return Ours(case, **options)
+        return Ours(case, remat=contestant == "ours-remat", **options)
     from benchmarks.peers.torch_run import VARIANTS, TorchPeer
 
     return TorchPeer(case, **options, **VARIANTS[contestant])
@@ -119,28 +119,35 @@ def run_steps(runner: Any, count: int) -> list[float]:
 
 
 def peak_memory(runner: Any, steps: int = 2) -> dict[str, float]:
-    """Return the process's peak memory in GiB: of these steps alone, and ever (with imports and compilation).
+    """Return the process's peak memory in GiB: of these steps alone, what of it they add, and ever.
 
-    On Linux the peak is set back before the steps; elsewhere both are the same.
+    What they add is beyond the process at rest, with its libraries, program, parameters and inputs. On Linux the peak
+    is set back before the steps; elsewhere it is the peak ever, and at rest 0.
     """
     runner.step()
     give_back()
-    reset = Path("/proc/self/clear_refs")
+    reset, at_rest = Path("/proc/self/clear_refs"), 0.0
     if reset.exists():
         reset.write_text("5")
+        at_rest = _status("VmRSS")
     for _ in range(steps):
         runner.step()
     ever = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    status = Path("/proc/self/status")
-    of_steps = ever
-    if reset.exists() and status.exists():
-        of_steps = next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**20
-    return {"steps_gib": of_steps, "process_gib": ever}
+    of_steps = _status("VmHWM") if reset.exists() else ever
+    return {"steps_gib": of_steps, "added_gib": of_steps - at_rest, "process_gib": ever}
+
+
+def _status(name: str) -> float:
+    """Return a line of this process's status, in GiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 2**20
 
 
 def give_back() -> None:
     """Return freed memory to the system, so that a sleeping contestant leaves it to the others."""
     gc.collect()
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -173,6 +180,8 @@ def main() -> None:
             give_back()
         elif request["command"] == "peak":
             answer(peak_memory(runner))
+        elif request["command"] == "device_memory":
+            answer(runner.device_memory())
         elif request["command"] == "reference":
             runner.save_reference(Path(request["path"]))
             give_back()

@@ -7,8 +7,9 @@ with one DICOM series each; the CT may be empty. Then
     python train.py --config=configs/own_data_4x.py
     python evaluate.py --checkpoint=runs/own_data_4x --split=test
 
-Rigid suits heads; use affine or bspline for the body, and look at the numbers that the preparation prints: pairs of
-poor registration are left out. Where matrices differ, give all slices one size: ``--data.prepared.size 256 256``.
+Rigid suits heads; use affine or bspline for the body, and look at the numbers that the preparation prints and at the
+qc.html that it writes: pairs of poor registration are left out. Several CT windows at once: ``--data.prepared.window
+brain bone``. Where matrices differ, give all slices one size: ``--data.prepared.size 256 256``.
 Magnitude volumes have lost their phase; a smooth random one is simulated, in training and in evaluation alike.
 Tried for a few steps on cardiac MR of two contrasts, of which one stood in for the CT. Expected numbers: none yet.
 """

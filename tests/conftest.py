@@ -1,6 +1,12 @@
 """Test session: four fake CPU devices, strict rank promotion, no silent skipping of the real data."""
 
+import fcntl
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 # Most of a test's time is compilation: at optimisation level 0 the suite takes a third less.
 os.environ["XLA_FLAGS"] = (
@@ -10,6 +16,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,6 +37,49 @@ def data_dir():
     if not folder:
         pytest.skip("ATLF_DATA_DIR is not set: tests on real data need the folder that holds aanlib_ct_mri")
     return folder
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory) -> Path:
+    """Return a folder that all processes of this test session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def settings(together) -> dict[str, Any]:
+    """How to start a process: a person's environment, and a compilation cache that all tests share."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {
+        "JAX_COMPILATION_CACHE_DIR": str(together / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of the time
+        "JAX_PLATFORMS": "cpu",
+    }
+    return {"cwd": ROOT, "env": environment, "text": True}
+
+
+@pytest.fixture(scope="session")
+def program(settings) -> Callable[..., subprocess.CompletedProcess]:
+    """Return what runs a program as a person does: ``program("train.py", "--help")``."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *arguments], **settings, capture_output=True, timeout=900)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smoke(together, program) -> Path:
+    """Train the smoke experiment through all its stages, once for all tests and processes, and return its folder."""
+    workdir = together / "smoke"
+    with (together / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not workdir.exists():
+            done = program("-W", "error", "train.py", "--config=configs/phantom_smoke.py", f"--workdir={workdir}")
+            assert done.returncode == 0 and done.stderr == "", done.stderr
+            (workdir / "said.txt").write_text(done.stdout)
+    return workdir
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """The benchmarks' command lines, arithmetic and tables; the PyTorch peer against the network where torch is at hand."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement
+from atlf_jax.evaluation.scoring import Score
 from atlf_jax.models import build
-from benchmarks import compare, scaling, solvers, startup
+from benchmarks import accelerator, compare, cross_validation, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
@@ -22,7 +24,7 @@ from benchmarks.worker import Failed, Worker
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["compare", "scaling", "solvers", "startup"])
+@pytest.mark.parametrize("name", ["accelerator", "compare", "cross_validation", "scaling", "solvers", "startup"])
 def test_help(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -39,6 +41,7 @@ def test_command_lines():
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
+        (accelerator, ["--out=x", "--batches", "0"], "at least 1"),
         (compare, [], "--out"),
         (compare, ["--out=x", "--rounds=-1"], "rounds"),
         (compare, ["--out=x", "--presets=none"], "invalid choice"),
@@ -89,24 +92,73 @@ def cell():
         "torch": {"turns": [{"round": r, "seconds": [2.0 + 2 * r]} for r in (0, 1)], "parity": {"image": 1e-6}},
         "torch-compile": {"failed": "torch-compile: killed"},
     }
-    entries["ours"]["memory"] = {"steps_gib": 3.0, "process_gib": 4.0}
-    entries["torch"]["memory"] = {"steps_gib": 2.0, "process_gib": 2.0}
+    entries["ours-remat"] = {"turns": [{"round": r, "seconds": [2.0 + 2 * r]} for r in (0, 1)]}
+    entries["ours"]["memory"] = {"steps_gib": 3.0, "added_gib": 2.0, "process_gib": 4.0}
+    entries["torch"]["memory"] = {"steps_gib": 2.0, "added_gib": 1.0, "process_gib": 2.0}
+    entries["ours-remat"]["memory"] = {"steps_gib": 1.5, "added_gib": 0.5, "process_gib": 2.0}
     return {"case": Case("faithful", "inference", 256, 1)._asdict(), "busy_cores": 1.5, "contestants": entries}
 
 
 def test_ratios_are_taken_within_rounds(tmp_path):
-    ours, torch, failed = compare.cell_rows(cell())
+    ours, torch, failed, _ = compare.cell_rows(cell())
     assert ours["ours/it"] is None and ours["median s"] == 1.5
-    assert torch["ours/it"] == 0.5 and torch["iqr"] == 0 and torch["ours/it mem"] == 1.5
+    assert torch["ours/it"] == 0.5 and torch["iqr"] == 0 and torch["ours/it mem"] == 1.5 and torch["ours/it adds"] == 2
     assert failed["median s"] is None and "killed" in failed["note"]
     text = compare.report({"machine": machine(), "versions": {"jax": "1"}, "cells": [cell()]}, tmp_path)
-    assert "time 0.50 of torch, memory 1.50 of torch" in text and "Failed" in text and "1.5 cores" in text
+    assert "ours: time 0.50 of torch, memory 1.50 of torch, what steps add to it 2.00 of torch" in text
+    assert "ours-remat: time 1.00 of torch, memory 0.75 of torch, what steps add to it 0.50 of torch" in text
+    assert "Failed" in text and "1.5 cores" in text
     assert (tmp_path / "table.md").read_text() == text
+
+
+def test_utilisation_is_of_the_rates_of_the_same_card():
+    entry = {"turns": [[0.5, 0.5]], "bytes": 1e12, "program_bytes": 2**30, "compile_seconds": 3.0}
+    entries = {"float32": entry, "bfloat16": entry, "torch-cuda": {"turns": [[1.0]]}}
+    entries["float32-remat"] = {"failed": "out of memory"}
+    case = Case("faithful", "training", 256, 4)
+    cell = {"case": case._asdict(), "flops": 2e12, "contestants": entries, "operations": {}}
+    rates = {"float32": 8e12, "bfloat16": 16e12, "copy": 4e12}
+    ours, half, torch, failed = accelerator.rows_of(cell, rates)
+    assert ours["images/s"] == 8 and ours["mfu %"] == 50 and ours["roofline %"] == 50 and ours["program GiB"] == 1
+    assert half["mfu %"] == 25 and half["roofline %"] == 50
+    assert torch["mfu %"] == 25 and torch["roofline %"] is None
+    assert failed["ms"] is None and failed["note"] == "out of memory"
+
+
+@pytest.mark.slow
+def test_the_accelerator_benchmark_runs_on_a_cpu(tmp_path, capsys):
+    small = ["--size=32", "--batches", "1", "--rounds=1", "--preset=istanet_plus", "--trace"]
+    accelerator.main([f"--out={tmp_path}", *small])
+    results = json.loads((tmp_path / "results.json").read_text())
+    table = (tmp_path / "table.md").read_text()
+    assert capsys.readouterr().out.endswith(table + "\n")
+    inference, training = results["cells"]
+    assert list(inference["contestants"]) == ["float32", "bfloat16"]
+    assert list(training["contestants"]) == ["float32", "bfloat16", "float32-remat", "bfloat16-remat"]
+    for cell in results["cells"]:
+        for entry in cell["contestants"].values():
+            assert len(entry["turns"][0]) == 3 and min(entry["bytes"], entry["program_bytes"], cell["flops"]) > 0
+        assert all(found[0]["ms"] > 0 for found in cell["operations"].values())
+    assert results["card"]["copy"] > 0 and "one step" in table
+    accelerator.main([f"--out={tmp_path}", *small, "--minutes=0"])
+    assert "no time left" in (tmp_path / "table.md").read_text()
 
 
 def test_solvers_are_compared_within_rounds():
     ours, sigpy = solvers.rows_of({"coils": 1}, {"ours": [1.0, 2.0], "sigpy": [4.0, 8.0]}, {"ours": 1.0, "sigpy": 2.0})
     assert ours["ours/it"] is None and sigpy["ours/it"] == 0.25 and sigpy["objective"] == 2.0
+
+
+def test_what_the_ct_brings_is_told_by_subject_and_slice():
+    def score(method, subject, slice, psnr):
+        return Score("m", method, subject, f"{subject}00{slice}", 0, 4.0, 4.0, 0.3, "", True, 0.1, {"psnr": psnr})
+
+    rows = [score("a", s, k, 30.0 + k) for s in ("1", "2") for k in (0, 1)]
+    rows += [score("b", "1", k, 29.0 + k) for k in (0, 1)] + [score("b", "2", k, 30.5 + k) for k in (0, 1)]
+    rows += [score("a, CT zero", s, k, 28.0 + k) for s in ("1", "2") for k in (0, 1)]
+    plain, zero = cross_validation.rows_of(rows, "a", "b")
+    assert plain["gain"] == 0.25 and plain["by subject"] == "1: +1.00, 2: -0.50" and plain["better slices"] == "2 of 4"
+    assert zero["against"] == "a, CT zero" and zero["gain"] == 2 and zero["p, slices"] == 0.125
 
 
 def test_ours_goes_before_every_peer():
@@ -197,6 +249,21 @@ def test_the_peer_is_the_same_network(preset, channels_last, folded, x64):
     np.testing.assert_allclose(ours.detach().numpy(), image, atol=1e-10)
     errors = gradient_errors(net, gradient)
     assert all(errors[name] <= DOUBLE[name] for name in errors)
+
+
+@pytest.mark.parity
+def test_the_peers_two_formulations_of_attention_agree():
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import torch_atlf
+
+    b, g, d, h, w, m = 2, 3, 4, 6, 5, 7
+    shapes = [(b, g, d, h, w), (b, g, d, m), (b, g, d, m), *((b, g, n, m) for n in (h, h + w - 1, w, h + w - 1))]
+    q, k, v, *bias = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes)
+    by_rows = torch_atlf._attend(q, k, v, bias, 12)
+    at_once = torch_atlf._attend_at_once(q.flatten(3).mT, k.mT, v.mT, *bias).permute(0, 1, 3, 2).reshape(b, -1, h, w)
+    torch.testing.assert_close(by_rows, at_once)
+    gradients = [torch.autograd.grad(y.sin().sum(), (q, k, v, *bias)) for y in (by_rows, at_once)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parity

@@ -50,6 +50,16 @@ def test_further_masks_survive_json() -> None:
         from_dict(Config, {"more_masks": [{"knd": "radial"}]})
 
 
+def test_several_ct_windows_are_told_by_the_command_line_and_survive_json() -> None:
+    config, _ = parse([f"--config={SMOKE}", "--data.phantom.ct_window", "brain", "bone", "--data.workers=0"])
+    assert config.data.phantom.ct_window == config.data.ct_windows == ("brain", "bone")
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    config, _ = parse([f"--config={SMOKE}", "--data.phantom.ct_window=bone", "--data.prepared.window=wide"])
+    assert config.data.phantom.ct_window == "bone" and config.data.ct_windows == ("bone",)
+    assert dataclasses.replace(config.data, dataset="prepared").ct_windows == ("wide",)
+    assert dataclasses.replace(config.data, dataset="aanlib").ct_windows == ()
+
+
 def test_the_file_s_values_are_the_defaults() -> None:
     config, workdir = parse([f"--config={SMOKE}"])
     assert config == load_config(SMOKE)

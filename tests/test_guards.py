@@ -126,7 +126,7 @@ def test_what_a_configuration_trains():
         data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=64, contrast="t1")), mask=MaskConfig("radial")
     )
     trained = guards.trained_for(config)
-    assert trained == guards.TrainedFor((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0)
+    assert trained == guards.TrainedFor((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0, ("brain",))
     cropped = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=(32, 0)))
     assert guards.trained_for(cropped).sizes == ((64, 64), (32, 64))
     unknown = dataclasses.replace(config, data=DataConfig(dataset="prepared"))
@@ -147,6 +147,15 @@ def test_other_data():
     assert guards.other_data(trained, DataConfig(dataset="fastmri")) == [
         "the dataset fastmri was never trained, phantom was"
     ]
+
+
+def test_other_windows():
+    trained = TRAINED._replace(windows=("brain", "bone"))
+    for windows in (("brain", "bone"), ("none",)):
+        assert guards.other_windows(trained, windows) == []
+    assert guards.other_windows(TRAINED._replace(windows=()), ("wide",)) == []
+    words = ["CT windows bone, brain were never trained, brain, bone were"]
+    assert guards.other_windows(trained, ("bone", "brain")) == words
 
 
 def test_foreign_scans():
@@ -177,6 +186,11 @@ def test_the_command_records_warnings(tmp_path, monkeypatch, capsys):
     told = json.loads((tmp_path / "out.json").read_text())["warnings"]
     assert [text[:20] for text in told] == ["a matrix of 128x128 ", "CT and MR do not mat"]
     said = capsys.readouterr().err
+    monkeypatch.setattr(
+        command, "_model", lambda _: (Network(plain, TRAINED._replace(windows=("wide",))), network(0)[1])
+    )
+    command.main([str(tmp_path / "k.npy"), str(tmp_path / "b.h5"), *flags, "--ct.window", "brain", "--dry_run"])
+    assert "warning CT windows brain were never trained, wide were" in capsys.readouterr().err
     assert all(said.count(f"warning {text}") == 1 for text in told)
 
 

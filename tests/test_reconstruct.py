@@ -1,5 +1,7 @@
 """The numpy entry: shapes, units and errors."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.models.any_size import for_any_size
-from atlf_jax.reconstruct.arrays import calibration_sides
+from atlf_jax.reconstruct.arrays import Network, calibration_sides
+from atlf_jax.reconstruct.guards import TrainedFor
 
 
 def sample(slices=3, h=12, w=16):
@@ -38,6 +41,31 @@ def test_the_model_sees_scaled_data_and_the_result_is_scaled_back():
     np.testing.assert_allclose(out, image, atol=40 * 1e-6)
     assert len(seen) == 3 and float(jnp.abs(atlf.ifft2c(seen[1].kspace)).max()) == pytest.approx(1, abs=1e-5)
     assert float(seen[0].ct.mean()) == 0.25
+
+
+def test_a_ct_of_several_windows():
+    _, kspace = sample()
+    seen = []
+
+    def apply(measurement):
+        seen.append(measurement.ct)
+        return Reconstruction(atlf.adjoint(measurement.kspace, measurement.mask))
+
+    two = Network(apply, TrainedFor((atlf.MaskConfig(),), windows=("brain", "bone")))
+    full, ct = np.ones(16, bool), np.random.default_rng(0).random((3, 2, 12, 16), np.float32)
+    with warnings.catch_warnings(action="ignore", category=atlf.GuardWarning):
+        atlf.reconstruct(kspace, full, ct=ct, model=two, batch_size=3)
+        atlf.reconstruct(kspace[1], full, ct=ct[1], model=two)
+        atlf.reconstruct(kspace[0], full, model=two)
+    np.testing.assert_array_equal(seen[0], ct)
+    np.testing.assert_array_equal(seen[1], ct[1:2])
+    assert seen[2].shape == (1, 2, 12, 16) and not seen[2].any()
+    with pytest.raises(ValueError, match="number of CT windows is 1, and the network was trained with 2: brain, bone"):
+        atlf.reconstruct(kspace, full, ct=ct[:, 0], model=two)
+    with pytest.raises(ValueError, match="number of CT windows is 2, and the network was trained with 1;"):
+        atlf.reconstruct(kspace, full, ct=ct, model=Network(apply, TrainedFor((atlf.MaskConfig(),))))
+    with pytest.raises(ValueError, match=r"CT has shape \(2, 2, 12, 16\)"):
+        atlf.reconstruct(kspace, full, ct=ct[:2], model=two)
 
 
 def test_coils():

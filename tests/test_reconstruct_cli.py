@@ -17,12 +17,16 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, to_dict
+from atlf_jax.data import prepare
+from atlf_jax.data.dicom import read_scan
 from atlf_jax.data.fastmri import write_kspace
+from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.data.volume import Volume, read_nifti, write_nifti
+from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.models.uncertainty import spread
 from atlf_jax.reconstruct import Network, command
 from atlf_jax.reconstruct.guards import trained_for
+from tests.data.dicom_files import NAME, NUMBER, write_series
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = ("--method", "zero_filled", "--mask.acceleration", "1")
@@ -169,16 +173,80 @@ def test_a_ct_is_registered_first(tmp_path, monkeypatch):
     refused(source, out, *flags, "--overwrite", words=("atlf-jax[registration]",))
 
 
-def test_a_ct_of_another_person_is_refused(tmp_path, monkeypatch):
-    from atlf_jax.data.dicom import Scan
-    from atlf_jax.reconstruct import scans
+def write_dicom(folder, **tags):
+    """Write an MR of five turned slices with a scale, and a CT of smaller voxels over it; return stored values."""
+    rng = np.random.default_rng(0)
+    mr, ct = rng.integers(0, 700, (5, 20, 18)).astype(np.uint16), np.full((12, 40, 40), 24, np.uint16)
+    ct[:, 8:32, 8:32] = 1024 + 40
+    axes = (0.96, 0.28, 0.0, -0.28, 0.96, 0.0)
+    mr_tags = {"modality": "MR", "axes": axes, "RescaleSlope": 0.5, "RescaleIntercept": 0}
+    write_series(folder / "mr", mr, **mr_tags, corner=(-12, -16, 30), spacing=(1.5, 1.5), step=4.0)
+    write_series(folder / "ct", ct, corner=(-20, -20, 28), spacing=(1.0, 1.0), step=2.0, **tags)
+    return mr, ct
 
-    source = save(tmp_path / "mr.nii.gz", head())
-    monkeypatch.setattr(
-        scans, "read_scan", lambda path, modality: Scan(read_nifti(source), modality, patient=f"digest of {modality}")
+
+def test_dicom_folders(tmp_path, monkeypatch):
+    mr, _ = write_dicom(tmp_path)
+    files = (tmp_path / "mr", tmp_path / "out.nii.gz")
+    flags = ("--ct.path", tmp_path / "ct", "--ct.no_clean", "--ct.window", "brain")
+    call(*files, *FULL, *flags, "--panels")
+    out = nibabel.load(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(out.get_fdata(), 0.5 * mr.transpose(2, 1, 0), atol=350 * 1e-5)
+    want = np.array([[-1.44, 0.42, 0, 12], [-0.42, -1.44, 0, 16], [0, 0, 4, 30], [0, 0, 0, 1]])  # RAS+
+    np.testing.assert_allclose(out.affine, want, atol=1e-5)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["ct"] == {
+        "window": "brain",
+        "registration": "none",
+        "cleaned": False,
+        "covers": record["ct"]["covers"],
+    }
+    assert record["ct"]["covers"] > 0.9 and record["input"]["orientation"] == "LPS"
+    assert record["input"]["sha256"] == fingerprint(tmp_path / "mr")
+    for word in (NAME, NUMBER, "IM0000"):
+        assert word not in (tmp_path / "out.json").read_text()
+    scan = command.open_scan(
+        tmp_path / "mr",
+        mask=atlf.MaskConfig(),
+        ct=command.CTConfig(path=str(tmp_path / "ct"), clean=False, window="brain"),
     )
-    arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz")
-    assert "digest" not in refused(*arguments, words=("have different patient numbers in their headers",))
+    assert scan[2].ct[6:14, 6:12].min() == 0.5  # 40 HU in 0..80
+    monkeypatch.chdir(tmp_path / "mr")
+    call(".", tmp_path / "here.nii.gz", "--method", "zero_filled")  # the same mask as by the folder's name
+    call(tmp_path / "mr", tmp_path / "there.nii.gz", "--method", "zero_filled")
+    assert (tmp_path / "here.nii.gz").read_bytes() == (tmp_path / "there.nii.gz").read_bytes()
+    refused(tmp_path / "ct", tmp_path / "b.nii.gz", *FULL, words=("is CT by its header; wanted MR",))
+    refused(tmp_path / "mr", tmp_path / "b.nii.gz", *FULL, "--ct.path", tmp_path / "mr", words=("is MR by its header",))
+    refused(tmp_path, tmp_path / "b.nii.gz", *FULL, words=("it has folders (ct, mr): name one of them",))
+    (tmp_path / "mr" / "IM0002.dcm").unlink()
+    refused(tmp_path / "mr", tmp_path / "b.nii.gz", *FULL, words=("misses a slice, or is unevenly spaced",))
+
+
+def test_a_ct_of_another_person_is_refused(tmp_path):
+    write_dicom(tmp_path, number="PID-4712")
+    message = refused(
+        *(tmp_path / "mr", tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct"),
+        words=("have different patient numbers in their headers",),
+    )
+    assert "PID" not in message
+
+
+@pytest.mark.slow
+def test_a_prepared_mr_comes_back(tmp_path):
+    """From DICOM to the dataset, and through a full mask and hard consistency back: values and place are kept."""
+    mr, _ = write_dicom(tmp_path)
+    (tmp_path / "pairs.csv").write_text("subject,ct,mr\na,ct,mr\n")
+    flags = ("--registration", "none", "--keep_flagged", "--no_qc")
+    prepare.main(["table", str(tmp_path / "pairs.csv"), str(tmp_path / "data"), *flags])
+    source = tmp_path / "data" / "a" / "mr.nii.gz"
+    arguments = (source, tmp_path / "out.nii.gz", "--checkpoint", "aanlib-4x-compact", "--hard_consistency")
+    arguments += ("--mask.acceleration", "1", "--batch_size", "5", "--ct.path", source.with_name("ct.nii.gz"))
+    call(*arguments)
+    want, got = read_nifti(source), read_nifti(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(got.data, want.data, atol=1e-5 * want.data.max())
+    np.testing.assert_array_equal(got.affine, want.affine)
+    assert got.codes == want.codes
+    np.testing.assert_allclose(got.data, 0.5 * mr.transpose(2, 1, 0), atol=350 * 1e-5)
 
 
 def test_a_ct_for_kspace_lies_on_its_grid(tmp_path):
@@ -211,6 +279,29 @@ def test_fastmri_files(tmp_path):
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["mask"]["kind"] == "of the scan" and record["coils"]["maps"] == "low_resolution"
     assert "Smith" not in (tmp_path / "out.json").read_text()
+
+
+def test_kspace_gets_the_voxels_of_its_header(tmp_path, capsys):
+    image = head((3, 32, 28))
+    write_kspace(tmp_path / "scan.h5", fft2c_numpy(image.astype(np.complex64)), spacing=(0.5, 0.75, 4.0))
+    call(tmp_path / "scan.h5", tmp_path / "out.nii.gz", *FULL)
+    assert "field of view gives voxels of 0.5 x 0.75 x 4 mm" in capsys.readouterr().err
+    volume = read_nifti(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(to_slices(volume), image, atol=700 * 1e-5)
+    np.testing.assert_array_equal(np.abs(np.diag(volume.affine)), (0.75, 0.5, 4, 1))
+    assert volume.codes == (0, 0)  # where in the patient, the file does not say
+    np.save(tmp_path / "k.npy", fft2c_numpy(image.astype(np.complex64)))
+    call(tmp_path / "k.npy", tmp_path / "b.nii.gz", *FULL, "--sampling.retrospective")
+    assert "not in the input, nor a field of view" in " ".join(capsys.readouterr().err.split())
+    volume = read_nifti(tmp_path / "b.nii.gz")
+    np.testing.assert_allclose(to_slices(volume), image, atol=700 * 1e-5)
+    np.testing.assert_array_equal(volume.spacing, 1)
+    refused(
+        tmp_path / "k.npy",
+        tmp_path / "b.png",
+        *FULL,
+        words=("b.png ends in neither .h5 nor .hdf5 nor .nii nor .nii.gz",),
+    )
 
 
 def test_padding_is_never_acquired(tmp_path):
@@ -382,15 +473,10 @@ def test_the_command_itself(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_trained_network_with_hard_consistency_gives_a_full_scan_back(tmp_path):
-    from tests.test_evaluate_cli import run as run_program
-
-    stages = [f"--config.train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
-    trained = run_program("train.py", "--config=configs/phantom_smoke.py", f"--workdir={tmp_path / 'run'}", *stages)
-    assert trained.returncode == 0, trained.stderr
+def test_a_trained_network_with_hard_consistency_gives_a_full_scan_back(smoke, tmp_path):
     data = head((31, 33, 3))  # the network wants even sides
     source = save(tmp_path / "mr.nii.gz", data, OBLIQUE)
-    flags = ("--checkpoint", tmp_path / "run", "--hard_consistency")
+    flags = ("--checkpoint", smoke, "--hard_consistency")
     call(source, tmp_path / "full.nii.gz", *flags, "--mask.acceleration", "1", "--mask.center_fraction", "0.08")
     np.testing.assert_allclose(read_nifti(tmp_path / "full.nii.gz").data, data, atol=1e-5 * data.max())
     call(source, tmp_path / "out.nii.gz", *flags)
@@ -457,6 +543,27 @@ def test_real_volumes_come_back(tmp_path, data_dir):
         np.testing.assert_allclose(got.data, want.data, atol=1e-5 * want.data.max())
         np.testing.assert_array_equal(got.affine, want.affine)
         assert got.codes == want.codes
+
+
+@pytest.mark.data
+def test_a_real_dicom_ct_beside_an_mr_of_its_place(tmp_path, data_dir):
+    """The eight CT slices at hand, and an MR that is made of every second of their pixels."""
+    folder = Path(data_dir, "chaos", "ct_set_3")
+    ct = read_scan(folder / "dicom", "CT").volume
+    stored = np.clip(to_slices(ct)[:, ::2, ::2] + 1024, 0, 4000).astype(np.uint16)
+    spacing = tuple(2 * ct.spacing[:2])
+    corner = ct.affine @ (0, 0, 0, 1) * (-1, -1, 1, 1)  # RAS+ to LPS+
+    write_series(
+        tmp_path / "mr", stored, modality="MR", corner=corner[:3], spacing=spacing, step=ct.spacing[2], number=""
+    )
+    flags = ("--ct.path", folder / "dicom", "--panels")
+    call(tmp_path / "mr", tmp_path / "out.nii.gz", *FULL, *flags)
+    out = read_nifti(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(to_slices(out), stored, atol=4000 * 1e-5)
+    np.testing.assert_allclose(out.affine[:, 3], ct.affine[:, 3], atol=1e-3)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["ct"]["covers"] > 0.98 and record["ct"]["cleaned"]
+    refused(folder / "dicom", tmp_path / "b.nii.gz", *FULL, words=("is CT by its header; wanted MR",))
 
 
 @pytest.mark.data

@@ -1,7 +1,7 @@
 """train.py from end to end, as a person runs it: on one device, in a process of its own."""
 
 import json
-import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -15,26 +15,13 @@ import pytest
 from atlf_jax.config import Config, from_dict, load_config
 from atlf_jax.models import build
 from atlf_jax.training import load
+from tests.data.test_prepared import write
 
 ROOT = Path(__file__).parent.parent
 
 
 def command(*argv: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), "--config=configs/phantom_smoke.py", *argv]
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> dict:
-    """How to start a process: a person's environment, and a compilation cache that the tests of this file share."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of the time
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONWARNINGS": "error",
-    }
-    return {"cwd": ROOT, "env": environment, "text": True}
+    return [sys.executable, "-W", "error", str(ROOT / "train.py"), "--config=configs/phantom_smoke.py", *argv]
 
 
 def lines(workdir: Path, kind: str = "train") -> list[dict]:
@@ -42,44 +29,65 @@ def lines(workdir: Path, kind: str = "train") -> list[dict]:
     return [line for line in every if line["kind"] == kind]
 
 
-def test_a_run_is_stopped_resumed_and_loaded(settings, tmp_path) -> None:
-    only = ["--train.autoencode.steps=0", "--train.fusion.steps=0", "--train.joint.steps=0"]
-    arguments = [*only, "--data.workers=1", "--config.train.reconstruction.steps=100000", f"--workdir={tmp_path}"]
+def train_until(told: int, settings: dict, workdir: Path, *arguments: str) -> str:
+    """Start train.py, interrupt it once the log tells of so many steps, and return what it said."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(*arguments), **settings, **pipes) as process:
+    with subprocess.Popen(command(*arguments, f"--workdir={workdir}"), **settings, **pipes) as process:
         deadline = time.monotonic() + 900
-        while not (tmp_path / "log.jsonl").exists() or not lines(tmp_path):
+        while not (workdir / "log.jsonl").exists() or len(lines(workdir)) < told:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         said, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and errors == ""  # nothing but what was meant to be said
+    return said
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_and_resumed(settings, tmp_path) -> None:
+    arguments = [f"--train.{stage}.steps=0" for stage in ("autoencode", "fusion", "joint")]
+    # of a constant rate the program does not depend on the number of steps: the second run finds it compiled
+    arguments += ["--config.train.reconstruction.steps", "100000", "--train.reconstruction.schedule=constant"]
+    said = train_until(1, settings, tmp_path, *arguments, "--data.workers=1")
     (saved,) = (tmp_path / "checkpoints" / "latest").iterdir()
     step = int(saved.name)
     assert f"interrupted at step {step}; run the same command to go on" in said
 
-    arguments = [*only, f"--train.reconstruction.steps={step + 2}", f"--workdir={tmp_path}"]
-    done = subprocess.run(command(*arguments), **settings, capture_output=True)
-    assert done.returncode == 0 and done.stderr == ""
-    assert f"resumed at step {step} of {step + 2}" in done.stdout and f"done: {tmp_path}" in done.stdout
-    assert [line["step"] for line in lines(tmp_path)] == list(range(1, step + 3))
-    assert lines(tmp_path, "valid")[-1]["step"] == step + 2
+    said = train_until(step + 2, settings, tmp_path, *arguments)
+    assert f"resumed at step {step} of 100000" in said
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert steps == list(range(1, len(steps) + 1))
+    values, _ = load(tmp_path, "latest")
+    assert values["train"]["reconstruction"]["steps"] == 100000
 
-    values, variables = load(tmp_path)
+
+@pytest.mark.slow
+def test_the_smoke_experiment_runs_through_all_stages(smoke) -> None:
+    stages = [line["stage"] for line in lines(smoke)]
+    assert list(dict.fromkeys(stages)) == ["autoencode", "fusion", "reconstruction", "joint"]
+    assert lines(smoke, "valid")[-1]["step"] == lines(smoke)[-1]["step"] == 8
+    assert f"done: {smoke}" in (smoke / "said.txt").read_text()
+    assert {path.name for path in (smoke / "checkpoints").iterdir()} == {"best", "latest"}
+    values, variables = load(smoke)
     config = from_dict(Config, values)
-    assert config.model == load_config(ROOT / "configs" / "phantom_smoke.py").model
+    assert config == load_config(ROOT / "configs" / "phantom_smoke.py")
     assert "fusion" in variables["params"] and build(config.model).mu_values
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
-@pytest.mark.slow
-def test_the_smoke_experiment_runs_through_all_stages(settings, tmp_path) -> None:
-    done = subprocess.run(command(f"--workdir={tmp_path}"), **settings, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    stages = [line["stage"] for line in lines(tmp_path)]
-    assert list(dict.fromkeys(stages)) == ["autoencode", "fusion", "reconstruction", "joint"]
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best", "latest"}
+@pytest.mark.parametrize("pairing", ["unpaired", "same subject"])
+def test_pairs_of_different_people_are_told(monkeypatch, tmp_path, capsys, pairing) -> None:
+    manifest = write(tmp_path)
+    for record in manifest["subjects"]:
+        record["pairing"] = pairing
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr("atlf_jax.training.fit", lambda *arguments, **_: print(len(arguments[2])))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config=configs/chaos_4x.py", f"--data.prepared.root={tmp_path}"])
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("train.py")["main"]()
+    said = "CT and MR are of different people (unpaired)" in capsys.readouterr().out
+    assert said == (pairing == "unpaired")
 
 
 def test_a_mistake_is_told_in_one_line(settings, tmp_path) -> None:

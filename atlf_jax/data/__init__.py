@@ -79,6 +79,12 @@ class DataConfig:
         if self.workers < 0:
             raise ValueError(f"data.workers is {self.workers}; wanted 0 or more loader processes")
 
+    @property
+    def ct_windows(self) -> tuple[str, ...]:
+        """Return the windows that the CT is read through; empty where the configuration alone does not tell."""
+        found = {"phantom": self.phantom.ct_window, "prepared": self.prepared.window}.get(self.dataset, "manifest")
+        return found if isinstance(found, tuple) else () if found == "manifest" else (found,)
+
 
 @beartype
 def open_source(config: DataConfig, split: Split) -> Source:

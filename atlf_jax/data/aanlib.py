@@ -28,6 +28,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "inner_valid": ("41",),
 }
 SPLITS["all"] = SPLITS["train"] + SPLITS["valid"] + SPLITS["test"]
+FOLDS = (("28", "37"), ("20", "41"), ("2", "34"), ("32", "33"))  # of train and valid, for cross-validation by subject
 
 FOLDER = "aanlib_ct_mri"  # this data set's folder in $ATLF_DATA_DIR
 _NAME = re.compile(r"(\d+)(\d{3})")
@@ -42,6 +43,22 @@ class AANLIBConfig:
     """Folder with CT/ and MRI/ (or train/ and test/ with these); empty: aanlib_ct_mri in $ATLF_DATA_DIR."""
     split: Split = "train"
     """Subjects to read: valid = cases 28, 37; test = 16, 21; train = the other six; inner_valid = 41 of train."""
+    fold: int = 1
+    """Fold of the cross-validation by subject, 1 to 4: valid is its two cases, train the other six. 1 is as above."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fold <= len(FOLDS):
+            raise ValueError(f"data.aanlib.fold is {self.fold}; wanted 1 to {len(FOLDS)}")
+        if self.fold > 1 and self.split.startswith("inner"):
+            raise ValueError(f"split {self.split!r} is of fold 1, and data.aanlib.fold is {self.fold}")
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Return the case numbers of the split."""
+        both = SPLITS["train"] + SPLITS["valid"]
+        fold = FOLDS[self.fold - 1]
+        folded = {"valid": fold, "train": tuple(case for case in both if case not in fold)}
+        return folded.get(self.split, SPLITS[self.split])
 
 
 class AANLIBSource:
@@ -56,7 +73,7 @@ class AANLIBSource:
     """
 
     def __init__(self, config: AANLIBConfig) -> None:
-        self._slices = _list_slices(data_folder(config.root, FOLDER, "data.aanlib.root", "CT/ and MRI/"), config.split)
+        self._slices = _list_slices(data_folder(config.root, FOLDER, "data.aanlib.root", "CT/ and MRI/"), config)
         self._decoded: dict[int, Example] = {}
 
     def __len__(self) -> int:
@@ -80,7 +97,7 @@ def _read_pair(name: str, case: str, ct_file: Path, mr_file: Path) -> Example:
     return validate_example(Example(name=name, subject=case, ct=ct, target=target))
 
 
-def _list_slices(root: Path, split: Split) -> list[tuple[str, str, Path, Path]]:
+def _list_slices(root: Path, config: AANLIBConfig) -> list[tuple[str, str, Path, Path]]:
     """Pair the pictures under root and keep the split's subjects: (name, case, CT file, MR file)."""
     places = (root, root / "train", root / "test")
     parts = [place for place in places if (place / "CT").is_dir() or (place / "MRI").is_dir()]
@@ -104,13 +121,13 @@ def _list_slices(root: Path, split: Split) -> list[tuple[str, str, Path, Path]]:
     if not found:
         raise ValueError(f"no .png pictures in CT/ and MRI/ of {root}; copy the AANLIB pairs there")
     cases = {case for _, case, _, _ in found.values()}
-    wanted = SPLITS[split]
+    wanted = config.cases
     if unknown := cases - set(SPLITS["all"]):
         names = ", ".join(sorted(unknown))
         raise ValueError(f"{root} holds case {names}, which no split names; known are {', '.join(SPLITS['all'])}")
     if not cases & set(wanted):
         raise ValueError(
-            f"split {split!r} is cases {', '.join(wanted)}, and {root} holds only {', '.join(sorted(cases))}; "
+            f"split {config.split!r} is cases {', '.join(wanted)}, and {root} holds only {', '.join(sorted(cases))}; "
             "choose another split or add these cases"
         )
     return sorted((s for s in found.values() if s[1] in wanted), key=lambda s: (int(s[1]), s[0]))

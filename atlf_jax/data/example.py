@@ -17,7 +17,7 @@ class Example(NamedTuple):
 
     name: str  # unique in its dataset; evaluation masks are seeded from it
     subject: str  # splits never cut through a subject
-    ct: Float32[np.ndarray, "h w"]  # windowed to [0, 1], on the MR grid
+    ct: Float32[np.ndarray, "*k h w"]  # windowed to [0, 1], on the MR grid; [h, w] of one window
     target: Complex64[np.ndarray, "h w"]  # fully sampled MR image, arbitrary units
 
 
@@ -38,7 +38,7 @@ def validate_example(example: Example) -> Example:
 
     Returns:
         The same record: ct float32 in [0, 1] and target complex64, both finite, of one shape [h, w] with sides of
-        at least ``MIN_SIDE`` pixels.
+        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w].
 
     Raises:
         ValueError: naming the record, what was found and what was wanted.
@@ -53,11 +53,12 @@ def validate_example(example: Example) -> Example:
     for label, image, dtype in (("ct", ct, np.float32), ("target", target, np.complex64)):
         if not isinstance(image, np.ndarray) or image.dtype != dtype:
             refuse(f"{label} is {getattr(image, 'dtype', type(image).__name__)}", f"a numpy {dtype.__name__} array")
-        if image.ndim != 2 or min(image.shape) < MIN_SIDE:
+        several = label == "ct" and image.ndim == 3 and len(image) > 1
+        if not (image.ndim == 2 or several) or min(image.shape[-2:]) < MIN_SIDE:
             refuse(f"{label} has shape {image.shape}", f"[h, w] with at least {MIN_SIDE} pixels a side")
         if not np.isfinite(image).all():
             refuse(f"{label} holds {np.count_nonzero(~np.isfinite(image))} non-finite values", "finite values only")
-    if ct.shape != target.shape:
+    if ct.shape[-2:] != target.shape:
         refuse(f"ct {ct.shape} and target {target.shape} differ in shape", "the CT on the MR grid")
     if ct.min() < 0 or ct.max() > 1:
         refuse(f"ct spans [{ct.min():g}, {ct.max():g}]", "values in [0, 1] (window Hounsfield units with window_ct)")

@@ -1,9 +1,9 @@
 """fastMRI files: raw k-space in HDF5, read slice by slice and written whole, and a dataset of fully sampled volumes.
 
 A file holds ``kspace`` (slices, coils, h, w), or (slices, h, w) of one coil, complex64; ``mask`` (w,) where the scan
-was undersampled; ``ismrmrd_header``, XML that says which size the image has and which lines at the edges of k-space
-were never measured but padded with zeros; and the attributes ``acquisition`` and ``patient_id``. A reconstruction is a
-file with ``reconstruction`` (slices, h, w), float32.
+was undersampled; ``ismrmrd_header``, XML that says which size and field of view the image has and which lines at the
+edges of k-space were never measured but padded with zeros; and the attributes ``acquisition`` and ``patient_id``. A
+reconstruction is a file with ``reconstruction`` (slices, h, w), float32.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 from xml.etree import ElementTree
 
 import numpy as np
@@ -47,6 +47,8 @@ class KSpaceFile:
         coils: number of coils, 0 where k-space has no coil axis.
         shape: of k-space, ``(h, w)``.
         image_shape: of the reconstruction, cut from the centre; that of k-space where the header does not say.
+        spacing: mm between the rows, columns and slices of the image, by the field of view (slices: their thickness, as
+            gaps are not told); None where the header does not say.
         acquired: ``[w]``, False for lines at the edges that the header says are zero padding.
         mask: ``[w]``, True = acquired, without the padding; None for a fully sampled scan.
         attributes: ``acquisition``, ``patient_id``, ``max``, ``norm`` and what else there is.
@@ -109,9 +111,10 @@ class KSpaceFile:
         h, w = self.shape = tuple(self._kspace.shape[-2:])
         self.coils = self._kspace.shape[1] if self._kspace.ndim == 4 else 0
         self.attributes: dict[str, Any] = {name: _plain(value) for name, value in self._file.attrs.items()}
-        self.image_shape, (left, right) = self.shape, (0, w)
+        self.image_shape, (left, right), self.spacing = self.shape, (0, w), None
         if "ismrmrd_header" in self._file:
-            self.image_shape, (left, right) = _read_header(self._file["ismrmrd_header"][()], (h, w), self.path)
+            found = _read_header(self._file["ismrmrd_header"][()], (h, w), self.path)
+            self.image_shape, (left, right), self.spacing = found
         self.acquired = (np.arange(w) >= left) & (np.arange(w) < right)
         self.mask = None
         if "mask" in self._file:
@@ -167,6 +170,7 @@ def write_kspace(
     mask: Bool[np.ndarray, " w"] | None = None,
     image_shape: tuple[int, int] | None = None,
     padding: tuple[int, int] = (0, 0),
+    spacing: tuple[float, float, float] | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> None:
     """Write k-space as a fastMRI file; the file appears whole or not at all.
@@ -177,6 +181,7 @@ def write_kspace(
         mask: ``[w]``, for a scan that was undersampled.
         image_shape: size of the reconstruction, cut from the centre; None: that of k-space.
         padding: number of lines at the lower and upper edge of k-space that are zero padding.
+        spacing: mm between rows, columns and slices of the reconstruction; None: not told.
         attributes: such as ``acquisition`` and ``patient_id``.
 
     Raises:
@@ -194,6 +199,7 @@ def write_kspace(
         "image": image_shape or (h, w),
         "centre": w // 2 - padding[0],
         "last": w - sum(padding) - 1,
+        "spacing": spacing,
     }
     with whole_file(path) as partial:
         _reserve(partial, 8 * kspace.size)
@@ -375,15 +381,29 @@ def _open_volumes(files: list[Path], config: FastMRIConfig, turns: tuple[str, ..
     ]
 
 
-def _read_header(text: bytes | str, shape: tuple[int, int], path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the size of the image, and the first line and the end of what was measured."""
+class _Header(NamedTuple):
+    """What is read of an ISMRMRD header."""
+
+    image: tuple[int, int]  # size of the reconstruction
+    lines: tuple[int, int]  # the first line and the end of what was measured
+    spacing: tuple[float, float, float] | None  # mm between rows, columns and slices
+
+
+def _read_header(text: bytes | str, shape: tuple[int, int], path: Path) -> _Header:
+    """Return size and voxels of the image, and which lines were measured."""
+
+    def told(*names: str) -> str | None:
+        return root.findtext("/".join(f"{_ISMRMRD}{name}" for name in ("encoding", *names)))
 
     def number(*names: str) -> int:
-        place = "/".join(f"{_ISMRMRD}{name}" for name in ("encoding", *names))
-        found = root.findtext(place)
+        found = told(*names)
         if found is None:
             raise ValueError(f"it has no {'/'.join(names)}")
         return int(found)
+
+    def side(axis: str) -> float:
+        field = float(told("reconSpace", "fieldOfView_mm", axis) or 0)
+        return field / int(told("reconSpace", "matrixSize", axis) or 1)
 
     try:
         root = ElementTree.fromstring(text)
@@ -391,24 +411,39 @@ def _read_header(text: bytes | str, shape: tuple[int, int], path: Path) -> tuple
         limits = ("encodingLimits", "kspace_encoding_step_1")
         left = number("encodedSpace", "matrixSize", "y") // 2 - number(*limits, "center")
         right = left + number(*limits, "maximum") + 1
-    except (ElementTree.ParseError, ValueError) as error:
+        spacing = (side("x"), side("y"), side("z"))
+    except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: ismrmrd_header cannot be read ({_one_line(error)}); wanted ISMRMRD XML") from error
     if min(image) < 1 or not left < right or not left < shape[1] or right < 1:
         raise ValueError(f"{path}: ismrmrd_header tells an image of {image} and lines {left} to {right} of {shape[1]}")
-    return (min(image[0], shape[0]), min(image[1], shape[1])), (max(left, 0), min(right, shape[1]))
+    return _Header(
+        image=(min(image[0], shape[0]), min(image[1], shape[1])),
+        lines=(max(left, 0), min(right, shape[1])),
+        spacing=spacing if all(0 < length < np.inf for length in spacing) else None,
+    )
 
 
-def _header(encoded: tuple[int, int], image: tuple[int, int], centre: int, last: int) -> str:
+def _header(
+    encoded: tuple[int, int],
+    image: tuple[int, int],
+    centre: int,
+    last: int,
+    spacing: tuple[float, float, float] | None,
+) -> str:
     """Write the part of an ISMRMRD header that ``_read_header`` reads."""
 
-    def size(name: str, shape: tuple[int, int]) -> str:
-        return f"<{name}><matrixSize><x>{shape[0]}</x><y>{shape[1]}</y><z>1</z></matrixSize></{name}>"
+    def size(name: str, shape: tuple[int, int], field: str = "") -> str:
+        return f"<{name}><matrixSize><x>{shape[0]}</x><y>{shape[1]}</y><z>1</z></matrixSize>{field}</{name}>"
 
+    field = ""
+    if spacing is not None:
+        x, y, z = image[0] * spacing[0], image[1] * spacing[1], spacing[2]
+        field = f"<fieldOfView_mm><x>{x}</x><y>{y}</y><z>{z}</z></fieldOfView_mm>"
     limits = f"<minimum>0</minimum><maximum>{last}</maximum><center>{centre}</center>"
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n'
         f'<ismrmrdHeader xmlns="{_ISMRMRD[1:-1]}"><encoding>'
-        f"{size('encodedSpace', encoded)}{size('reconSpace', image)}<trajectory>cartesian</trajectory>"
+        f"{size('encodedSpace', encoded)}{size('reconSpace', image, field)}<trajectory>cartesian</trajectory>"
         f"<encodingLimits><kspace_encoding_step_1>{limits}</kspace_encoding_step_1></encodingLimits>"
         "</encoding></ismrmrdHeader>"
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["DATA_DIR", "PARTIAL", "data_folder", "sha256_of", "whole_file", "write_file"]
+__all__ = ["DATA_DIR", "PARTIAL", "data_folder", "fingerprint", "sha256_of", "whole_file", "write_file"]
 
 DATA_DIR = "ATLF_DATA_DIR"  # environment variable naming the folder that holds all real data sets
 
@@ -67,6 +67,22 @@ def write_file(path: str | Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return a digest of a file's bytes, or of the files that lie in a folder, in hexadecimal digits.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            return sha256_of(path)
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); correct the path or allow it") from error
 
 
 def sha256_of(path: str | Path) -> str:

@@ -1,18 +1,32 @@
 """The manifest of a prepared dataset: what ``prepare`` writes and ``PreparedSource`` reads."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from beartype import beartype
 
-__all__ = ["FORMAT", "LEFT_OUT", "MANIFEST", "PARTS", "PICTURE", "read_manifest"]
+__all__ = ["FORMAT", "LEFT_OUT", "MANIFEST", "PAIRING_WORDS", "PARTS", "PICTURE", "pairing_of", "read_manifest"]
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # raise it when what is written changes, so that subjects are made again
 LEFT_OUT = "left out"  # in place of a split, for pairs of poor registration
 PICTURE = "picture"  # in place of a window, for CT that was windowed before it came here
+PAIRING_WORDS = {  # by the pairing of a dataset; said in training and in reports
+    "unpaired": (
+        "CT and MR are of different people (unpaired): what a CT of the same person would bring is not measured here."
+    ),
+    "mixed": "CT and MR of some subjects are of different people (unpaired), of the others of the same person (mixed).",
+}
 PARTS = ("inner_train", "valid", "test", "inner_valid")  # splits that share no subject, the most needed first
+
+
+@beartype
+def pairing_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return how CT and MR of some subjects belong together: "same subject", "unpaired", or "mixed"."""
+    pairings = {record["pairing"] for record in records}
+    return pairings.pop() if len(pairings) == 1 else "mixed"
 
 
 @beartype

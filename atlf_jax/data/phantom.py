@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from beartype import beartype
-from scipy import ndimage
 
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
-from atlf_jax.data.transforms import CTWindow, smooth_phase, window_ct
+from atlf_jax.data.transforms import CTWindows, smooth_phase, window_ct
 
 __all__ = ["TISSUES", "PhantomConfig", "PhantomSource", "Tissue", "spin_echo"]
 
@@ -83,8 +83,8 @@ class PhantomConfig:
     """Subjects to make."""
     contrast: Literal["t1", "t2", "pd", "random"] = "t2"
     """MR contrast; random: one of the three for each subject, with jittered repetition and echo times."""
-    ct_window: CTWindow = "brain"
-    """Window from Hounsfield units to [0, 1]."""
+    ct_window: CTWindows = "brain"
+    """Window from Hounsfield units to [0, 1]; several make the CT as many channels."""
     noise: float = 0.01
     """Standard deviation of the MR's own complex noise relative to its brightest pixel."""
     bias: float = 0.2
@@ -176,7 +176,7 @@ def _draw(config: PhantomConfig, subject: int, number: int) -> Example:
         _paint_lesions(canvas, below_pia)
     canvas.mr *= 1 + canvas.waves(9, 0.02) + canvas.waves(28, 0.025)  # no tissue is flat in a real scan
     canvas.ct += canvas.waves(12, 1.0)
-    hounsfield = ndimage.gaussian_filter(canvas.ct, 0.5) + 2.5 * scan.standard_normal(canvas.ct.shape, np.float32)
+    hounsfield = scipy.ndimage.gaussian_filter(canvas.ct, 0.5) + 2.5 * scan.standard_normal(canvas.ct.shape, np.float32)
     ct, target = window_ct(hounsfield, config.ct_window), _scan_mr(canvas.mr, config, head, scan)
     for image in (ct, target):
         image.flags.writeable = False  # it is handed out again

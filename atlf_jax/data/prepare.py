@@ -3,14 +3,15 @@
 Layouts: ``chaos`` and ``mmwhs`` as they are distributed, ``table``, a CSV file with columns subject, ct, mr (and split,
 where wanted) that names NIfTI files or folders with one DICOM series, and ``aanlib``, the pictures. Written are, for
 each subject, ``SUBJECT/mr.nii.gz`` as the scanner made it, ``SUBJECT/ct.nii.gz`` in Hounsfield units on the MR's grid
-and, where the MR has labels, ``SUBJECT/label.nii.gz``; and ``manifest.json``, which tells what every file is. The input
-is only read. The manifest is written anew after every subject, so that an interrupted run goes on where it was, and the
-same input and settings give the same bytes.
+and, where the MR has labels, ``SUBJECT/label.nii.gz``; ``manifest.json``, which tells what every file is; and by the
+command ``qc.html``, pictures of every registration. The input is only read. The manifest is written anew after every
+subject, so that an interrupted run goes on where it was, and the same input and settings give the same bytes.
 """
 
 import csv
 import functools
 import hashlib
+import importlib
 import itertools
 import json
 import re
@@ -27,8 +28,8 @@ from atlf_jax.data.aanlib import SPLITS, AANLIBConfig, AANLIBSource
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
-from atlf_jax.data.files import PARTIAL, sha256_of, write_file
-from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE
+from atlf_jax.data.files import PARTIAL, fingerprint, sha256_of, write_file
+from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE, pairing_of
 from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
 from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_slices, write_nifti
@@ -67,6 +68,8 @@ class PrepareConfig:
     """Turn table, head holder and all else outside the body to air in the CT."""
     window: CTWindow = "soft_tissue"
     """Window that the CT is read through by default; Hounsfield units are stored."""
+    qc: bool = True
+    """Also write qc.html, pictures of every registration (python -m atlf_jax.evaluation.registration_qc OUT alone)."""
     seed: int = 0
     """Seed of the shares: a tenth of the subjects, at least one, for test, valid and inner_valid each."""
 
@@ -159,6 +162,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     try:
         manifest = prepare(config, say=functools.partial(console.print, markup=False))
+        if config.qc and any("ct.nii.gz" in record["files"] for record in manifest["subjects"]):
+            # Drawn by evaluation, which lies above data: asked for by name, in the command alone.
+            page = importlib.import_module("atlf_jax.evaluation.registration_qc").write(Path(config.out))
+            console.print(f"look at every registration before you train: {page}")
     except ValueError as error:
         raise SystemExit(f"atlf-prepare: {error}") from error
     used = sum(record["split"] != LEFT_OUT for record in manifest["subjects"])
@@ -346,12 +353,11 @@ def _manifest(records: list[dict[str, Any]], settings: dict[str, Any], config: P
         }
         for record in records
     ]
-    pairings = sorted({record["pairing"] for record in records})
     return {
         "format": FORMAT,
         "complete": complete,
         "settings": settings,
-        "pairing": pairings[0] if len(pairings) == 1 else "mixed",
+        "pairing": pairing_of(records),
         "subjects": sorted(subjects, key=lambda record: record["subject"]),
     }
 
@@ -364,17 +370,7 @@ def _fingerprints(pair: Pair) -> dict[str, str]:
             kind: hashlib.sha256(b"".join(image.tobytes() for image in images[kind])).hexdigest() for kind in images
         }
     paths = {"ct": pair.ct, "mr": pair.mr, "label": pair.label}
-    return {kind: _fingerprint(path) for kind, path in paths.items() if path is not None}
-
-
-def _fingerprint(path: Path) -> str:
-    try:
-        if not path.is_dir():
-            return sha256_of(path)
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}); correct the path or allow it") from error
+    return {kind: fingerprint(path) for kind, path in paths.items() if path is not None}
 
 
 def _read(pair: Pair) -> tuple[Volume | None, Volume, Volume | None]:

@@ -11,8 +11,8 @@ from jaxtyping import Float32
 
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
 from atlf_jax.data.files import sha256_of
-from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, read_manifest
-from atlf_jax.data.transforms import CTWindow, window_ct
+from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, pairing_of, read_manifest
+from atlf_jax.data.transforms import CTWindows, ct_shape, window_ct
 from atlf_jax.data.volume import Volume, read_nifti, to_slices
 
 __all__ = ["PreparedConfig", "PreparedSource"]
@@ -29,8 +29,8 @@ class PreparedConfig:
     """Folder that holds manifest.json, as python -m atlf_jax.data.prepare wrote it."""
     split: Split = "train"
     """Subjects to read, as the manifest splits them; train = inner_train and inner_valid."""
-    window: Literal["manifest"] | CTWindow = "manifest"
-    """Window of the CT; manifest: the one that the dataset was prepared for."""
+    window: Literal["manifest"] | CTWindows = "manifest"
+    """Window of the CT, or several at once, as channels; manifest: the one that the dataset was prepared for."""
     size: tuple[int, int] = (0, 0)
     """Rows and columns that slices are cropped or padded to about their centre; 0 keeps the side."""
     keep: int = 64
@@ -54,7 +54,8 @@ class PreparedSource:
     """The slices of one split along the acquisition axis, ordered by subject and slice; empty MR slices are left out.
 
     A subject without CT has a CT of zeros. The target is the MR as it is stored, without phase, divided by the largest
-    value of its volume: metrics of the profile ``picture`` take 1 for the peak.
+    value of its volume: metrics of the profile ``picture`` take 1 for the peak. ``pairing`` tells whether CT and MR of
+    the split are of the same people (see ``pairing_of``).
 
     Raises:
         ValueError: no folder, no manifest or an unfinished one, no subject in the split; and on access, when a file
@@ -67,7 +68,6 @@ class PreparedSource:
         self._config = config
         self._root = Path(config.root)
         manifest = read_manifest(self._root)
-        self.pairing: str = manifest["pairing"]
         wanted = _WHOLE.get(config.split, (config.split,))
         self._records = [record for record in manifest["subjects"] if record["split"] in wanted]
         if not self._records:
@@ -76,6 +76,7 @@ class PreparedSource:
                 f"split {config.split!r} of {self._root} has no subject (splits there: {there}); add subjects, or look "
                 f"into the registrations that were {LEFT_OUT}"
             )
+        self.pairing = pairing_of(self._records)
         self._index = [
             (record, number)
             for record in self._records
@@ -93,15 +94,24 @@ class PreparedSource:
         name = record["names"][number] if "names" in record else f"{record['subject']}_{number:03d}"
         target = _fit(slices.mr[number], self._config.size)
         ct = (
-            np.zeros_like(target)
+            np.zeros(ct_shape(self._windows, target.shape), np.float32)
             if slices.ct is None
             else _fit(self._windowed(slices.ct[number], record), self._config.size)
         )
         return validate_example(Example(name, record["subject"], ct, target.astype(np.complex64)))
 
+    @property
+    def _windows(self) -> int:
+        return len(self._config.window) if isinstance(self._config.window, tuple) else 1
+
     def _windowed(self, ct: np.ndarray, record: dict[str, Any]) -> np.ndarray:
         """Return the CT slice in [0, 1]; a picture is there already."""
         if record["window"] == PICTURE:
+            if self._windows > 1:
+                raise ValueError(
+                    f"the CT of {record['subject']} is a picture without Hounsfield units, and {self._windows} windows "
+                    "of it are asked for; leave prepared.window out"
+                )
             return ct
         return window_ct(ct, record["window"] if self._config.window == "manifest" else self._config.window)
 
@@ -134,12 +144,12 @@ class PreparedSource:
 
 def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crop or pad an image with zeros to a size, about its centre."""
-    for axis, wanted in enumerate(size):
+    for axis, wanted in zip((-2, -1), size, strict=True):
         spare = image.shape[axis] - wanted
         if wanted and spare > 0:
             image = image.take(range(spare // 2, spare // 2 + wanted), axis)
         elif wanted:
-            widths = [(0, 0), (0, 0)]
+            widths = [(0, 0)] * image.ndim
             widths[axis] = (-spare // 2, -spare - -spare // 2)
             image = np.pad(image, widths)
     return np.ascontiguousarray(image)

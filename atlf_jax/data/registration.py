@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Bool, Float32, Float64, Real, jaxtyped
-from scipy import ndimage
 
 from atlf_jax.data.volume import Volume, resample
 
@@ -150,7 +150,7 @@ def apply(registration: Registration, ct: Volume, mr: Volume, *, order: int = 1,
         place[axis] += to_index[axis, 3]
         for line, steps in zip(to_index[axis, :3], np.ix_(*map(np.arange, mr.data.shape)), strict=True):
             place[axis] += line * steps
-    moved = ndimage.map_coordinates(ct.data, place, order=order, mode="nearest")
+    moved = scipy.ndimage.map_coordinates(ct.data, place, order=order, mode="nearest")
     for axis, side in enumerate(ct.data.shape):  # a voxel reaches half its size beyond its centre, as in resample
         moved[(place[axis] < -0.5 - 1e-5) | (place[axis] > side - 0.5 + 1e-5)] = outside
     return Volume(moved, mr.affine, mr.codes)
@@ -178,7 +178,7 @@ def body_mask(volume: Volume) -> Bool[np.ndarray, "i j k"]:
         root = np.sqrt(np.clip(data, 0, np.percentile(data, 99.5)))
         bright = root > _otsu(root)
     bright = _fill(bright)
-    labels, count = ndimage.label(_erode(bright, THIN, volume))
+    labels, count = scipy.ndimage.label(_erode(bright, THIN, volume))
     if count == 0:
         raise ValueError(f"no body found: nothing thicker than {2 * THIN:g} mm is brighter than its surroundings")
     largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
@@ -234,11 +234,11 @@ def edge_overlap(
     a, b, where = (image[..., 0] if image.shape[2] == 1 else image for image in (a, b, where))
     edges = []
     for image in (a, b):
-        gradient = ndimage.gaussian_gradient_magnitude(image.astype(np.float32), 1.0)
+        gradient = scipy.ndimage.gaussian_gradient_magnitude(image.astype(np.float32), 1.0)
         # against its surroundings, since the strongest edges of CT (bone) are not those of MR
-        gradient /= ndimage.gaussian_filter(gradient, 5.0) + 1e-3 * gradient.max() + 1e-12
+        gradient /= scipy.ndimage.gaussian_filter(gradient, 5.0) + 1e-3 * gradient.max() + 1e-12
         edges.append(where & (gradient > np.quantile(gradient[where], 1 - part)))
-    near = [ndimage.binary_dilation(edge, np.ones([3] * edge.ndim)) for edge in edges]
+    near = [scipy.ndimage.binary_dilation(edge, np.ones([3] * edge.ndim)) for edge in edges]
     hits = [(edges[0] & near[1]).sum() / max(edges[0].sum(), 1), (edges[1] & near[0]).sum() / max(edges[1].sum(), 1)]
     return float(np.mean(hits))
 
@@ -435,7 +435,7 @@ def _shrink(data: np.ndarray, volume: Volume, voxel: float) -> tuple[np.ndarray,
     factors = np.maximum(1, np.rint(voxel / volume.spacing)).astype(int)
     factors = np.minimum(factors, np.maximum(1, np.array(data.shape) // LEAST_SIDE))
     first = (factors - 1) // 2
-    data = ndimage.gaussian_filter(data, np.where(factors > 1, factors / BLUR, 0))
+    data = scipy.ndimage.gaussian_filter(data, np.where(factors > 1, factors / BLUR, 0))
     thin = data[tuple(slice(start, None, step) for start, step in zip(first, factors, strict=True))]
     place = np.diag([*factors, 1.0])
     place[:3, 3] = first
@@ -446,7 +446,7 @@ def _starts(sitk: ModuleType, frame: _Frame, pair: _Pair, config: RegistrationCo
     """List the headers' own place, and each rotation with the centres of the bodies together."""
     n = frame.dimensions
     centre, there = (
-        (np.linalg.inv(frame.to_ras) @ volume.affine @ [*ndimage.center_of_mass(body), 1])[:n]
+        (np.linalg.inv(frame.to_ras) @ volume.affine @ [*scipy.ndimage.center_of_mass(body), 1])[:n]
         for volume, body in ((pair.mr, pair.mr_body), (pair.ct, pair.ct_body))
     )
     still = np.zeros(3 if n == 3 else 1)  # angles
@@ -556,16 +556,16 @@ def _fill(mask: np.ndarray) -> np.ndarray:
         if min(n for a, n in enumerate(mask.shape) if a != axis) > 1:
             for index in range(mask.shape[axis]):
                 place = (slice(None),) * axis + (index,)
-                filled[place] |= ndimage.binary_fill_holes(mask[place])
+                filled[place] |= scipy.ndimage.binary_fill_holes(mask[place])
     return filled
 
 
 def _erode(mask: np.ndarray, radius: float, volume: Volume) -> np.ndarray:
-    return ndimage.distance_transform_edt(mask, volume.spacing) > radius
+    return scipy.ndimage.distance_transform_edt(mask, volume.spacing) > radius
 
 
 def _dilate(mask: np.ndarray, radius: float, volume: Volume) -> np.ndarray:
-    return ndimage.distance_transform_edt(~mask, volume.spacing) <= radius
+    return scipy.ndimage.distance_transform_edt(~mask, volume.spacing) <= radius
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Bool, Complex, Float, Float32, jaxtyped
-from scipy import ndimage
 
 from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.data.example import Example
@@ -19,7 +19,9 @@ __all__ = [
     "AcquisitionConfig",
     "AugmentConfig",
     "CTWindow",
+    "CTWindows",
     "augment",
+    "ct_shape",
     "fft2c_numpy",
     "ifft2c_numpy",
     "simulate_acquisition",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 CTWindow = Literal["brain", "soft_tissue", "bone", "wide"]
+CTWindows = CTWindow | tuple[CTWindow, ...]  # one, or several at once
 
 CT_WINDOWS: dict[str, tuple[float, float]] = {  # Hounsfield units that become 0 and 1
     "brain": (0.0, 80.0),
@@ -90,24 +93,38 @@ class AcquisitionConfig:
 
 
 @jaxtyped(typechecker=beartype)
-def window_ct(hounsfield: Float[np.ndarray, "*b h w"], window: CTWindow) -> Float32[np.ndarray, "*b h w"]:
-    """Map Hounsfield units to [0, 1] through a named window.
+def window_ct(hounsfield: Float[np.ndarray, "*b h w"], window: CTWindows) -> Float32[np.ndarray, "*bk h w"]:
+    """Map Hounsfield units to [0, 1] through a named window, or through several at once.
 
     ``clip((HU - low) / (high - low), 0, 1)``
 
     Args:
         hounsfield: CT numbers [*b, h, w] in HU (air -1000, water 0).
-        window: a row of ``CT_WINDOWS``.
+        window: a row of ``CT_WINDOWS``, or several.
 
     Returns:
-        Float32 image of the same shape in [0, 1].
+        Float32 image of the same shape in [0, 1]; of several windows [*b, k, h, w], in their order.
+
+    Raises:
+        ValueError: no window is named.
 
     Example:
         >>> window_ct(np.array([[-1000.0, 40.0, 80.0, 1000.0]]), "brain")
         array([[0. , 0.5, 1. , 1. ]], dtype=float32)
     """
+    if isinstance(window, tuple):
+        if not window:
+            raise ValueError(f"no CT window is named; wanted one or more of {', '.join(CT_WINDOWS)}")
+        images = [window_ct(hounsfield, name) for name in window]
+        return images[0] if len(images) == 1 else np.stack(images, axis=-3)
     low, high = CT_WINDOWS[window]
     return np.clip((hounsfield - low) / (high - low), 0, 1).astype(np.float32)
+
+
+@beartype
+def ct_shape(windows: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a slice's CT through a number of windows: [h, w] of one, [k, h, w] of several."""
+    return shape if windows == 1 else (windows, *shape)
 
 
 @jaxtyped(typechecker=beartype)
@@ -145,9 +162,9 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         images = [np.flip(image, axes) for image in images]
     if config.rotate90:
         quarters = int(rng.integers(4))
-        if images[0].shape[0] != images[0].shape[1]:
+        if example.target.shape[0] != example.target.shape[1]:
             quarters *= 2
-        images = [np.rot90(image, quarters) for image in images]
+        images = [np.rot90(image, quarters, axes=(-2, -1)) for image in images]
     images = _crop_and_warp(images, config, rng, name=example.name)
     ct, target = images
     if config.gamma:
@@ -168,7 +185,7 @@ def _crop_and_warp(
     images: list[np.ndarray], config: AugmentConfig, rng: np.random.Generator, *, name: str
 ) -> list[np.ndarray]:
     """Cut the crop window out of the rotated, zoomed and shifted images, in one interpolation."""
-    shape = np.array(images[0].shape)
+    shape = np.array(images[1].shape)
     size = np.where(config.crop, config.crop, shape)
     if (size > shape).any():
         wanted = f"{config.crop[0]}x{config.crop[1]}"
@@ -176,7 +193,7 @@ def _crop_and_warp(
     corner = _busy_corner(np.abs(images[1]), size, rng)
     if not (config.rotation or config.scale or config.shift):
         window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
-        return [image[window] for image in images]
+        return [image[..., *window] for image in images]
     angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
     zoom = (1 + config.scale) ** rng.uniform(-1, 1)
     shift = rng.uniform(-config.shift, config.shift, size=2)
@@ -186,9 +203,11 @@ def _crop_and_warp(
     offset = matrix @ (corner - centre) + centre - shift
 
     def warp(image: np.ndarray) -> np.ndarray:
+        if image.ndim > 2:  # windows of the CT
+            return np.stack([warp(each) for each in image])
         if np.iscomplexobj(image):
             return warp(image.real) + 1j * warp(image.imag) if image.imag.any() else warp(image.real)
-        return ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
+        return scipy.ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
 
     return [warp(image) for image in images]
 
@@ -259,7 +278,7 @@ def undersample(
         record: index of the example in its source.
 
     Returns:
-        One record without batch axis: k-space [h, w], mask as given, ct [h, w], target [h, w] and scale [].
+        One record without batch axis: k-space [h, w], mask and ct as given, target [h, w] and scale [].
 
     Source: fastMRI's data pipeline (Zbontar et al. 2018) for the order mask, inverse transform, normalise; departure:
     one scale for all, max|F^H y|, in place of mean and standard deviation.

@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Float, Float32, Float64, jaxtyped
-from scipy import ndimage
 
 from atlf_jax.data.files import write_file
 
-__all__ = ["Volume", "from_slices", "orientation", "read_nifti", "resample", "slice_axis", "to_slices", "write_nifti"]
+__all__ = [
+    "Volume",
+    "from_slices",
+    "orientation",
+    "read_nifti",
+    "resample",
+    "slice_axis",
+    "to_slices",
+    "unplaced",
+    "write_nifti",
+]
 
 _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # of the header's unit of length: unknown, metre, mm, micron
 
@@ -171,7 +181,7 @@ def resample(
     matrix = np.linalg.solve(moving.affine, transform @ like.affine).round(9)  # equal grids give exact voxels
     shape = like.data.shape
     # Beyond the centres of the outermost voxels the nearest value holds: rounding never blanks the border.
-    data = ndimage.affine_transform(
+    data = scipy.ndimage.affine_transform(
         moving.data, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=order, mode="nearest"
     )
     i, j, k = np.ogrid[tuple(slice(side) for side in shape)]
@@ -226,6 +236,24 @@ def from_slices(slices: Float[np.ndarray, "s h w"], like: Volume) -> Volume:
         raise ValueError(f"slices have shape {slices.shape}; wanted {wanted}, as to_slices gives them")
     data = np.flip(slices, flipped).transpose(np.argsort(order))
     return Volume(np.ascontiguousarray(data, np.float32), like.affine, like.codes)
+
+
+@jaxtyped(typechecker=beartype)
+def unplaced(slices: Float[np.ndarray, "s h w"], spacing: tuple[float, float, float] | None = None) -> Volume:
+    """Make slices whose place in the patient is not known a volume; codes ``(0, 0)`` say so.
+
+    Args:
+        slices: as ``to_slices`` gives them back, where their distance is not less than that of the pixels.
+        spacing: mm between rows, columns and slices; None: not known, 1 mm.
+
+    Returns:
+        The volume, with the affine that readers take where a NIfTI file has no code: the centre at zero.
+    """
+    down, across, through = spacing or (1.0, 1.0, 1.0)
+    data = np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0), np.float32)  # columns, rows upwards, slices
+    affine = np.diag([-across, down, through, 1.0])
+    affine[:3, 3] = affine[:3, :3] @ (1 - np.array(data.shape)) / 2
+    return Volume(data, affine, codes=(0, 0))
 
 
 def _view(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:

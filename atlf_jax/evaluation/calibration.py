@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Bool, Float, jaxtyped
-from scipy import ndimage, stats
 
 from atlf_jax.data import AcquisitionConfig, Source
 from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, reconstruct_slices, single_masks
@@ -95,7 +95,7 @@ def measure(
 @jaxtyped(typechecker=beartype)
 def body(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Return the largest part of an image that is brighter than air (5 % of the maximum), with its holes filled."""
-    parts, count = ndimage.label(ndimage.binary_fill_holes(image > BODY * image.max()))
+    parts, count = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(image > BODY * image.max()))
     if not count:
         return np.ones(image.shape, bool)
     return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
@@ -122,8 +122,8 @@ def _reliability(mask: str, method: str, slices: Sequence[np.ndarray], calibrati
         error=float(error.mean()),
         calibration_error=float(sum(w * abs(p - e) for w, (p, e) in zip(weights, curve, strict=True))),
         coverage=float((error <= used.bound * expected).mean()),
-        pearson=float(np.mean([_correlation(stats.pearsonr, *part) for part in slices])),
-        spearman=float(np.mean([_correlation(stats.spearmanr, *part) for part in slices])),
+        pearson=float(np.mean([_correlation(scipy.stats.pearsonr, *part) for part in slices])),
+        spearman=float(np.mean([_correlation(scipy.stats.spearmanr, *part) for part in slices])),
     )
 
 

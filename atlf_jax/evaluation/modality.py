@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Float32, jaxtyped
-from scipy import ndimage
 
 from atlf_jax.data import AcquisitionConfig, Example, Source
 from atlf_jax.data.transforms import fft2c_numpy
@@ -184,17 +184,17 @@ def sweep(
 
 @jaxtyped(typechecker=beartype)
 def move_ct(
-    ct: Float32[np.ndarray, "h w"],
+    ct: Float32[np.ndarray, "*k h w"],
     rng: np.random.Generator,
     *,
     shift: float = 0.0,
     rotation: float = 0.0,
     elastic: float = 0.0,
-) -> Float32[np.ndarray, "h w"]:
+) -> Float32[np.ndarray, "*k h w"]:
     """Move a CT off its MR in one linear interpolation; what comes in from outside is 0.
 
     Args:
-        ct: windowed CT [h, w].
+        ct: windowed CT [h, w], or several windows of it [k, h, w], which are moved together.
         rng: draws the direction of the shift, the sense of the rotation and the elastic field.
         shift: length in pixels.
         rotation: degrees about the centre.
@@ -203,9 +203,9 @@ def move_ct(
     Returns:
         The moved CT, the same where all three are 0.
     """
-    h, w = ct.shape
+    h, w = ct.shape[-2:]
     direction, sense = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
-    bump = np.stack([ndimage.gaussian_filter(rng.standard_normal((h, w)), min(h, w) / 16) for _ in range(2)])
+    bump = np.stack([scipy.ndimage.gaussian_filter(rng.standard_normal((h, w)), min(h, w) / 16) for _ in range(2)])
     if not (shift or rotation or elastic):
         return ct
     angle = np.deg2rad(sense * rotation)
@@ -214,7 +214,8 @@ def move_ct(
     grid = np.tensordot(turn, np.mgrid[:h, :w] - centre, axes=1) + centre  # [2 h w]
     grid -= shift * np.array([np.cos(direction), np.sin(direction)])[:, None, None]
     grid += elastic * bump / np.sqrt(np.square(bump).sum(0).mean())
-    return np.clip(ndimage.map_coordinates(ct, grid, order=1), 0, 1).astype(np.float32)
+    moved = [scipy.ndimage.map_coordinates(image, grid, order=1) for image in ct.reshape(-1, h, w)]
+    return np.clip(moved, 0, 1).astype(np.float32).reshape(ct.shape)
 
 
 class Lesion(NamedTuple):
@@ -279,8 +280,8 @@ def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h 
     """
     magnitude = np.abs(example.target)
     h, w = magnitude.shape
-    body = ndimage.binary_fill_holes(magnitude > 0.1 * magnitude.max())
-    deep = ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1]
+    body = scipy.ndimage.binary_fill_holes(magnitude > 0.1 * magnitude.max())
+    deep = scipy.ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1]
     rows, columns = np.nonzero(deep >= 0.5 * deep.max())
     place = np.random.default_rng(seed_from_name(example.name)).integers(len(rows))
     y, x = np.ogrid[:h, :w]

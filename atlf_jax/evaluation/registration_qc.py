@@ -21,7 +21,7 @@ from atlf_jax.data.manifest import read_manifest
 from atlf_jax.data.volume import Volume, read_nifti, resample, slice_axis
 from atlf_jax.evaluation.figures import COLOURS, data_uri, png
 
-__all__ = ["checkerboard", "main", "render", "subject_figure"]
+__all__ = ["checkerboard", "main", "render", "subject_figure", "write"]
 
 SQUARES = 8  # along the longer side
 PLACES = (0.3, 0.5, 0.7)  # along the slice axis
@@ -164,19 +164,32 @@ def render(root: Path) -> str:
     return page.from_string(PAGE).render(subjects=subjects, flagged=flagged, pairing=manifest["pairing"])
 
 
+@beartype
+def write(root: Path, out: Path | None = None) -> Path:
+    """Write the page of a prepared dataset, and return where it is.
+
+    Args:
+        root: as for ``render``.
+        out: ``qc.html`` in it by default.
+
+    Raises:
+        ValueError: as ``render``, or the page cannot be written.
+    """
+    out = out or root / "qc.html"
+    write_file(out, render(root).encode())
+    return out
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write ``qc.html``."""
     parser = argparse.ArgumentParser(prog="python -m atlf_jax.evaluation.registration_qc", description=__doc__)
     parser.add_argument("folder", type=Path, help="the prepared dataset")
     parser.add_argument("--out", type=Path, help="the page; qc.html in the folder by default")
     chosen = parser.parse_args(arguments)
-    out = chosen.out or chosen.folder / "qc.html"
     try:
-        page = render(chosen.folder)
-        write_file(out, page.encode())
+        print(write(chosen.folder, chosen.out))
     except (ValueError, OSError) as error:
         sys.exit(f"registration_qc: {error}")
-    print(out)
 
 
 def _subject(root: Path, record: dict[str, Any]) -> _Subject:

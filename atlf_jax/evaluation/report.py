@@ -22,6 +22,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from atlf_jax.data.manifest import PAIRING_WORDS
 from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.audit import Finding
 from atlf_jax.evaluation.calibration import BOUND, Reliability
@@ -48,10 +49,7 @@ DATASET_WORDS = {
         "scores on scanner data."
     ),
     "phantom": "The heads are generated: scores on them show that the method works, not how well it does on patients.",
-    "prepared, unpaired": (
-        "CT and MR are of different people (unpaired): what a CT of the same person would bring is not measured here."
-    ),
-}
+} | {f"prepared, {pairing}": words for pairing, words in PAIRING_WORDS.items()}
 CLINICAL_WORDS = "Research software: nothing here is fit for diagnosis or any other clinical use."
 
 

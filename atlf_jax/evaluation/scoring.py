@@ -24,6 +24,7 @@ from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, stored_mask
 from atlf_jax.metrics import METRICS, score
 from atlf_jax.models import ZeroFilled
 from atlf_jax.models.uncertainty import spread
+from atlf_jax.ops import ct_picture
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -212,7 +213,7 @@ def reconstruct_slices(
     fresh = timed
     for batch, names in evaluation_batches(source, mask=mask, batch_size=batch_size, acquisition=acquisition):
         measurement = jax.device_put(batch.measurement)
-        scale = batch.scale[:, None, None]  # [b 1 1]
+        scale, cts = batch.scale[:, None, None], ct_picture(batch.measurement.ct)  # [b 1 1], [b h w]
         images, fused, seconds, spreads = {}, {}, {}, {}
         for method, reconstructor in methods.items():
             if not isinstance(reconstructor, jax.tree_util.Partial):
@@ -239,7 +240,7 @@ def reconstruct_slices(
                 sampling=stored_mask(batch.measurement.mask[index], layout="centered")._replace(
                     nominal=float(mask.pairs[0][0])
                 ),
-                ct=batch.measurement.ct[index],
+                ct=cts[index],
                 target=np.abs(batch.target[index]) * batch.scale[index],
                 real=not batch.target[index].imag.any(),
                 images={method: image[index] for method, image in images.items()},

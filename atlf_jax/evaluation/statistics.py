@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from beartype import beartype
 
 from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, Score
@@ -89,11 +90,9 @@ def bootstrap_interval(
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return None
-    from scipy import stats  # 1 s, so only where it is used
-
     data = (np.asarray(values, float),)
     rng = np.random.default_rng(0)
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         data, np.mean, n_resamples=samples, confidence_level=confidence, method="percentile", rng=rng
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
@@ -114,9 +113,7 @@ def wilcoxon(differences: Sequence[float]) -> float:
     kept = [difference for difference in differences if difference != 0]
     if not kept:
         return 1.0
-    from scipy import stats
-
-    return float(stats.wilcoxon(kept).pvalue)
+    return float(scipy.stats.wilcoxon(kept).pvalue)
 
 
 @beartype

@@ -10,14 +10,16 @@ docs/ATLF.md describes every block and says which parts the published material l
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from beartype import beartype
 from jaxtyping import Array, Complex, Float, Int
 
 from atlf_jax.array_types import FusionFeatures, Measurement, Reconstruction
+from atlf_jax.nn import backend
 from atlf_jax.nn.adain import FusedStyle
 from atlf_jax.nn.avat import AVAT
 from atlf_jax.nn.brb import BRB
@@ -25,15 +27,21 @@ from atlf_jax.nn.gfab import GFAB
 from atlf_jax.nn.layers import Conv, pixel_shuffle, pixel_unshuffle, xavier
 from atlf_jax.nn.lfab import LFAB
 from atlf_jax.nn.lrfm import LRFM
+from atlf_jax.nn.precision import wide
 from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
-from atlf_jax.ops import adjoint, from_channels, normal, to_channels
+from atlf_jax.ops import adjoint, ct_channels, ct_picture, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
+from atlf_jax.ops.differences import edge_field, total_variation_gradient
 
 __all__ = ["PRESETS", "ATLFConfig", "ATLFNet", "FusionConfig", "FusionProcess", "Phase", "ReconstructionConfig"]
 
 MU_VALUES = (2e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5)  # DPC-DUN's multipliers, from cheap to exact
+GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that counts as an edge: the best in benchmarks/tune_solvers.py
+GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
+
+DType = Literal["float32", "bfloat16"]
 
 
 @beartype
@@ -141,8 +149,9 @@ class ReconstructionConfig:
     neutral_start: bool = False
     """AVAT's output, AdaIN's (then learned) blend and what aux_concat adds start at zero: every phase starts as
     ISTA-Net+'s."""
-    aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
-    """Also give conv_D the fused image, the CT, or both as channels: the spatial way in."""
+    aux_concat: Literal["none", "fused", "ct", "fused+ct", "guide", "ct+guide"] = "none"
+    """Also give conv_D channels: the fused image, the CT, or the gradient of the image's total variation guided by
+    the CT's edges, which no display window and no contrast of the CT changes."""
     shrink: Literal["soft", "none"] = "soft"
     """Shrinkage between the halves of the BRB."""
     brb_levels: int = 1
@@ -180,17 +189,28 @@ class ATLFConfig:
     """ATLF-Net. The defaults are the preset ``faithful``."""
 
     use_fusion: bool = True
-    """Compute the fused image; False needs adain none, and aux_concat none (MR alone) or ct."""
+    """Compute the fused image; False needs adain none, and aux_concat without it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    use_ct: bool = True
+    """False: the CT is taken as zero, which is the same network without it."""
+    dtype: DType = "float32"
+    """Features, convolutions and matrix products. Parameters, image, transforms, data consistency, softmax, norms,
+    sampling positions and thresholds are float32 in either case."""
 
     def __post_init__(self) -> None:
         r = self.reconstruction
-        if not self.use_fusion and (r.adain != "none" or r.aux_concat not in ("none", "ct")):
+        if not self.use_fusion and (r.adain != "none" or "fused" in r.aux_concat):
             raise ValueError(
                 f"use_fusion is off but phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "
-                "set adain to none and aux_concat to none or ct, or use_fusion on"
+                "set adain to none and aux_concat to none, ct, guide or ct+guide, or use_fusion on"
             )
+
+    @property
+    def sees_ct(self) -> bool:
+        """Say whether the CT reaches the image."""
+        r = self.reconstruction
+        return self.use_ct and (r.adain != "none" or r.aux_concat != "none")
 
     @property
     def multiple(self) -> int:
@@ -198,16 +218,23 @@ class ATLFConfig:
         return math.lcm(self.fusion.stride, self.reconstruction.stride)
 
 
+def _features(x: Float[Array, "*b"], dtype: DType) -> Float[Array, "*b"]:
+    """Return ``x`` as what features are computed from: "float32" leaves it as it is, also if that is float64."""
+    return x.astype(jnp.bfloat16) if dtype == "bfloat16" else x
+
+
 class FusionProcess(nn.Module):
     """Fuse CT and zero-filled MR into one image.
 
     z^g = LRFM_g(GFAB(E(x_c)), GFAB(E(x_u))); z^l = LRFM_l(LFAB(E(x_c)), LFAB(E(x_u))); x_F = D([z^g, z^l])
 
-    Encoder, GFAB and LFAB share their weights between the modalities. Source: the published diagram, with CDDFuse
+    Encoder, GFAB and LFAB share their weights between the modalities. A CT of several windows comes in as as many
+    channels, and the MR as often; what comes out is one image all the same. Source: the published diagram, with CDDFuse
     (Zhao et al. 2023) for the blocks and LMF (Liu et al. 2018) for the fusion.
     """
 
     config: FusionConfig
+    dtype: DType = "float32"
 
     def setup(self) -> None:
         c = self.config
@@ -228,10 +255,11 @@ class FusionProcess(nn.Module):
         )
 
     def _encode(
-        self, image: Float[Array, "b h w"], encoder: RestormerEncoder, deterministic: bool
+        self, image: Float[Array, "b h w f"], encoder: RestormerEncoder, deterministic: bool
     ) -> tuple[Float[Array, "b h1 w1 f"], Float[Array, "b h1 w1 f"]]:
         """Return the global and local features of one modality."""
-        encoded = encoder(pixel_unshuffle(image[..., None], self.config.stride), deterministic=deterministic)
+        image = _features(image, self.dtype)
+        encoded = encoder(pixel_unshuffle(image, self.config.stride), deterministic=deterministic)
         local, wide = encoded if self.config.encoder == "published" else (encoded, encoded)
         return self.gfab(wide, deterministic=deterministic), self.lfab(local, deterministic=deterministic)
 
@@ -244,15 +272,43 @@ class FusionProcess(nn.Module):
         return pixel_shuffle(image, self.config.stride)[..., 0]
 
     def features(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> FusionFeatures:
-        """Return global and local features of both modalities."""
+        """Return global and local features of both modalities, in the dtype that they are computed in."""
+        ct, mr = ct_channels(ct), mr[..., None]
+        if self.config.share_encoder:  # it takes as many channels of either
+            mr = jnp.repeat(mr, ct.shape[-1], axis=-1)
+        unrolled = self.config.encoder == "published" or self.is_initializing() or backend.accelerated()
+        if self.config.share_encoder and not unrolled:
+            return self._features_in_turn(ct, mr, deterministic)
         global_ct, local_ct = self._encode(ct, self.encoder_ct, deterministic)
         global_mr, local_mr = self._encode(mr, self.encoder, deterministic)
         return FusionFeatures(global_ct, global_mr, local_ct, local_mr)
 
+    def _features_in_turn(self, ct: Array, mr: Array, deterministic: bool) -> FusionFeatures:
+        """Encode one after the other in a loop: half of the memory of inference (docs/DESIGN.md, 41).
+
+        The gradient is that of the same without a loop, since it needs what both leave behind in any case.
+        """
+
+        def loop(module: "FusionProcess", images: Array) -> tuple[Array, Array]:
+            def one(module: "FusionProcess", carry: None, image: Array) -> tuple[None, tuple[Array, Array]]:
+                return carry, module._encode(image, module.encoder, deterministic)
+
+            return nn.scan(one, variable_broadcast="params")(module, None, images)[1]
+
+        def both(module: "FusionProcess", images: Array) -> tuple[Array, Array]:
+            encoded = [module._encode(image, module.encoder, deterministic) for image in images]
+            return jax.tree.map(lambda *parts: jnp.stack(parts), *encoded)
+
+        def forward(module: "FusionProcess", images: Array) -> tuple[tuple[Array, Array], Any]:
+            return nn.vjp(both, module, images)
+
+        wide, local = nn.custom_vjp(loop, forward, lambda back, gradient: back(gradient))(self, jnp.stack([ct, mr]))
+        return FusionFeatures(wide[0], wide[1], local[0], local[1])
+
     def __call__(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w"], FusionFeatures]:
         """Return the fused image, in (0, 1), and the features before the low-rank fusion."""
         z = self.features(ct, mr, deterministic=deterministic)
@@ -261,16 +317,17 @@ class FusionProcess(nn.Module):
         if self.config.post_fuse_layers:
             fused_global = self.post_gfab(fused_global, deterministic=deterministic)
             fused_local = self.post_lfab(fused_local, deterministic=deterministic)
-        skip = {"none": None, "mri": mr, "ct+mri": ct + mr}[self.config.decoder_skip]
-        return self._decode(fused_global, fused_local, skip, deterministic), z
+        skip = {"none": None, "mri": mr, "ct+mri": ct_picture(ct) + mr}[self.config.decoder_skip]
+        return self._decode(fused_global, fused_local, skip, deterministic), FusionFeatures(*map(wide, z))
 
     def autoencode(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"], FusionFeatures]:
         """Decode each modality from its own features, past the low-rank fusion (CDDFuse's first training phase)."""
         z = self.features(ct, mr, deterministic=deterministic)
         ct_hat = self._decode(z.global_ct, z.local_ct, None, deterministic)
-        return ct_hat, self._decode(z.global_mr, z.local_mr, None, deterministic), z
+        mr_hat = self._decode(z.global_mr, z.local_mr, None, deterministic)
+        return ct_hat, mr_hat, FusionFeatures(*map(wide, z))
 
 
 class Phase(nn.Module):
@@ -287,6 +344,7 @@ class Phase(nn.Module):
 
     config: ReconstructionConfig
     styled: bool = True  # whether AVAT and AdaIN act in this phase
+    dtype: DType = "float32"  # of the features
 
     @nn.compact
     def __call__(
@@ -303,14 +361,14 @@ class Phase(nn.Module):
         rho = self.param("rho", nn.initializers.constant(0.5), (), x.real.dtype)
         r = self._project(gradient(x, y, mask, rho, maps))
 
-        image = to_channels(r)[..., :channels]  # [b, h, w, 1|2]
+        image = _features(to_channels(r)[..., :channels], self.dtype)  # [b, h, w, 1|2]
         f = Conv(c.width, kernel_init=xavier, name="conv_D")(pixel_unshuffle(image, c.stride))
         if c.aux_concat != "none":  # the same as further channels of conv_D, with an initialisation of their own
             kernel_init = nn.initializers.zeros if c.neutral_start else xavier
             aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
-            f = f + aux(pixel_unshuffle(self._aux(measurement, fused), c.stride))
+            f = f + aux(pixel_unshuffle(_features(self._aux(r, measurement, fused), self.dtype), c.stride))
 
-        cost = jnp.zeros(x.shape[:1], f.dtype)
+        cost = jnp.zeros(x.shape[:1], x.real.dtype)
         if c.avat and self.styled:
             attended, cost = AVAT(
                 heads=c.heads,
@@ -332,22 +390,31 @@ class Phase(nn.Module):
             )(f, mu_index, deterministic=deterministic)
             f = f + attended
         if c.adain != "none" and self.styled:
-            style = pixel_unshuffle(fused[..., None], 1 if c.adain == "image" else c.stride)
+            style = pixel_unshuffle(_features(fused[..., None], self.dtype), 1 if c.adain == "image" else c.stride)
             f = FusedStyle(c.adain, c.adain_alpha, c.neutral_start, name="adain")(f, style)
         g, e = BRB(c.width, c.shrink, c.brb_levels, c.brb_width_factor, name="brb")(f)
         update = Conv(channels * c.stride**2, kernel_init=xavier, name="conv_G")(g)
-        update = from_channels(pixel_shuffle(update, c.stride))
+        update = from_channels(pixel_shuffle(wide(update), c.stride))
 
         if c.skip == "nullspace":
             update = update - normal(update, mask, maps)
         x = update if c.skip == "none" else r + update
         x = self._project(self._data_consistency(x, y, mask, maps))
-        return x, jnp.square(e).mean((1, 2, 3)), cost
+        return x, jnp.square(wide(e)).mean((1, 2, 3)), cost
 
-    def _aux(self, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
+    def _aux(self, r: Array, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
         """Return what the phase sees beside its image, as channels."""
-        images = {"fused": (fused,), "ct": (measurement.ct,), "fused+ct": (fused, measurement.ct)}
-        return jnp.stack(images[self.config.aux_concat], axis=-1)
+
+        def channels(part: str) -> Array:
+            if part == "fused":
+                return fused[..., None]
+            if part == "ct":
+                return ct_channels(measurement.ct)
+            edges = edge_field(ct_picture(measurement.ct), GUIDE_EDGE)
+            guided = total_variation_gradient(r if self.config.complex else r.real, edges, smoothing=GUIDE_SMOOTHING)
+            return to_channels(guided) if self.config.complex else guided[..., None]
+
+        return jnp.concatenate([channels(part) for part in self.config.aux_concat.split("+")], axis=-1)
 
     def _project(self, x: Complex[Array, "b h w"]) -> Complex[Array, "b h w"]:
         return x if self.config.complex else x.real.astype(x.dtype)
@@ -385,18 +452,20 @@ class ATLFNet(nn.Module):
     def setup(self) -> None:
         c = self.config
         if c.use_fusion:
-            self.fusion = FusionProcess(c.fusion, name="fusion")
+            self.fusion = FusionProcess(c.fusion, c.dtype, name="fusion")
         r = c.reconstruction
         if r.share_phases:
-            self.phases = [Phase(r, name="phase")] * r.phases
+            self.phases = [Phase(r, dtype=c.dtype, name="phase")] * r.phases
         else:
-            self.phases = [Phase(r, k % r.avat_every == 0, name=f"phase_{k}") for k in range(r.phases)]
+            self.phases = [Phase(r, k % r.avat_every == 0, c.dtype, name=f"phase_{k}") for k in range(r.phases)]
 
     def __call__(
         self, measurement: Measurement, *, mu_index: Int[Array, " b"] | None = None, deterministic: bool = True
     ) -> Reconstruction:
         """Reconstruct the image; ``mu_index`` picks the multiplier per example (None = the smallest)."""
         r = self.config.reconstruction
+        if not self.config.use_ct:
+            measurement = measurement._replace(ct=jnp.zeros_like(measurement.ct))
         x = adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
         fused, features = (
             self.fuse(measurement, deterministic=deterministic) if self.config.use_fusion else (None, None)
@@ -422,7 +491,7 @@ class ATLFNet(nn.Module):
         return self.fusion(measurement.ct, zero_filled, deterministic=deterministic)
 
     def autoencode(
-        self, ct: Float[Array, "b h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
+        self, ct: Float[Array, "b *k h w"], mr: Float[Array, "b h w"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"], FusionFeatures]:
         """Decode each modality from its own features: CDDFuse's first training phase."""
         return self.fusion.autoencode(ct, mr, deterministic=deterministic)

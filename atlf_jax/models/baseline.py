@@ -9,7 +9,7 @@ from beartype import beartype
 from jaxtyping import Array, Complex, Float
 
 from atlf_jax.array_types import Measurement
-from atlf_jax.ops import adjoint, to_channels
+from atlf_jax.ops import adjoint, ct_channels, to_channels
 from atlf_jax.ops.consistency import hard, weighted
 
 __all__ = ["BaselineConfig", "Consistency", "DataConsistency", "as_input", "project", "start"]
@@ -29,6 +29,11 @@ class BaselineConfig:
     """Two image channels (re, im); False = one real channel, with the real part taken after data consistency."""
 
     @property
+    def sees_ct(self) -> bool:
+        """Say whether the CT reaches the image."""
+        return self.use_ct
+
+    @property
     def channels(self) -> int:
         """Return the number of image channels."""
         return 2 if self.complex else 1
@@ -45,9 +50,9 @@ def start(measurement: Measurement, config: BaselineConfig) -> Complex[Array, "b
 
 
 def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: BaselineConfig) -> Float[Array, "b h w f"]:
-    """Return the image as channels, with the CT as one more where the network may see it."""
+    """Return the image as channels, with those of the CT after it where the network may see it."""
     image = to_channels(x)[..., : config.channels]
-    return jnp.concatenate([image, measurement.ct[..., None]], axis=-1) if config.use_ct else image
+    return jnp.concatenate([image, ct_channels(measurement.ct)], axis=-1) if config.use_ct else image
 
 
 class DataConsistency(nn.Module):

@@ -27,7 +27,7 @@ from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, project, start
 from atlf_jax.nn.attention import attend
 from atlf_jax.nn.layers import ChannelNorm, Conv, Pointwise, gelu, pixel_shuffle, pixel_unshuffle
-from atlf_jax.ops import from_channels, to_channels
+from atlf_jax.ops import ct_channels, from_channels, to_channels
 
 __all__ = ["MTrans", "MTransConfig"]
 
@@ -111,7 +111,8 @@ class MTrans(nn.Module):
         mr = _embed(features, c.patch, c.embed, name="embed")
         ct = None
         if c.use_ct:
-            ct = _embed(Head(c.width, name="head_ct")(measurement.ct[..., None]), c.ct_patch, c.embed, name="embed_ct")
+            seen = Head(c.width, name="head_ct")(ct_channels(measurement.ct))
+            ct = _embed(seen, c.ct_patch, c.embed, name="embed_ct")
         for layer in range(c.layers):
             context = _sequence(mr) if ct is None else jnp.concatenate([_sequence(mr), _sequence(ct)], axis=1)
             mr = Block(c.heads, c.mlp_ratio, name=f"block_{layer}")(mr, context)

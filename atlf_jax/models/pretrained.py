@@ -26,6 +26,7 @@ from safetensors.numpy import save
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data.files import write_file
+from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models import ATLFConfig, build
 from atlf_jax.models.uncertainty import Calibration
 
@@ -271,7 +272,8 @@ def _check_same(file: Path, flat: Mapping[str, np.ndarray], config: Config) -> N
     multiple = model.multiple if isinstance(model, ATLFConfig) else 1
     side = multiple * -(-64 // multiple)  # of any image: parameters do not depend on it
     blank = np.zeros((1, side, side), np.complex64)
-    measurement = Measurement(blank, np.ones((1, 1, side), bool), blank.real)
+    ct = np.zeros((1, *ct_shape(len(config.data.ct_windows) or 1, (side, side))), np.float32)
+    measurement = Measurement(blank, np.ones((1, 1, side), bool), ct)
     wanted = flatten_dict(jax.eval_shape(build(model).init, jax.random.key(0), measurement), sep="/")
     there, here = ({name: (leaf.shape, str(leaf.dtype)) for name, leaf in tree.items()} for tree in (flat, wanted))
     differing = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, jaxtyped
 
 from atlf_jax.nn.layers import Conv, Pointwise
+from atlf_jax.nn.precision import in_float32, wide, wide_dtype
 
 __all__ = ["FusedStyle", "adain"]
 
@@ -27,6 +28,7 @@ def _mean_and_variance(x: Float[Array, "b h w f"]) -> tuple[Float[Array, "b 1 1 
     return mean + pivot, variance
 
 
+@in_float32
 @jaxtyped(typechecker=beartype)
 def adain(
     content: Float[Array, "b h w f"], style: Float[Array, "b h1 w1 f"], *, epsilon: float = 1e-5
@@ -83,16 +85,16 @@ class FusedStyle(nn.Module):
             style = Conv(features, use_bias=True, name="style")(fused)
 
         if self.kind == "film":
-            pooled = style.mean((1, 2), keepdims=True)  # [b, 1, 1, f]
+            pooled = wide(style).mean((1, 2), keepdims=True)  # [b, 1, 1, f]
             modulation = Pointwise(2 * features, use_bias=True, kernel_init=nn.initializers.zeros, name="film")(pooled)
             scale, shift = jnp.split(modulation, 2, axis=-1)
-            styled = (1 + scale) * content + shift
+            styled = in_float32(lambda content, scale, shift: (1 + scale) * content + shift)(content, scale, shift)
         else:
             styled = adain(content, style)
         if self.neutral_start:
-            alpha: Array | float = self.param("alpha", nn.initializers.zeros, (), content.dtype)
+            alpha: Array | float = self.param("alpha", nn.initializers.zeros, (), wide_dtype(content.dtype))
         elif self.alpha == 1:
             return styled
         else:
             alpha = self.alpha
-        return alpha * styled + (1 - alpha) * content
+        return in_float32(lambda a, b, alpha: alpha * a + (1 - alpha) * b)(styled, content, alpha)

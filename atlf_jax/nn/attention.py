@@ -1,4 +1,8 @@
-"""Attention of every pixel of an image to a few keys, row by row, so that no logit map of the whole image exists."""
+"""Attention of every pixel of an image to a few keys, without a logit map that outlives its use.
+
+On a CPU row by row, so that logits stay in cache; on an accelerator in blocks as large as a whole image, since loops of
+small operations leave it idle.
+"""
 
 from functools import partial
 from typing import Any, Protocol
@@ -8,17 +12,28 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from atlf_jax.nn import backend
+from atlf_jax.nn.precision import wide_dtype
+
 __all__ = ["RowBias", "attend"]
+
+CPU_QUERIES = 128  # at a time
+# A block of 2^16 queries, 256 keys and 4 heads holds 268 MB of float32 logits an example, one block at a time; its
+# gradient holds about three such maps. All examples of a batch are in a block.
+ACCELERATOR_QUERIES = 2**16
 
 
 class RowBias(Protocol):
-    """A bias on the logits that can be read one image row at a time: a pytree of arrays with two methods."""
+    """A bias on the logits that can be read by rows of the image: a pytree of arrays with three methods."""
 
     def row(self, y: Array) -> Float[Array, "b g w m"]:
         """Return the bias of row ``y``'s pixels towards every key."""
 
     def add_row(self, total: Any, y: Array, d_row: Float[Array, "b g w m"]) -> Any:
         """Add the gradient of ``row(y)`` to ``total``, a bias of the same structure that collects gradients."""
+
+    def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
+        """Return ``row(y)`` of ``count`` rows from ``first`` on, one after the other, by a few large operations."""
 
 
 def attend(
@@ -28,7 +43,7 @@ def attend(
     bias: RowBias | None = None,
     *,
     heads: int,
-    query_chunk: int = 128,
+    query_chunk: int | None = None,
 ) -> Float[Array, "b h w f"]:
     """Multi-head attention of the pixels to m keys.
 
@@ -39,25 +54,56 @@ def attend(
         k, v: keys and values ``[b, m, f]``.
         bias: added to the logits; None adds nothing.
         heads: number of heads g, a divisor of f.
-        query_chunk: logits are held for about this many queries at a time, for whole rows and at least one.
+        query_chunk: logits are held for about this many queries at a time, for whole rows and at least one; None is
+            what suits the backend.
 
     Returns:
         ``[b, h, w, f]`` in the dtype of ``q``; logits and softmax are float32 at least.
 
     Source: Vaswani et al. 2017, eq. 1. The backward pass computes each chunk's weights anew from the stored
     log-sum-exp (Dao et al. 2022, FlashAttention): with automatic differentiation of the same loop it takes three
-    times as long on CPU. One derivative in reverse mode only.
+    times as long on CPU. It has one derivative, in reverse mode. On an accelerator differentiation is automatic, and
+    computes the weights of a block anew.
     """
     b, h, w, f = q.shape
+    accelerated = backend.accelerated()
+    query_chunk = query_chunk or (ACCELERATOR_QUERIES if accelerated else CPU_QUERIES)
     rows = max(r for r in range(1, h + 1) if h % r == 0 and (r == 1 or r * w <= query_chunk))
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = q.dtype if accelerated else wide_dtype(q.dtype)
 
     def split(x: Array) -> Array:
         return x.astype(dtype).reshape(b, -1, heads, f // heads).swapaxes(1, 2)  # [b, n, f] -> [b, g, n, d]
 
-    queries = split(q * (f // heads) ** -0.5).reshape(b, heads, h // rows, rows * w, -1)
-    out = _attention(rows, jnp.moveaxis(queries, 2, 0), split(k), split(v), bias)  # [chunks, b, g, n, d]
+    queries = jnp.moveaxis(split(q).reshape(b, heads, h // rows, rows * w, -1), 2, 0)  # [chunks, b, g, n, d]
+    scale = (f // heads) ** -0.5
+    if accelerated:
+        out = _attention_in_blocks(rows, scale, queries, split(k), split(v), bias)
+    else:
+        out = _attention(rows, queries * scale, split(k), split(v), bias)
     return out.transpose(1, 0, 3, 2, 4).reshape(b, h, w, f).astype(q.dtype)
+
+
+def _attention_in_blocks(
+    rows: int,
+    scale: float,
+    q: Float[Array, "chunks b g n d"],
+    k: Float[Array, "b g m d"],
+    v: Float[Array, "b g m d"],
+    bias: RowBias | None,
+) -> Float[Array, "chunks b g n d"]:
+    """Return softmax(scale q k^T + bias) v; operands of products as they come, logits and sums float32 at least."""
+    dtype = wide_dtype(q.dtype)
+
+    @jax.checkpoint
+    def block(inputs: tuple[Array, Array]) -> Array:
+        first_row, q = inputs
+        logits = scale * jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=dtype)  # [b, g, n, m]
+        if bias is not None:
+            logits = logits + bias.rows(first_row, rows).astype(dtype)
+        weights = jax.nn.softmax(logits)
+        return jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=dtype)
+
+    return lax.map(block, (rows * jnp.arange(q.shape[0]), q))
 
 
 def _append(x: Float[Array, "*b d"], column: Float[Array, "*b"] | float) -> Float[Array, "*b d1"]:

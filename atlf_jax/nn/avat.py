@@ -29,6 +29,7 @@ from atlf_jax.nn.position_bias import (
     stripe_row_bias,
     table_bias,
 )
+from atlf_jax.nn.precision import in_float32, wide, wide_dtype
 from atlf_jax.ops.resample import bilinear
 
 __all__ = ["AVAT", "reference_grid", "strided_depthwise"]
@@ -93,7 +94,7 @@ def stretch(angle: Float[Array, " g"], ratio: Float[Array, " g"]) -> Float[Array
     c, s = jnp.cos(angle), jnp.sin(angle)
     rotation = jnp.stack([jnp.stack([c, -s], axis=-1), jnp.stack([s, c], axis=-1)], axis=-2)  # [g, 2, 2]
     scale = jnp.exp(jnp.stack([ratio, -ratio], axis=-1))[:, None]  # [g, 1, 2]
-    return jnp.matmul(rotation * scale, rotation.swapaxes(-1, -2))
+    return jnp.matmul(rotation * scale, rotation.swapaxes(-1, -2), precision="highest")  # positions: no TF32
 
 
 class AVAT(nn.Module):
@@ -135,7 +136,7 @@ class AVAT(nn.Module):
     offset_range: float = 1.0
     stripe_position: bool = True
     stripe_logit: Literal["stripe1d", "none", "dat2d", "log_cpb", "feature"] = "stripe1d"
-    query_chunk: int = 128
+    query_chunk: int | None = None
     neutral_start: bool = False
     paths: Literal["conv", "skip"] = "conv"
     path_act: Literal["none", "softplus"] = "none"
@@ -157,14 +158,14 @@ class AVAT(nn.Module):
         x = ChannelNorm(name="norm")(x)
         q = Pointwise(f, use_bias=True, name="query")(x)
         if self.stripe_logit == "feature":
-            feature = self.param("stripe_feature", nn.initializers.zeros, (8, 8, f), x.dtype)
-            q = q + jax.image.resize(feature, (h, w, f), "bilinear", antialias=False)[None]
+            feature = self.param("stripe_feature", nn.initializers.zeros, (8, 8, f), wide_dtype(x.dtype))
+            q = q + jax.image.resize(feature, (h, w, f), "bilinear", antialias=False)[None].astype(q.dtype)
 
         dynamic_paths = DynamicPaths(
             self.paths, self.path_act, self.gumbel_hard, self.tau, self.mu_classes, self.selector, name="paths"
         )
         if self.sampling == "dat":
-            positions = self._positions(q)  # [b, groups, hk, wk, 2]
+            positions = self._positions(wide(q))  # [b, groups, hk, wk, 2]
             x, queries = self._sample(x, positions), h * w
         elif self.sampling == "full":
             positions, queries = self._whole_grid(q), h * w
@@ -183,7 +184,9 @@ class AVAT(nn.Module):
             out = attend(q, k, v, bias, heads=self.heads, query_chunk=self.query_chunk)
         out_init = nn.initializers.zeros if self.neutral_start else uniform_fan_in
         out = Pointwise(f, use_bias=True, kernel_init=out_init, name="out")(out)
-        return out * executed[:, None, None, None] if self.paths == "skip" else out, cost
+        if self.paths == "skip":
+            out = in_float32(jnp.multiply)(out, executed[:, None, None, None])
+        return out, cost
 
     # --- where keys are sampled -------------------------------------------------------------------------------------
 
@@ -201,7 +204,6 @@ class AVAT(nn.Module):
         return self._move(reference_grid(h, w, stride), self._bounded(offset, stride), h, w)
 
     def _bounded(self, offset: Array, stride: int) -> Array:
-        offset = offset.astype(jnp.promote_types(offset.dtype, jnp.float32))  # positions never in half precision
         return (jnp.tanh(offset) if self.offset_tanh else offset) * (self.offset_range * stride)
 
     def _move(
@@ -216,7 +218,7 @@ class AVAT(nn.Module):
             ratio = self.param("stripe_ratio", nn.initializers.zeros, (groups,), offset.dtype)
             shift = self.param("stripe_shift", nn.initializers.zeros, (groups, 8, 8, 2), offset.dtype)
             shift = jax.image.resize(shift, (groups, hk, wk, 2), "bilinear", antialias=False)
-            offset = jnp.einsum("gij,bg...j->bg...i", stretch(angle, ratio), offset)
+            offset = jnp.einsum("gij,bg...j->bg...i", stretch(angle, ratio), offset, precision="highest")
             offset = offset + shift.reshape(1, groups, hk, wk, *ones, 2)
         positions = offset + jnp.asarray(reference, offset.dtype).reshape(1, 1, *reference.shape[:2], *ones, 2)
         last = jnp.array((h - 1, w - 1), offset.dtype).reshape(*(1,) * (offset.ndim - 1), 2)
@@ -224,7 +226,7 @@ class AVAT(nn.Module):
 
     def _whole_grid(self, q: Float[Array, "b h w f"]) -> Float[Array, "b groups h w 2"]:
         b, h, w, _ = q.shape
-        grid = jnp.asarray(reference_grid(h, w, 1), jnp.promote_types(q.dtype, jnp.float32))
+        grid = jnp.asarray(reference_grid(h, w, 1), wide_dtype(q.dtype))
         return jnp.broadcast_to(grid[None, None], (b, self.groups, h, w, 2))
 
     def _sample(self, x: Float[Array, "b h w f"], positions: Float[Array, "b groups hk wk 2"]) -> Array:
@@ -273,7 +275,7 @@ class AVAT(nn.Module):
         """Attend to the query's own 3 x 3 neighbourhood, moved by offsets predicted from it."""
         b, h, w, f = q.shape
         n = h * w
-        offset = Pointwise(18 * self.groups, kernel_init=nn.initializers.zeros, name="offset")(q)
+        offset = Pointwise(18 * self.groups, kernel_init=nn.initializers.zeros, name="offset")(wide(q))
         offset = self._bounded(jnp.moveaxis(offset.reshape(b, h, w, self.groups, 9, 2), 3, 1), stride=1)
         neighbours = reference_grid(3, 3, 1).reshape(1, 1, 1, 1, 9, 2) - 1  # -1, 0, 1 in both axes
         grid = reference_grid(h, w, 1)
@@ -287,7 +289,7 @@ class AVAT(nn.Module):
             return jnp.moveaxis(sampled, 4, 2).reshape(b, self.heads, n, 9, -1)  # [b, heads, n, 9, d]
 
         queries = q.reshape(b, n, self.heads, -1).swapaxes(1, 2) * (f // self.heads) ** -0.5  # [b, heads, n, d]
-        logits = jnp.einsum("bgnd,bgnmd->bgnm", queries, sample(k)).astype(positions.dtype)
+        logits = jnp.einsum("bgnd,bgnmd->bgnm", queries, sample(k), preferred_element_type=positions.dtype)
         pair_bias = self._pair_bias(h, w, positions.dtype)
         if pair_bias is not None:
             parameters, function = pair_bias
@@ -310,7 +312,7 @@ class AVAT(nn.Module):
             # [b, tiles_h, side, tiles_w, side, heads, d] -> [tiles_h, b, tiles_w, heads, side, side, d]
             return x.transpose(1, 0, 3, 5, 2, 4, 6).reshape(tiles_h, x.shape[0], tiles_w, self.heads, pixels, -1)
 
-        dtype = jnp.promote_types(q.dtype, jnp.float32)
+        dtype = wide_dtype(q.dtype)
         inside = tiles(jnp.ones((1, h, w, self.heads), bool))[..., 0][..., None, :]  # [.., 1, tiles_w, heads, 1, m]
         bias = jnp.zeros((1, 1, 1, 1), dtype)
         pair_bias = self._pair_bias(h, w, dtype)
@@ -323,7 +325,8 @@ class AVAT(nn.Module):
         @jax.checkpoint
         def row_of_tiles(inputs: tuple[Array, ...]) -> Array:
             q, k, v, inside = inputs
-            logits = jnp.matmul(q, k.swapaxes(-1, -2)).astype(dtype) + bias[:, None]  # [b, tiles_w, heads, n, m]
+            logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=dtype) + bias[:, None]
+            # [b, tiles_w, heads, n, m]
             weights = nn.softmax(jnp.where(jnp.broadcast_to(inside, logits.shape), logits, -jnp.inf))
             return jnp.matmul(weights.astype(v.dtype), v)
 

@@ -8,10 +8,12 @@ from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
 from atlf_jax.nn.layers import Conv, Pointwise, xavier
+from atlf_jax.nn.precision import in_float32, wide_dtype
 
 __all__ = ["BRB", "soft_threshold"]
 
 
+@in_float32
 @jaxtyped(typechecker=beartype)
 def soft_threshold(u: Float[Array, "*b"], theta: float | Float[Array, ""]) -> Float[Array, "*b"]:
     """Shrink every value towards zero by theta.
@@ -72,7 +74,7 @@ class BRB(nn.Module):
 
         shrunk = u
         if self.shrink == "soft":
-            shrunk = soft_threshold(u, self.param("theta", nn.initializers.constant(0.01), (), d.dtype))
+            shrunk = soft_threshold(u, self.param("theta", nn.initializers.constant(0.01), (), wide_dtype(d.dtype)))
         if self.levels > 1:
             shrunk = shrunk + self._coarser(shrunk)
         return synthesis(shrunk), synthesis(u) - d

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from atlf_jax.nn.layers import ChannelNorm, Pointwise, depthwise, gelu, uniform_fan_in
+from atlf_jax.nn.precision import parameter, wide_dtype
 from atlf_jax.nn.restormer import MDTA, attend_channels
 from atlf_jax.nn.scaffold import ConvBatchNorm
 
@@ -33,11 +34,12 @@ class DenseMDTA(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         f = x.shape[-1]
-        qkv1 = self.param("qkv1", uniform_fan_in, (f, 3 * f), x.dtype)
-        qkv2 = self.param("qkv2", uniform_fan_in, (3, 3, 3 * f, 3 * f), x.dtype)
-        temperature = self.param("scale", nn.initializers.ones, (self.heads,), x.dtype)
-        projection = self.param("proj", uniform_fan_in, (f, f), x.dtype)
-        kernel = jnp.einsum("fk,ijkl->ijfl", qkv1, qkv2)  # [3, 3, f, 3f]
+        dtype = wide_dtype(x.dtype)
+        qkv1 = self.param("qkv1", uniform_fan_in, (f, 3 * f), dtype)
+        qkv2 = self.param("qkv2", uniform_fan_in, (3, 3, 3 * f, 3 * f), dtype)
+        temperature = self.param("scale", nn.initializers.ones, (self.heads,), dtype)
+        projection = self.param("proj", uniform_fan_in, (f, f), dtype)
+        kernel = jnp.einsum("fk,ijkl->ijfl", qkv1, qkv2).astype(x.dtype)  # [3, 3, f, 3f]
         qkv = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return attend_channels(qkv, temperature, projection)
 
@@ -70,7 +72,7 @@ class PairedGDFN(nn.Module):
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         f = x.shape[-1]
         y = Pointwise(2 * f, name="project_in")(x)
-        y = paired_conv(y, self.param("dwconv", uniform_fan_in, (3, 3, 2, 2 * f), x.dtype))
+        y = paired_conv(y, parameter(self, "dwconv", uniform_fan_in, (3, 3, 2, 2 * f), x.dtype))
         gate, signal = jnp.split(y, 2, axis=-1)
         return Pointwise(f, name="project_out")(gelu(gate) * signal)
 

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from atlf_jax.nn import backend
+from atlf_jax.nn.precision import in_float32, parameter, wide, wide_dtype
+
 __all__ = [
     "ChannelNorm",
     "Conv",
     "Depthwise",
     "Pointwise",
+    "add_bias",
     "channel_norm",
     "depthwise",
     "gelu",
@@ -34,6 +38,12 @@ uniform_fan_in: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", 
 xavier: Initializer = nn.initializers.xavier_normal()
 
 
+@in_float32
+def add_bias(x: Float[Array, "*b f"], bias: Float[Array, " f"]) -> Float[Array, "*b f"]:
+    """Add a bias to every pixel; in float32, since the bias' gradient is a sum over all pixels."""
+    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 class Pointwise(nn.Module):
     """A 1x1 convolution, written as one matrix product over all pixels (2-5 times faster than ``lax.conv``)."""
 
@@ -43,10 +53,10 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b f"]) -> Float[Array, "*b k"]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), x.dtype)
+        kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), x.dtype)
         y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel)  # [pixels, f] . [f, k]
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)[None]
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,), wide_dtype(x.dtype)))
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -63,7 +73,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h1 w1 k"]:
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, x.dtype)
+        kernel = parameter(self, "kernel", self.kernel_init, shape, x.dtype)
         pad = self.size // 2
         y = lax.conv_general_dilated(
             x,
@@ -74,7 +84,7 @@ class Conv(nn.Module):
             feature_group_count=self.groups,
         )
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)[None, None, None]
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,), wide_dtype(x.dtype)))
         return y
 
 
@@ -82,8 +92,9 @@ def _shifted_sum(padded: Array, kernel: Array) -> Array:
     """Return sum over (i, j) of kernel[i, j] * padded shifted by (i, j): a valid depthwise correlation."""
     rows, columns, _ = kernel.shape
     h, w = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
-    kernel = kernel[:, :, None, None, None]  # [rows, columns, 1, 1, 1, f]
-    return sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i in range(rows) for j in range(columns))
+    kernel = wide(kernel)[:, :, None, None, None]  # [rows, columns, 1, 1, 1, f]
+    total = sum(wide(padded[:, i : i + h, j : j + w]) * kernel[i, j] for i in range(rows) for j in range(columns))
+    return total.astype(padded.dtype)
 
 
 @jax.custom_vjp
@@ -93,7 +104,8 @@ def depthwise(padded: Float[Array, "b h1 w1 f"], kernel: Float[Array, "rows colu
     y[b, h, w, f] = sum_ij kernel[i, j, f] padded[b, h + i, w + j, f]
 
     ``lax.conv`` with ``feature_group_count`` is 5 to 50 times slower on CPU, and the automatic gradient of the
-    shifted sum reads the map nine times from memory; the gradient here goes through it a few rows at a time.
+    shifted sum reads the map nine times from memory; the gradient here goes through it a few rows at a time. On an
+    accelerator it takes all rows at once. Sums are float32 at least.
     """
     return _shifted_sum(padded, kernel)
 
@@ -109,18 +121,19 @@ def _depthwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, A
     border = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
     d_padded = _shifted_sum(jnp.pad(dy, border), kernel[::-1, ::-1])
 
-    chunk = max(r for r in (1, 2, 4) if h % r == 0)  # rows at a time: the few that their windows need stay in cache
+    # rows at a time: on a CPU so few that what their windows need stays in cache
+    chunk = h if backend.accelerated() else max(r for r in (1, 2, 4) if h % r == 0)
 
     def add_rows(total: Array, first: Array) -> tuple[Array, None]:
-        window = lax.dynamic_slice_in_dim(padded, first, chunk + rows - 1, axis=1)  # [b, chunk + rows - 1, w1, f]
-        d_chunk = lax.dynamic_slice_in_dim(dy, first, chunk, axis=1)  # [b, chunk, w, f]
+        window = wide(lax.dynamic_slice_in_dim(padded, first, chunk + rows - 1, axis=1))  # [b, chunk + rows - 1, w1, f]
+        d_chunk = wide(lax.dynamic_slice_in_dim(dy, first, chunk, axis=1))  # [b, chunk, w, f]
         taps = [
             (window[:, i : i + chunk, j : j + w] * d_chunk).sum((0, 1, 2)) for i in range(rows) for j in range(columns)
         ]
         return total + jnp.stack(taps).reshape(kernel.shape), None
 
-    d_kernel, _ = lax.scan(add_rows, jnp.zeros_like(kernel), jnp.arange(0, h, chunk))
-    return d_padded, d_kernel
+    d_kernel, _ = lax.scan(add_rows, jnp.zeros_like(wide(kernel)), jnp.arange(0, h, chunk))
+    return d_padded, d_kernel.astype(kernel.dtype)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -141,12 +154,12 @@ class Depthwise(nn.Module):
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         features, pad = x.shape[-1], self.size // 2
         # stored as [size, size, 1, f], the layout of a grouped convolution, so that the fan-in is size * size
-        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, 1, features), x.dtype)
+        kernel = parameter(self, "kernel", self.kernel_init, (self.size, self.size, 1, features), x.dtype)
         if self.pad_mode != "valid":
             x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=self.pad_mode)
         y = depthwise(x, kernel[:, :, 0])
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (features,), x.dtype)[None, None, None]
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (features,), wide_dtype(x.dtype)))
         return y
 
 
@@ -155,6 +168,7 @@ def zero_border(x: Float[Array, "b h w f"], width: int = 1) -> Float[Array, "b h
     return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)))
 
 
+@in_float32
 def gelu(x: Float[Array, "*b f"]) -> Float[Array, "*b f"]:
     """Return the exact GELU, x (1 + erf(x / sqrt 2)) / 2; ``nn.gelu`` takes erfc, which is slower on CPU."""
     return x * (0.5 + 0.5 * lax.erf(x * 0.5**0.5))
@@ -180,11 +194,16 @@ class ChannelNorm(nn.Module):
     def __call__(self, x: Float[Array, "*b f"]) -> Float[Array, "*b f"]:
         shape = (x.shape[-1],)
         ones = (1,) * (x.ndim - 1)
-        y = channel_norm(x, centre=not self.bias_free)
-        y = y * self.param("scale", nn.initializers.ones, shape, x.dtype).reshape(*ones, -1)
+        dtype = wide_dtype(x.dtype)
+        affine = [self.param("scale", nn.initializers.ones, shape, dtype).reshape(*ones, -1)]
         if not self.bias_free:
-            y = y + self.param("bias", nn.initializers.zeros, shape, x.dtype).reshape(*ones, -1)
-        return y
+            affine.append(self.param("bias", nn.initializers.zeros, shape, dtype).reshape(*ones, -1))
+
+        @in_float32
+        def norm(x: Array, scale: Array, *bias: Array) -> Array:
+            return sum(bias, start=channel_norm(x, centre=not self.bias_free) * scale)
+
+        return norm(x, *affine)
 
 
 def pixel_unshuffle(x: Float[Array, "b h w f"], factor: int) -> Float[Array, "b h1 w1 f1"]:

@@ -10,11 +10,12 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from atlf_jax.nn.layers import Depthwise, Pointwise, uniform_fan_in
+from atlf_jax.nn.layers import Depthwise, Pointwise, add_bias, uniform_fan_in
+from atlf_jax.nn.precision import wide, wide_dtype
 from atlf_jax.nn.scaffold import ConvBatchNorm
 
 __all__ = ["LFAB", "AffineCoupling", "BiasedMix", "InvertibleLU", "rotation_factors"]
@@ -67,18 +68,19 @@ class InvertibleLU(nn.Module):
         self, x: Float[Array, "b h w f"], *, inverse: bool = False
     ) -> tuple[Float[Array, "b h w f"], Float[Array, " b"]]:
         start, permutation, sign = rotation_factors(self.features, self.seed)
-        packed = self.param("packed", lambda _: jnp.asarray(start, x.dtype))
+        dtype = wide_dtype(x.dtype)
+        packed = self.param("packed", lambda _: jnp.asarray(start, dtype))
         log_scale = jnp.diag(packed)
-        lower = jnp.tril(packed, -1) + jnp.eye(self.features, dtype=x.dtype)
-        upper = jnp.triu(packed, 1) + jnp.diag(jnp.asarray(sign, x.dtype) * jnp.exp(log_scale))
+        lower = jnp.tril(packed, -1) + jnp.eye(self.features, dtype=dtype)
+        upper = jnp.triu(packed, 1) + jnp.diag(jnp.asarray(sign, dtype) * jnp.exp(log_scale))
         logdet = x.shape[1] * x.shape[2] * log_scale.sum()
         if inverse:
-            selection = jnp.eye(self.features, dtype=x.dtype)[:, permutation]  # P^T: [permutation[o], o] is 1
+            selection = jnp.eye(self.features, dtype=dtype)[:, permutation]  # P^T: [permutation[o], o] is 1
             matrix = solve_triangular(upper, solve_triangular(lower, selection, lower=True, unit_diagonal=True))
             logdet = -logdet
         else:
             matrix = (lower @ upper)[permutation]
-        y = jnp.einsum("bhwf,kf->bhwk", x, matrix)
+        y = jnp.einsum("bhwf,kf->bhwk", x, matrix.astype(x.dtype))
         return y, jnp.broadcast_to(logdet, x.shape[:1])
 
 
@@ -90,14 +92,15 @@ class BiasedMix(nn.Module):
         self, x: Float[Array, "b h w f"], *, inverse: bool = False
     ) -> tuple[Float[Array, "b h w f"], Float[Array, " b"]]:
         f = x.shape[-1]
-        kernel = self.param("kernel", uniform_fan_in, (f, f), x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (f,), x.dtype)[None, None, None]
+        dtype = wide_dtype(x.dtype)
+        kernel = self.param("kernel", uniform_fan_in, (f, f), dtype)
+        bias = self.param("bias", nn.initializers.zeros, (f,), dtype)
         logdet = x.shape[1] * x.shape[2] * jnp.linalg.slogdet(kernel)[1]
         if inverse:
-            y = jnp.einsum("bhwf,fk->bhwk", x - bias, jnp.linalg.inv(kernel))
+            y = jnp.einsum("bhwf,fk->bhwk", add_bias(x, -bias), jnp.linalg.inv(kernel).astype(x.dtype))
             logdet = -logdet
         else:
-            y = jnp.einsum("bhwf,fk->bhwk", x, kernel) + bias
+            y = add_bias(jnp.einsum("bhwf,fk->bhwk", x, kernel.astype(x.dtype)), bias)
         return y, jnp.broadcast_to(logdet, x.shape[:1])
 
 
@@ -137,16 +140,16 @@ class AffineCoupling(nn.Module):
         first, second = jnp.split(x, 2, axis=-1)
         if not inverse:
             second = second + phi(first)
-        scale = rho(second)
+        scale = wide(rho(second))
         if self.s_clamp is not None:
             scale = self.s_clamp * (2 / np.pi) * jnp.arctan(scale / self.s_clamp)
         logdet = scale.sum((1, 2, 3))
         if inverse:
-            first = (first - eta(second)) * jnp.exp(-scale)
+            first = (wide(first - eta(second)) * jnp.exp(-scale)).astype(x.dtype)
             second = second - phi(first)
             logdet = -logdet
         else:
-            first = first * jnp.exp(scale) + eta(second)
+            first = (wide(first) * jnp.exp(scale)).astype(x.dtype) + eta(second)
         return jnp.concatenate([first, second], axis=-1), logdet
 
 
@@ -186,7 +189,7 @@ class LFAB(nn.Module):
 
     @nn.compact
     def _transform(self, x: Array, *, inverse: bool = False, deterministic: bool = True) -> tuple[Array, Array]:
-        logdet = jnp.zeros(x.shape[:1], x.dtype)
+        logdet = jnp.zeros(x.shape[:1], wide_dtype(x.dtype))
         if self.kind == "conv":
             for i in range(2):
                 x = ConvBatchNorm(x.shape[-1], name=f"conv_{i}")(x, deterministic=deterministic)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from atlf_jax.nn.layers import Pointwise
+from atlf_jax.nn.layers import Pointwise, add_bias
+from atlf_jax.nn.precision import wide, wide_dtype
 from atlf_jax.nn.scaffold import batch_norm
 
 __all__ = ["LRFM"]
@@ -87,8 +88,8 @@ class LRFM(nn.Module):
     ) -> Float[Array, "*b o"]:
         self._check(ct.shape[-1], mr.shape[-1])
         if self.kind == "pooled":
-            gate = self._fuse(ct.mean((1, 2)), mr.mean((1, 2)), deterministic=deterministic)  # [b, f]
-            return (ct + mr) * nn.sigmoid(gate)[:, None, None]
+            gate = self._fuse(wide(ct).mean((1, 2)), wide(mr).mean((1, 2)), deterministic=deterministic)  # [b, f]
+            return (wide(ct + mr) * nn.sigmoid(gate)[:, None, None]).astype(ct.dtype)
         return self._fuse(ct, mr, deterministic=deterministic)
 
     def _check(self, ct_features: int, mr_features: int) -> None:
@@ -117,21 +118,22 @@ class LRFM(nn.Module):
             mr = _SubNet(name="subnet_mr")(mr, deterministic=deterministic)
         summed = self.start == "sum"
         inits = (_sum_factor_init(0), _sum_factor_init(1)) if summed else (_factor_init, _factor_init)
+        dtype = wide_dtype(ct.dtype)
         # [f + 1, rank, out]: the last row meets the constant 1
-        factor_ct = self.param("factor_ct", inits[0], (ct.shape[-1] + 1, self.rank, self.features), ct.dtype)
-        factor_mr = self.param("factor_mr", inits[1], (mr.shape[-1] + 1, self.rank, self.features), mr.dtype)
+        factor_ct = self.param("factor_ct", inits[0], (ct.shape[-1] + 1, self.rank, self.features), dtype)
+        factor_mr = self.param("factor_mr", inits[1], (mr.shape[-1] + 1, self.rank, self.features), dtype)
         if self.order == "diagram":
             return _affine(ct, factor_ct.sum(1)) * _affine(mr, factor_mr.sum(1))
-        weights = self.param("weights", _sum_weights_init if summed else _weights_init, (self.rank,), ct.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), ct.dtype)
+        weights = self.param("weights", _sum_weights_init if summed else _weights_init, (self.rank,), dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), dtype)
         factor_ct = factor_ct * weights[None, :, None]  # the weights join the small factor, not the maps
         product = _affine(ct, factor_ct.reshape(-1, self.rank * self.features))
         product = product * _affine(mr, factor_mr.reshape(-1, self.rank * self.features))
         product = product.reshape(*ct.shape[:-1], self.rank, self.features)  # [*b, rank, out]
-        return product.sum(-2) + bias.reshape((1,) * (ct.ndim - 1) + (-1,))
+        return add_bias(product.sum(-2), bias)
 
 
 def _affine(x: Float[Array, "*b f"], factor: Float[Array, "f1 k"]) -> Float[Array, "*b k"]:
     """Return [x; 1] . factor as one matrix product over all pixels."""
-    y = jnp.dot(x.reshape(-1, x.shape[-1]), factor[:-1]) + factor[-1:]  # [pixels, k]
+    y = add_bias(jnp.dot(x.reshape(-1, x.shape[-1]), factor[:-1].astype(x.dtype)), factor[-1])  # [pixels, k]
     return y.reshape(*x.shape[:-1], -1)

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, jaxtyped
 
 from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, uniform_fan_in
+from atlf_jax.nn.precision import in_float32, wide
 
 __all__ = ["DynamicPaths", "PathSelector", "gumbel_softmax"]
 
@@ -49,7 +50,7 @@ def gumbel_softmax(
 
 
 class PathSelector(nn.Module):
-    """Logits over the paths, from the sampled features and the class of mu.
+    """Logits over the paths, from the sampled features and the class of mu; in float32 once pooled.
 
     order:
         ``pooled``: mean over the grid, controllable unit, norm, ReLU, norm, linear; ``dpcdun``: DPC-DUN's own,
@@ -70,11 +71,11 @@ class PathSelector(nn.Module):
     ) -> tuple[Float[Array, "b p"], ...]:
         features = x.shape[-1]
         if self.order == "dpcdun":
-            x = Conv(features, use_bias=True, name="conv")(x)
+            x = wide(Conv(features, use_bias=True, name="conv")(x))
             h = self._control(x, mu_index).mean((1, 2))  # [b, h, w, f] -> [b, f]
             h = nn.relu(Pointwise(max(features // 4, 1), use_bias=True, name="hidden")(h))
         else:
-            h = self._control(x.mean((1, 2), keepdims=True), mu_index)[:, 0, 0]  # [b, 1, 1, f] -> [b, f]
+            h = self._control(wide(x).mean((1, 2), keepdims=True), mu_index)[:, 0, 0]  # [b, 1, 1, f] -> [b, f]
             h = ChannelNorm(name="norm2")(nn.relu(ChannelNorm(name="norm1")(h)))
 
         def bias_init(_: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
@@ -87,7 +88,7 @@ class PathSelector(nn.Module):
                 self.paths,
                 kernel_init=uniform_fan_in,
                 bias_init=bias_init,
-                param_dtype=x.dtype,
+                param_dtype=h.dtype,
                 name="logits" if self.heads == 1 else f"logits_{head}",
             )(h)
             for head in range(self.heads)
@@ -139,7 +140,7 @@ class DynamicPaths(nn.Module):
         keys = self._mix(x, weights[0], "key")
         values = self._mix(x, weights[1], "value")
         executed = weights[0][:, 0] + weights[0][:, 1]
-        relative = jnp.array(macs, x.dtype) / max(macs)
+        relative = jnp.array(macs, executed.dtype) / max(macs)
         cost = (weights[0] + weights[1]) @ relative / 2 if self.mu_classes else jnp.zeros_like(executed)
         return keys, values, executed, cost
 
@@ -165,6 +166,6 @@ class DynamicPaths(nn.Module):
         second = Depthwise(name=f"{name}_p3_depthwise")(x)
         second = Pointwise(features, use_bias=True, name=f"{name}_p3")(second)
         if self.path_act == "softplus":
-            first, second = nn.softplus(first), nn.softplus(second)
+            first, second = (in_float32(nn.softplus)(x) for x in (first, second))
         a = weights[:, :, None, None, None]  # [b, p, 1, 1, 1]
-        return a[:, 0] * first + a[:, 1] * second
+        return in_float32(lambda first, second, a: a[:, 0] * first + a[:, 1] * second)(first, second, a)

@@ -103,6 +103,28 @@ class StripeBias:
             rising=add(total.rising, y, d_row),
         )
 
+    def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
+        """Return the bias of the pixels of ``count`` rows, by slices and reshapes alone, whose gradients are sums."""
+        h, w = self.lines.shape[2], self.columns.shape[2]
+        lines = lax.dynamic_slice_in_dim(self.lines, first, count, axis=2)
+        falling = lax.dynamic_slice_in_dim(self.falling, h - first - count, count + w - 1, axis=2)
+        rising = lax.dynamic_slice_in_dim(self.rising, first, count + w - 1, axis=2)
+        diagonals = _windows(falling, count, w)[:, :, ::-1] + _windows(rising, count, w)
+        total = diagonals + lines[:, :, :, None] + self.columns[:, :, None]  # [b, g, count, w, m]
+        return total.reshape(*total.shape[:2], count * w, -1)
+
+
+def _windows(x: Float[Array, "b g d m"], count: int, w: int) -> Float[Array, "b g count w m"]:
+    """Return x[:, :, y : y + w] for y = 0 .. count - 1, with d = count + w - 1.
+
+    ``count`` copies of x one after the other, read as rows of d + 1 values, begin one value later in each row. So there
+    is neither a gather nor, in the gradient, a scatter.
+    """
+    b, g, d, m = x.shape
+    copies = jnp.broadcast_to(x[:, :, None], (b, g, count, d, m)).reshape(b, g, count * d, m)
+    copies = jnp.pad(copies, ((0, 0), (0, 0), (0, count), (0, 0)))
+    return copies.reshape(b, g, count, d + 1, m)[:, :, :, :w]
+
 
 @jaxtyped(typechecker=beartype)
 def stripe_row_bias(
@@ -193,6 +215,11 @@ class PairBias:
         """Add the gradient of ``row(y)`` to ``total``."""
         value, pull = jax.vjp(lambda bias: bias.row(y), self)
         return jax.tree.map(jnp.add, total, pull(d_row.astype(value.dtype))[0])
+
+    def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
+        """Return the bias of the pixels of ``count`` rows."""
+        rows = jnp.moveaxis(jax.vmap(self.row)(first + jnp.arange(count)), 0, 2)  # [b, g, count, w, m]
+        return rows.reshape(*rows.shape[:2], count * self.w, -1)
 
 
 @jaxtyped(typechecker=beartype)

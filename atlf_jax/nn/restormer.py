@@ -17,12 +17,14 @@ from atlf_jax.nn.layers import (
     Conv,
     Depthwise,
     Pointwise,
+    add_bias,
     gelu,
     pixel_shuffle,
     pixel_unshuffle,
     uniform_fan_in,
     zero_border,
 )
+from atlf_jax.nn.precision import wide, wide_dtype
 from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.scaffold import ConvBatchNorm, batch_norm
 
@@ -43,7 +45,7 @@ EncoderKind = Literal["cddfuse", "published", "unet"]
 
 def _inverse_norm(x: Float[Array, "b n f"]) -> Float[Array, "b f"]:
     """Return 1 / max(||x||, 1e-12) over the pixels: PyTorch's ``normalize``, with gradient 0 of the norm at 0."""
-    return lax.rsqrt(jnp.maximum(jnp.square(x).sum(1), 1e-24))
+    return lax.rsqrt(jnp.maximum(jnp.square(wide(x)).sum(1), 1e-24))
 
 
 def channel_attention(
@@ -54,14 +56,15 @@ def channel_attention(
     A_ij = softmax_j(t_g <q_i / ||q_i||, k_j / ||k_j||>), inner products and norms over all pixels
 
     The norms divide the small product instead of the maps, so that q and k are read once. The channels of a head
-    are contiguous.
+    are contiguous. The result is float32 at least.
     """
     b, n, f = query.shape
     g = temperature.shape[0]
     if f % g:
         raise ValueError(f"channel attention: got {f} features and {g} heads, wanted heads that divide the features")
     # one product of all channels, of which the heads are diagonal blocks: faster than g thin ones
-    gram = jnp.einsum("bni,bnj->bij", query, key).reshape(b, g, f // g, g, f // g)
+    gram = jnp.einsum("bni,bnj->bij", query, key, preferred_element_type=wide_dtype(query.dtype))
+    gram = gram.reshape(b, g, f // g, g, f // g)
     product = jnp.einsum("bgigj->bgij", gram)
     rows = _inverse_norm(query).reshape(b, g, f // g, 1)
     columns = _inverse_norm(key).reshape(b, g, 1, f // g)
@@ -78,7 +81,7 @@ def project_attended(
     The attended map is never formed: one matrix product over the pixels instead of two.
     """
     b, g, f1, _ = attention.shape
-    folded = jnp.einsum("bgij,gik->bgjk", attention, projection.reshape(g, f1, -1))
+    folded = jnp.einsum("bgij,gik->bgjk", attention, projection.reshape(g, f1, -1)).astype(value.dtype)
     return jnp.einsum("bnf,bfk->bnk", value, folded.reshape(b, g * f1, -1))
 
 
@@ -120,11 +123,12 @@ class MDTA(nn.Module):
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         features = x.shape[-1]
         qkv = _project(x, 3 * features, self.use_bias, "qkv", "qkv_dwconv")
-        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), x.dtype)
-        projection = self.param("project_out", uniform_fan_in, (features, features), x.dtype)
+        dtype = wide_dtype(x.dtype)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), dtype)
+        projection = self.param("project_out", uniform_fan_in, (features, features), dtype)
         y = attend_channels(qkv, temperature, projection)
         if self.use_bias:
-            y = y + self.param("project_out_bias", nn.initializers.zeros, (features,), x.dtype)[None, None, None]
+            y = add_bias(y, self.param("project_out_bias", nn.initializers.zeros, (features,), dtype))
         return y
 
 
@@ -255,7 +259,7 @@ class RestormerDecoder(nn.Module):
     ) -> Float[Array, "b h w o"]:
         if self.kind == "published":
             y = self._published(global_features, local_features, deterministic=deterministic)
-            return y if skip is None else y + skip
+            return wide(y) if skip is None else wide(y) + skip
         if self.kind not in ("cddfuse", "unet"):
             raise ValueError(f"decoder kind: got {self.kind!r}, wanted 'cddfuse', 'published' or 'unet'")
         x = jnp.concatenate([global_features, local_features], axis=-1)  # [b, h, w, 2f]
@@ -265,7 +269,7 @@ class RestormerDecoder(nn.Module):
             x = recompute(block, x) if self.remat else block(x)
         x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
         x = Conv(self.outputs, name="output_1")(x)
-        return nn.sigmoid(x if skip is None else x + skip)
+        return nn.sigmoid(wide(x) if skip is None else wide(x) + skip)
 
     def _published(self, global_features: Array, local_features: Array, *, deterministic: bool) -> Array:
         h, w = local_features.shape[1:3]

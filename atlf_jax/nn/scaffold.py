@@ -7,13 +7,21 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from atlf_jax.nn.layers import Conv
+from atlf_jax.nn.precision import wide_dtype
 
 __all__ = ["ConvBatchNorm", "batch_norm"]
 
 
 def batch_norm(x: Float[Array, "*b f"], *, deterministic: bool, name: str) -> Float[Array, "*b f"]:
     """Normalise by batch statistics, or when ``deterministic`` by their running mean (call inside a module)."""
-    norm = nn.BatchNorm(use_running_average=deterministic, momentum=0.9, epsilon=1e-5, param_dtype=x.dtype, name=name)
+    norm = nn.BatchNorm(
+        use_running_average=deterministic,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=x.dtype,
+        param_dtype=wide_dtype(x.dtype),
+        name=name,
+    )
     return norm(x)
 
 

@@ -16,6 +16,7 @@ from atlf_jax.ops.linear_solve import solve_hermitian
 from atlf_jax.ops.operators import adjoint, birdcage_maps, forward, normal, normalise_maps, operator_norm
 from atlf_jax.ops.resample import bilinear
 from atlf_jax.ops.wavelets import daubechies, fwt, iwt
+from atlf_jax.ops.windows import ct_channels, ct_picture
 
 __all__ = [
     "adjoint",
@@ -23,6 +24,8 @@ __all__ = [
     "birdcage_maps",
     "compression_matrix",
     "consistency",
+    "ct_channels",
+    "ct_picture",
     "daubechies",
     "differences",
     "differences_adjoint",

@@ -35,18 +35,20 @@ def bilinear(features: Float[Array, "b h w f"], positions: Float[Array, "b m 2"]
     column, column_part = _split(positions[..., 1], w)
     next_row, next_column = jnp.minimum(row + 1, h - 1), jnp.minimum(column + 1, w - 1)  # themselves when h or w is 1
     flat = features.reshape(b, h * w, f)  # [b h w f] -> [b h*w f]
+    dtype = positions.dtype if features.dtype == jnp.bfloat16 else features.dtype  # the gradient of positions is a sum
 
     def gather(row: Array, column: Array, weight: Array) -> Array:
         index = (row * w + column)[..., None]  # [b m 1]
         corner = jnp.take_along_axis(flat, index, axis=1, mode="clip")  # [b m f]
-        return corner * weight[..., None].astype(features.dtype)
+        return corner.astype(dtype) * weight[..., None].astype(dtype)
 
-    return (
+    sampled = (
         gather(row, column, (1 - row_part) * (1 - column_part))
         + gather(row, next_column, (1 - row_part) * column_part)
         + gather(next_row, column, row_part * (1 - column_part))
         + gather(next_row, next_column, row_part * column_part)
     )
+    return sampled.astype(features.dtype)
 
 
 def _split(position: Float[Array, "b m"], size: int) -> tuple[Int[Array, "b m"], Float[Array, "b m"]]:

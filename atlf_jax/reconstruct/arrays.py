@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models.any_size import Model, as_function
 from atlf_jax.models.uncertainty import spread
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
     consistency,
+    ct_picture,
     espirit_maps,
     forward,
     low_resolution_maps,
@@ -37,6 +39,7 @@ __all__ = [
     "Result",
     "Settings",
     "calibration_sides",
+    "check_windows",
     "load_model",
     "load_pretrained",
     "reconstruct",
@@ -66,7 +69,7 @@ class Record(NamedTuple):
 
     kspace: Complex64[np.ndarray, "*c h w"]  # a coil axis where there are coils
     mask: Bool[np.ndarray, "#h w"]
-    ct: Float32[np.ndarray, "h w"]  # windowed to [0, 1]
+    ct: Float32[np.ndarray, "*k h w"]  # windowed to [0, 1]; [h, w] of one window
     coil_maps: Complex64[np.ndarray, "c h w"] | None = None
 
 
@@ -163,7 +166,8 @@ def reconstruct(
     Args:
         kspace: complex ``[h, w]`` or ``[slices, h, w]``, centred; with coils one axis more, ``[*slices, c, h, w]``.
         mask: bool ``[w]``, ``[1|h, w]`` or ``[slices, 1|h, w]``, True = acquired.
-        ct: ``[h, w]`` or ``[slices, h, w]``, windowed to [0, 1] on the MR grid; None = no CT (zeros).
+        ct: ``[h, w]`` or ``[slices, h, w]``, windowed to [0, 1] on the MR grid; of several windows ``[*slices, k, h,
+            w]``; None = no CT (zeros).
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
         model: from ``load_model``, or what it takes (then loaded and compiled in each call); None = the zero-filled
             reconstruction.
@@ -210,9 +214,11 @@ def reconstruct(
     mask = np.broadcast_to(mask, (slices, *mask.shape[1:]))
     if ct is not None:
         ct = _lazy(ct)
-        ct = ct[None] if ct.ndim == 2 else ct
-        if ct.shape != (slices, h, w):
+        ct = ct[None] if ct.ndim == 2 or (single and ct.ndim == 3 and len(ct) > 1) else ct
+        if ct.ndim not in (3, 4) or (ct.shape[0], *ct.shape[-2:]) != (slices, h, w):
             raise ValueError(f"CT has shape {ct.shape}, wanted {(slices, h, w)}: resample it to the MR grid")
+    windows = _windows(model) if ct is None else 1 if ct.ndim == 3 else ct.shape[1]
+    check_windows(model, windows)
     if coil_maps is not None:
         coil_maps = coil_maps[None] if coil_maps.ndim == 3 else coil_maps
         if coil_maps.shape[0] not in (1, slices) or coil_maps.shape[1:] != kspace.shape[1:]:
@@ -222,8 +228,8 @@ def reconstruct(
         maps = None
         if coil_maps is not None:
             maps = np.asarray(coil_maps[index if len(coil_maps) > 1 else 0], np.complex64)
-        image = np.zeros((h, w), np.float32) if ct is None else np.asarray(ct[index], np.float32)
-        return Record(np.asarray(kspace[index], np.complex64), mask[index], image, maps)
+        image = np.zeros(ct_shape(windows, (h, w))) if ct is None else ct[index]
+        return Record(np.asarray(kspace[index], np.complex64), mask[index], np.asarray(image, np.float32), maps)
 
     settings = Settings(
         coils=coils,
@@ -244,6 +250,24 @@ def reconstruct(
         if found:
             warnings.warn("; ".join(found), GuardWarning, stacklevel=2)
     return images[0] if single else np.stack(images)
+
+
+def check_windows(model: Model | None, windows: int) -> None:
+    """Refuse a CT through another number of windows than the network's, where it is known (see ``Network``).
+
+    Raises:
+        ValueError: with the windows that were trained.
+    """
+    if isinstance(model, Network) and windows != _windows(model):
+        told = f": {', '.join(model.trained.windows)}" if model.trained.windows else ""
+        raise ValueError(
+            f"the number of CT windows is {windows}, and the network was trained with {_windows(model)}{told}; give as "
+            "many"
+        )
+
+
+def _windows(model: Model | None) -> int:
+    return len(model.trained.windows) or 1 if isinstance(model, Network) else 1
 
 
 def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int]) -> tuple[int, int]:
@@ -308,7 +332,7 @@ def solve(
         image, start, misfit, energy = map(np.asarray, (image, start, misfit, energy))
         for index in range(len(records)):
             if placement is not None and model is not None:
-                placement.add(records[index].ct, start[index])
+                placement.add(np.asarray(ct_picture(records[index].ct[None])[0]), start[index])
             expected = None if error is None else error[index]
             yield Result(image[index], start[index], float(misfit[index]), float(energy[index]), expected)
 

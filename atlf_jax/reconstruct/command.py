@@ -23,9 +23,11 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from atlf_jax.data import DataConfig
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models.uncertainty import Calibration
+from atlf_jax.ops import ct_picture
 from atlf_jax.reconstruct.arrays import (
     CoilMaps,
     Model,
@@ -34,10 +36,11 @@ from atlf_jax.reconstruct.arrays import (
     Result,
     Settings,
     calibration_sides,
+    check_windows,
     load_model,
     solve,
 )
-from atlf_jax.reconstruct.guards import Placement, foreign, untrained
+from atlf_jax.reconstruct.guards import Placement, foreign, other_windows, untrained
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -62,7 +65,7 @@ class Arguments:
     input: str
     """MR volume (NIfTI file or DICOM folder) or k-space (fastMRI .h5, or .npy)."""
     out: str
-    """File to write: .nii or .nii.gz of a volume, .h5 of k-space. A .json beside it tells how it was made."""
+    """File to write: .nii or .nii.gz, of k-space also .h5. A .json beside it tells how it was made."""
     checkpoint: str = ""
     """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
@@ -120,9 +123,9 @@ def parse(argv: list[str] | None = None) -> Arguments:
         from atlf_jax.config import from_dict
 
         default = replace(default, mask=from_dict(MaskConfig, trained["config"]["mask"]))
-        window = trained["config"]["data"].get("prepared", {}).get("window", "manifest")
-        if trained["config"]["data"]["dataset"] == "prepared" and window != "manifest":
-            default = replace(default, ct=CTConfig(window=window))
+        windows = from_dict(DataConfig, trained["config"]["data"]).ct_windows
+        if windows:
+            default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
     return tyro.cli(Annotated[Arguments, tyro.conf.PositionalRequiredArgs], prog=PROGRAM, args=argv, default=default)
 
 
@@ -139,6 +142,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     settings, settings_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments)
+    check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
         calibration = _calibration(arguments)
         settings = replace(settings, error_scale=calibration.scale)
@@ -244,13 +248,11 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     """Return the image's file and those beside it, checked before anything is computed."""
     source, out = Path(arguments.input), Path(arguments.out)
     of_volume = source.is_dir() or source.name.endswith(NIFTI)
-    endings = NIFTI if of_volume else HDF5
+    endings = NIFTI if of_volume else HDF5 + NIFTI
     ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
     if ending is None:
-        what = (
-            "a volume is written with its place in the patient" if of_volume else "k-space has no place in the patient"
-        )
-        raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}: name it so")
+        what = "a volume is written with its place in the patient: " if of_volume else ""
+        raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}name it so")
     stem = out.name.removesuffix(ending)
     beside = {"json": out.with_name(f"{stem}.json")}
     if arguments.panels:
@@ -347,6 +349,9 @@ def _warnings(model: Network | None, scan: Scan) -> list[str]:
     if model is None:
         return []
     words = untrained(model.trained, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    if scan.has_ct:
+        window = scan.facts["ct"]["window"]
+        words += other_windows(model.trained, window if isinstance(window, tuple) else (window,))
     return words + foreign(model.trained, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast)
 
 
@@ -377,7 +382,12 @@ def _plan(facts: dict[str, Any], scan: Scan, files: list[Path]) -> Iterator[str]
     )
     if coils:
         yield f"coils   {coils['coils']}, maps: {coils['maps']}"
-    yield "ct      none (zeros)" if ct is None else f"ct      window {ct['window']}, registration {ct['registration']}"
+    yield f"place   {facts['place']}"
+    if ct is None:
+        yield "ct      none (zeros)"
+    else:
+        windows = " and ".join(np.atleast_1d(ct["window"]))
+        yield f"ct      window {windows}, registration {ct['registration']}"
     trained = f" {model['name']}, {model['which']}, step {model['step']}" if model["method"] == "network" else ""
     yield f"model   {model['method']}{trained}"
     yield f"output  {', '.join(map(str, files))} ({facts['values']})"
@@ -418,7 +428,8 @@ def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
     for index, (record, result) in sorted(panels.items()):
         truth, image = scan.truth(index), scan.finish(result.image)
         white = float(np.abs(image if truth is None else truth).max()) or 1.0
-        cells = [] if not scan.has_ct else [("CT", centre_crop(record.ct, image.shape))]
+        ct = np.asarray(ct_picture(record.ct[None]))[0]
+        cells = [] if not scan.has_ct else [("CT", centre_crop(ct, image.shape))]
         cells += [("zero-filled", scan.finish(result.start) / white), ("reconstruction", image / white)]
         if truth is not None:
             cells.append(("truth", truth / white))

@@ -20,6 +20,7 @@ __all__ = [
     "foreign",
     "information",
     "other_data",
+    "other_windows",
     "trained_for",
     "untrained",
 ]
@@ -46,6 +47,7 @@ class TrainedFor(NamedTuple):
     contrast: str = ""  # empty: not known
     phase: float = 0.0
     noise: float = 0.0
+    windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
 
 
 @jaxtyped(typechecker=beartype)
@@ -129,6 +131,7 @@ def trained_for(config: "Config") -> TrainedFor:
         contrast=_contrast(data),
         phase=data.acquisition.phase,
         noise=data.acquisition.noise,
+        windows=data.ct_windows,
     )
 
 
@@ -184,6 +187,19 @@ def foreign(trained: TrainedFor, *, raw: bool, contrast: str = "") -> list[str]:
     if trained.contrast and contrast and trained.contrast != contrast:
         return [f"the contrast {contrast} was never trained, {trained.contrast} was"]
     return []
+
+
+@beartype
+def other_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
+    """Say whether a CT is seen through other windows than in training, or in another order.
+
+    Args:
+        trained: of the network.
+        windows: names; ("none",) of a CT that is scaled already, of which nothing is known.
+    """
+    if windows in (("none",), trained.windows) or not trained.windows:
+        return []
+    return [f"CT windows {', '.join(windows)} were never trained, {', '.join(trained.windows)} were"]
 
 
 def other_data(trained: TrainedFor, data: "DataConfig") -> list[str]:

@@ -1,7 +1,8 @@
 """Files as slices to reconstruct: raw k-space, or a fully sampled MR volume that is undersampled for a study.
 
 A scan knows its mask, gives one record at a time, and writes images back: a volume in the MR's own grid and
-orientation as NIfTI, k-space without a place in the patient as a fastMRI file.
+orientation as NIfTI, k-space, which has no place in the patient, as a fastMRI file or as NIfTI with the voxel size
+that its header tells.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,9 +17,9 @@ from jaxtyping import Complex, Complex64, Float32
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, write_reconstruction
-from atlf_jax.data.files import sha256_of
-from atlf_jax.data.transforms import CTWindow, fft2c_numpy, window_ct
-from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, write_nifti
+from atlf_jax.data.files import fingerprint
+from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
+from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
 from atlf_jax.reconstruct.arrays import Record
 
@@ -35,14 +36,20 @@ class CTConfig:
     path: str = ""
     """NIfTI file or DICOM folder, in Hounsfield units; for k-space without a place in the patient also .npy, on its
     grid. Empty: no CT (zeros)."""
-    window: CTWindow | Literal["none"] = "soft_tissue"
-    """Hounsfield units that become 0 and 1; take that of the training. none: the CT is scaled to [0, 1] already."""
+    window: CTWindows | Literal["none"] = "soft_tissue"
+    """Hounsfield units that become 0 and 1, once or in several windows; take those of the training, which are the
+    default with a checkpoint that tells. none: the CT is scaled to [0, 1] already."""
     register: Literal["none", "rigid", "affine", "bspline"] = "none"
     """How the CT is brought onto the MR before; none trusts the headers. Needs SimpleITK."""
     keep_flagged: bool = False
     """Go on where the registration is poor."""
     clean: bool = True
     """Turn table, head holder and all else outside the body to air."""
+
+    @property
+    def windows(self) -> int:
+        """Return the number of windows."""
+        return len(self.window) if isinstance(self.window, tuple) else 1
 
 
 @beartype
@@ -138,8 +145,9 @@ class _VolumeScan:
     volume: Volume
     mask: Mask
     slices: Float32[np.ndarray, "s h w"]
-    ct: Float32[np.ndarray, "s h w"] | None
+    ct: Float32[np.ndarray, "s *k h w"] | None
     facts: dict[str, Any]
+    windows: int = 1
     coils: int = 0
     contrast: str = ""
 
@@ -156,7 +164,7 @@ class _VolumeScan:
 
     def __getitem__(self, index: int) -> Record:
         samples = fft2c_numpy(self.slices[index].astype(np.complex64))
-        ct = np.zeros(self.shape, np.float32) if self.ct is None else self.ct[index]
+        ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
         return Record(np.where(self.mask.mask, samples, 0), self.mask.mask, ct)
 
     def truth(self, index: int) -> Float32[np.ndarray, "h w"]:
@@ -183,6 +191,8 @@ class _KSpaceScan:
     facts: dict[str, Any]
     image_shape: tuple[int, int]
     where: str
+    windows: int = 1
+    spacing: tuple[float, float, float] | None = None
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -206,7 +216,7 @@ class _KSpaceScan:
         maps = self.coil_maps
         if maps is not None:
             maps = np.asarray(maps[index] if maps.ndim == 4 else maps, np.complex64)
-        ct = np.zeros(self.shape, np.float32) if self.ct is None else self.ct[index]
+        ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
         return Record(samples, self.mask.mask, ct, maps)
 
     def truth(self, index: int) -> None:
@@ -217,7 +227,10 @@ class _KSpaceScan:
         return centre_crop(np.abs(image), self.image_shape)
 
     def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
-        write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
+        if path.name.endswith(NIFTI):
+            write_nifti(path, unplaced(np.stack(list(images)), self.spacing))
+        else:
+            write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
 
 
 def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _VolumeScan:
@@ -226,15 +239,17 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
     slices = to_slices(volume)
     if not slices.any():
         raise ValueError(f"{path} is zero everywhere, and so is its k-space; there is nothing to reconstruct")
-    drawn, how = _mask(slices.shape[1:], mask, sampling, path.name)
+    name = path.resolve().name if path.is_dir() else path.name  # of the folder "." too
+    drawn, how = _mask(slices.shape[1:], mask, sampling, name)
     facts = {
         "input": {
             "kind": "fully sampled volume, k-space simulated with one coil",
             "shape": list(volume.data.shape),
             "spacing_mm": volume.spacing.round(4).tolist(),
             "orientation": orientation(volume),
-            **_digest(path),
+            "sha256": fingerprint(path),
         },
+        "place": "that of the input",
         "values": "real part" if volume.data.min() < 0 else "magnitude",
         "mask": how,
     }
@@ -244,7 +259,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
         if not is_same_person(other, found):
             raise ValueError(f"{ct.path} and {path} have different patient numbers in their headers; give scans of one")
         stack, facts["ct"] = _ct_on_volume(other.volume, volume, ct)
-    return _VolumeScan(volume, drawn, slices, stack, facts)
+    return _VolumeScan(volume, drawn, slices, stack, facts, ct.windows)
 
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
@@ -258,7 +273,8 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
             drawn = inside._replace(nominal=drawn.nominal)
     facts = {
         "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
-        | _digest(path),
+        | {"sha256": fingerprint(path)},
+        "place": _place(file.spacing),
         "values": "magnitude",
         "mask": how,
     }
@@ -273,7 +289,9 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
         ct=stack,
         facts=facts,
         image_shape=file.image_shape,
+        spacing=file.spacing,
         where=str(path),
+        windows=ct.windows,
         attributes=kept,
     )
 
@@ -305,7 +323,8 @@ def _open_npy(
                 f"{config.coil_maps} has shape {maps.shape}; wanted {samples.shape[1:]} or {samples.shape}"
             )
     facts = {
-        "input": {"kind": "k-space array", "shape": list(samples.shape), **_digest(path)},
+        "input": {"kind": "k-space array", "shape": list(samples.shape), "sha256": fingerprint(path)},
+        "place": _place(None),
         "values": "magnitude",
         "mask": how,
     }
@@ -320,6 +339,7 @@ def _open_npy(
         facts=facts,
         image_shape=shape,
         where=str(path),
+        windows=ct.windows,
         coil_maps=maps,
     )
 
@@ -396,7 +416,7 @@ def _ct_as_it_is(config: CTConfig, wanted: tuple[int, ...], facts: dict[str, Any
     return _windowed(stack.astype(np.float32), config)
 
 
-def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[np.ndarray, "s h w"]:
+def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[np.ndarray, "s *k h w"]:
     if config.window != "none":
         return window_ct(stack, config.window)
     if stack.min() < 0 or stack.max() > 1:
@@ -406,6 +426,14 @@ def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[
     return stack
 
 
+def _place(spacing: tuple[float, float, float] | None) -> str:
+    """Say what is known of where k-space was measured."""
+    if spacing is None:
+        return "not in the input, nor a field of view: a NIfTI file gets voxels of 1 mm, and no code"
+    size = " x ".join(f"{length:.4g}" for length in spacing)
+    return f"not in the input; its field of view gives voxels of {size} mm, rows by columns by slice thickness"
+
+
 def load_array(path: Path) -> Complex[np.ndarray, "..."] | np.ndarray:
     """Open a .npy array without reading it."""
     try:
@@ -413,7 +441,3 @@ def load_array(path: Path) -> Complex[np.ndarray, "..."] | np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(f"{path} is not a readable .npy array ({reason}); save it with numpy.save") from error
-
-
-def _digest(path: Path) -> dict[str, str]:
-    return {} if path.is_dir() else {"sha256": sha256_of(path)}

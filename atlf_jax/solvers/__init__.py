@@ -9,9 +9,11 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.ops import ct_picture
+from atlf_jax.ops.differences import edge_field
 from atlf_jax.solvers.cg_sense import cg_sense
 from atlf_jax.solvers.l1_wavelet import l1_wavelet
-from atlf_jax.solvers.total_variation import edge_field, guided_total_variation, total_variation
+from atlf_jax.solvers.total_variation import guided_total_variation, total_variation
 
 __all__ = ["SOLVERS", "cg_sense", "edge_field", "guided_total_variation", "l1_wavelet", "total_variation"]
 
@@ -36,6 +38,7 @@ def _guided_total_variation(
     measurement: Measurement, *, regularisation: Scalar = 3e-3, eta: Scalar = 0.1
 ) -> Reconstruction:
     kspace, mask, ct, coil_maps = measurement
+    ct = ct_picture(ct)
     return Reconstruction(
         guided_total_variation(kspace, mask, coil_maps, ct=ct, regularisation=regularisation, eta=eta)
     )

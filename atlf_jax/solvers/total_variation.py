@@ -9,11 +9,11 @@ from jax import lax
 from jaxtyping import Bool, Complex, Float, jaxtyped
 
 from atlf_jax.array_types import Array
-from atlf_jax.ops.differences import differences, differences_adjoint
+from atlf_jax.ops.differences import across_edges, differences, differences_adjoint, edge_field
 from atlf_jax.ops.operators import adjoint, normal
 from atlf_jax.solvers.examples import normal_bound, per_example, still_moving
 
-__all__ = ["edge_field", "guided_total_variation", "total_variation"]
+__all__ = ["guided_total_variation", "total_variation"]
 
 DUAL_STEP = 20.0  # in units of regularisation / max|A^H y|: on the phantom of the tests 25 was the best of 1.5 to 500
 
@@ -95,18 +95,6 @@ def guided_total_variation(
     return _minimise(kspace, mask, coil_maps, edges, regularisation, iterations, tolerance, dual_step, True)
 
 
-@jaxtyped(typechecker=beartype)
-def edge_field(image: Float[Array, "*b h w"], eta: float | Float[Array, ""]) -> Float[Array, "*b 2 h w"]:
-    """Return ``xi = D v / sqrt(|D v|^2 + eta^2)``: across an edge, and close to 1 in length where it is strong.
-
-    Args:
-        image: v, ``[*b, h, w]``.
-        eta: > 0, in units of the image.
-    """
-    gradient = differences(image)
-    return gradient / jnp.sqrt(jnp.sum(gradient**2, axis=-3, keepdims=True) + eta**2)
-
-
 @partial(jax.jit, static_argnames="isotropic")
 def _minimise(
     kspace: Array,
@@ -125,9 +113,8 @@ def _minimise(
     coils. Its step is 1.
     """
 
-    def away_from_edges(field: Array, edges: Array | None) -> Array:
-        """Take out the part along the edge field: a symmetric operator of norm at most 1."""
-        return field if edges is None else field - edges * jnp.sum(edges * field, axis=-3, keepdims=True)
+    def counted(field: Array, edges: Array | None) -> Array:
+        return field if edges is None else across_edges(field, edges)
 
     def shorten(field: Array) -> Array:
         """Bring each vector, or each component, to at most ``regularisation``: the proximal map of the conjugate."""
@@ -147,9 +134,9 @@ def _minimise(
 
         def step(state: tuple) -> tuple:
             count, image, ahead, data, field, _ = state
-            field = shorten(field + sigma * away_from_edges(differences(ahead), edges))
+            field = shorten(field + sigma * counted(differences(ahead), edges))
             data = (data + normal(ahead, mask, coil_maps) - start) / 2
-            move = -tau * (data + differences_adjoint(away_from_edges(field, edges)))
+            move = -tau * (data + differences_adjoint(counted(field, edges)))
             image = image + move
             return count + 1, image, image + move, data, field, still_moving(move, image, tolerance)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float, Key
 
 from atlf_jax import losses, metrics
 from atlf_jax.array_types import Batch, Measurement
-from atlf_jax.ops.operators import adjoint
+from atlf_jax.ops import adjoint, ct_picture
 
 __all__ = ["OBJECTIVES", "LossConfig", "Model", "Outcome", "Variables", "zero_filled"]
 
@@ -92,8 +92,9 @@ def autoencode(
 
     The encoder is given the zero-filled MR, as in all that follows; what it should return is ``fusion_target``.
     """
-    ct, (start, mr) = batch.measurement.ct, _fusion_images(batch, config)
-    (ct_hat, mr_hat, features), state = _apply(model, variables, ct, start, method="autoencode", key=key)
+    ct, (start, mr) = ct_picture(batch.measurement.ct), _fusion_images(batch, config)
+    arrays = (batch.measurement.ct, start)
+    (ct_hat, mr_hat, features), state = _apply(model, variables, *arrays, method="autoencode", key=key)
     terms = {"autoencode": losses.autoencode(ct_hat, ct, mr_hat, mr, features)}
     pictures = {"ct": ct, "ct decoded": ct_hat, "zero-filled": start, "mr decoded": mr_hat, "mr": mr}
     return Outcome(terms, {}, pictures, state)
@@ -103,7 +104,7 @@ def fusion(
     model: Model, variables: Variables, batch: Batch, *, config: LossConfig, key: Key[Array, ""] | None
 ) -> Outcome:
     """Phase II of the fusion process: L_int + 10 L_grad + 2 L_dec + eta_gap * |x_F - x_m|_1."""
-    ct, (start, mr) = batch.measurement.ct, _fusion_images(batch, config)
+    ct, (start, mr) = ct_picture(batch.measurement.ct), _fusion_images(batch, config)
     (fused, features), state = _apply(model, variables, batch.measurement, method="fuse", key=key)
     terms = {"fusion": losses.fusion(fused, ct, mr, features, gap_weight=config.eta_gap)}
     pictures = {"ct": ct, "zero-filled": start, "fused": fused, "mr": mr}
@@ -155,13 +156,11 @@ def _reconstruct(
         terms["symmetry"] = config.gamma_symmetry * result.symmetry
     if mu is not None and result.path_cost is not None:
         terms["path_cost"] = mu * result.path_cost
-    start, mr = _fusion_images(batch, config)
+    ct, (start, mr) = ct_picture(batch.measurement.ct), _fusion_images(batch, config)
     if beta and result.fused is not None:
-        terms["fusion"] = beta * losses.fusion(
-            result.fused, batch.measurement.ct, mr, result.features, gap_weight=config.eta_gap
-        )
+        terms["fusion"] = beta * losses.fusion(result.fused, ct, mr, result.features, gap_weight=config.eta_gap)
     scores = {"psnr": metrics.psnr(magnitude, truth, peak=1 / batch.scale)}  # the peak is 1 in the source's own units
-    pictures = {"ct": batch.measurement.ct, "zero-filled": start}
+    pictures = {"ct": ct, "zero-filled": start}
     if result.fused is not None:
         pictures["fused"] = result.fused
     pictures |= {"reconstruction": magnitude, "target": truth, "error": jnp.abs(magnitude - truth)}

@@ -23,6 +23,7 @@ import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["ATLFNet"]
 
@@ -479,10 +480,23 @@ def _logits(q: Tensor, k: Tensor, bias: list[Tensor], y: int, h: int) -> Tensor:
     return logits
 
 
+def _attend_at_once(q: Tensor, k: Tensor, v: Tensor, *bias: Tensor) -> Tensor:
+    """Attend from all pixels [b, g, n, d] to keys [b, g, m, d] with the bias as one map [b, g, n, m]."""
+    lines, falling, columns, rising = bias
+    w = columns.shape[2]
+    windows = falling.unfold(2, w, 1).flip(2) + rising.unfold(2, w, 1)  # [b, g, h, m, w]
+    mask = windows.mT + lines[:, :, :, None] + columns[:, :, None]
+    mask = mask.flatten(2, 3).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
+
+
 @torch.compiler.disable
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: list[Tensor], query_chunk: int) -> Tensor:
     """Attend from pixels [b, g, d, h, w] to keys [b, g, d, m]; return [b, g d, h, w]."""
     h, w = q.shape[-2:]
+    if q.is_cuda:  # a loop over rows would leave a GPU idle
+        out = checkpoint(_attend_at_once, q.flatten(3).mT, k.mT, v.mT, *bias, use_reentrant=False)
+        return out.permute(0, 1, 3, 2).reshape(out.shape[0], -1, h, w)
     q = q.flatten(3).mT.contiguous() * q.shape[2] ** -0.5  # [b, g, n, d]
     rows = max(1, query_chunk // w)
     out = _SampledAttention.apply(q, k.mT.contiguous(), v.mT.contiguous(), *bias, h, rows)
@@ -721,7 +735,7 @@ class Phase(nn.Module):
             image = image.contiguous()
         update, residual, cost = self.update(image, fused, mu_index, symmetry)
         if self.complex:
-            x = r + torch.view_as_complex(update.permute(0, 2, 3, 1).contiguous())
+            x = r + torch.view_as_complex(update.permute(0, 2, 3, 1).to(r.real.dtype).contiguous())
         else:
             x = r + update[:, 0]
         if self.dc is not None:

@@ -18,6 +18,7 @@ __all__ = ["DOUBLE", "SINGLE", "VARIANTS", "TorchPeer", "gradient_errors"]
 # a feature on the other side of a ReLU or a threshold, where the gradient jumps: one such pixel at 64x64 made 2e-4.
 DOUBLE = {"loss": 1e-8, "gradient": 1e-8, "worst parameter": 1e-8}
 SINGLE = {"image": 1e-4, "loss": 1e-4, "gradient": 1e-3}
+COARSE = {"image": 5e-2, "loss": 5e-2, "gradient": 0.3}  # TF32 or bfloat16: that it is the same network, float64 says
 FLOOR = 1e-2  # a gradient smaller than this share of the whole is compared with that share: some are exactly 0
 
 VARIANTS = {
@@ -26,6 +27,8 @@ VARIANTS = {
     "torch-compile": {"compiled": True},
     "torch-compile-channels-last": {"compiled": True, "channels_last": True},
     "torch-unfolded": {"folded": False},  # every convolution as the paper's code has it
+    "torch-cuda": {"compiled": True, "channels_last": True, "device": "cuda"},  # TF32, as JAX has it
+    "torch-cuda-bfloat16": {"compiled": True, "channels_last": True, "device": "cuda", "autocast": True},
 }
 
 
@@ -38,6 +41,8 @@ class TorchPeer:
         reference: file of parameters, and of outputs at them.
         double: compute in float64, for the check alone.
         channels_last, compiled, folded: the variant.
+        device: "cpu", or "cuda", where float32 is multiplied as TF32.
+        autocast: to bfloat16, where PyTorch thinks fit.
     """
 
     def __init__(
@@ -50,20 +55,29 @@ class TorchPeer:
         channels_last: bool = False,
         compiled: bool = False,
         folded: bool = True,
+        device: str = "cpu",
+        autocast: bool = False,
     ) -> None:
-        self.case, self.tolerances = case, DOUBLE if double else SINGLE
+        self.case, self.tolerances = case, DOUBLE if double else SINGLE if device == "cpu" else COARSE
+        self.device, self.autocast = device, torch.autocast(device, torch.bfloat16, enabled=autocast)
+        if device == "cuda":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
         self.net = ATLFNet(json.loads(json.dumps(config), object_hook=lambda d: SimpleNamespace(**d)), folded=folded)
         with np.load(reference) as arrays:
             self.reference = {name: arrays[name] for name in arrays.files}
         if double:
             self.net.double()
         self.net.load_flax(_tree(self.reference, "params"))
+        self.net.to(device)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         if compiled:
             self.net.compile_blocks()
         inputs = make_inputs(case.size, case.batch, double=double)
-        self.kspace, self.mask, self.ct, self.target, self.mu_index, self.mu = map(torch.from_numpy, inputs)
+        self.kspace, self.mask, self.ct, self.target, self.mu_index, self.mu = (
+            torch.from_numpy(array).to(device) for array in inputs
+        )
         self.mu_index = self.mu_index.long()
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=LEARNING_RATE, fused=True)
         start = time.perf_counter()
@@ -81,16 +95,24 @@ class TorchPeer:
             self.loss = self._loss()
             self.loss.backward()
             self.optimiser.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def device_memory(self) -> int:
+        """Return the most bytes that PyTorch has held on the GPU."""
+        return torch.cuda.max_memory_reserved()
 
     def versions(self) -> dict[str, str]:
         """Return the versions that matter."""
         return {"torch": torch.__version__, "torch threads": str(torch.get_num_threads())}
 
     def _infer(self) -> torch.Tensor:
-        return self.net(self.kspace, self.mask, self.ct, symmetry=False)[0]
+        with self.autocast:
+            return self.net(self.kspace, self.mask, self.ct, symmetry=False)[0]
 
     def _loss(self) -> torch.Tensor:
-        image, symmetry, cost = self.net(self.kspace, self.mask, self.ct, self.mu_index)
+        with self.autocast:
+            image, symmetry, cost = self.net(self.kspace, self.mask, self.ct, self.mu_index)
         error = torch.view_as_real(image - self.target).square().sum(-1).mean((1, 2))
         return (error + SYMMETRY_WEIGHT * symmetry + self.mu * cost).mean()
 
@@ -98,7 +120,7 @@ class TorchPeer:
         """Return the relative errors against the reference; refuse any above its tolerance."""
         if self.case.task == "inference":
             with torch.inference_mode():
-                image = self._infer().numpy()
+                image = self._infer().cpu().numpy()
             wanted = self.reference["image"]
             errors = {"image": float(np.abs(image - wanted).max() / np.abs(wanted).max())}
         else:
@@ -121,7 +143,9 @@ def gradient_errors(net: ATLFNet, wanted: dict[str, Any]) -> dict[str, float]:
         as ``FLOOR`` of the whole at least.
     """
     arranged = net.arrange(wanted)
-    difference = {name: (parameter.grad - arranged[name]).norm().item() for name, parameter in net.named_parameters()}
+    difference = {
+        name: (parameter.grad.cpu() - arranged[name]).norm().item() for name, parameter in net.named_parameters()
+    }
     norm = {name: value.norm().item() for name, value in arranged.items()}
     whole = np.linalg.norm(list(norm.values()))
     return {

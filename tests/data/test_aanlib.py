@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from atlf_jax.data import AANLIBConfig, AANLIBSource
-from atlf_jax.data.aanlib import SPLITS
+from atlf_jax.data.aanlib import FOLDS, SPLITS
 
 
 def picture(seed=0, shape=(16, 18)):
@@ -63,6 +63,23 @@ def test_splits_are_by_subject_and_complete():
     assert set(SPLITS["inner_valid"]) == {"41"}
     assert set(SPLITS["inner_train"]) == set(SPLITS["train"]) - {"41"}
     assert sorted(SPLITS["all"]) == sorted(SPLITS["train"] + SPLITS["valid"] + SPLITS["test"])
+
+
+def test_each_subject_is_left_out_by_one_fold():
+    assert sorted(sum(FOLDS, ())) == sorted(SPLITS["train"] + SPLITS["valid"])
+    for fold in range(1, 5):
+        train, valid = (AANLIBConfig(split=split, fold=fold).cases for split in ("train", "valid"))
+        assert valid == FOLDS[fold - 1] and not set(train) & set(valid) and len(train) == 6
+        assert AANLIBConfig(split="test", fold=fold).cases == SPLITS["test"]
+    assert AANLIBConfig(split="train").cases == SPLITS["train"]
+    assert AANLIBConfig(split="inner_valid").cases == SPLITS["inner_valid"]
+
+
+def test_a_fold_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="fold is 5; wanted 1 to 4"):
+        AANLIBConfig(fold=5)
+    with pytest.raises(ValueError, match="'inner_train' is of fold 1"):
+        AANLIBConfig(split="inner_train", fold=2)
 
 
 def test_an_empty_root_reads_the_environment(tmp_path, monkeypatch):

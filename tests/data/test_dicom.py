@@ -136,6 +136,7 @@ def test_a_wrong_photometric_interpretation(tmp_path, colour):
         ({"NumberOfFrames": 3}, ("3 frames", "dcm2niix")),
         ({"ImagePositionPatient": None}, ("no ImagePositionPatient", "place in space")),
         ({"PixelSpacing": [0.0, 1.0]}, ("pixel spacing [0.0, 1.0]", "positive")),
+        ({"PixelSpacing": [1.0, -1.0]}, ("pixel spacing [1.0, -1.0]", "positive")),
         ({"RescaleIntercept": None}, ("without RescaleSlope and RescaleIntercept", "Hounsfield")),
         ({"PixelData": b"\0" * 20}, ("cannot be decoded", "copy it again")),
     ],

@@ -24,6 +24,7 @@ def spoiled(image, value):
         ({"target": GOOD.target.real}, "target is float32; wanted a numpy complex64"),
         ({"ct": GOOD.ct.tolist()}, "ct is list"),
         ({"ct": GOOD.ct[None]}, r"shape \(1, 16, 20\)"),
+        ({"ct": np.stack([GOOD.ct[:, :18]] * 2)}, r"ct \(2, 16, 18\) and target \(16, 20\) differ"),
         ({"target": GOOD.target[:15]}, "at least 16 pixels"),
         ({"ct": spoiled(GOOD.ct, np.nan)}, "ct holds 1 non-finite"),
         ({"target": spoiled(GOOD.target, np.inf * 1j)}, "target holds 1 non-finite"),

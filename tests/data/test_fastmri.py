@@ -56,7 +56,8 @@ def test_padding_and_image_size_come_from_the_header(tmp_path):
     text = (
         '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>'
         "<encodedSpace><matrixSize><x>640</x><y>368</y><z>1</z></matrixSize></encodedSpace>"
-        "<reconSpace><matrixSize><x>320</x><y>320</y><z>1</z></matrixSize></reconSpace>"
+        "<reconSpace><matrixSize><x>320</x><y>320</y><z>1</z></matrixSize>"
+        "<fieldOfView_mm><x>160.</x><y>144.</y><z>4.5</z></fieldOfView_mm></reconSpace>"
         "<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>328</maximum><center>164</center>"
         "</kspace_encoding_step_1></encodingLimits></encoding></ismrmrdHeader>"
     )
@@ -66,7 +67,7 @@ def test_padding_and_image_size_come_from_the_header(tmp_path):
         raw["ismrmrd_header"] = text.encode()
         raw["mask"] = np.ones(368, np.float32)
     with KSpaceFile(path) as file:
-        assert file.image_shape == (320, 320)
+        assert file.image_shape == (320, 320) and file.spacing == (0.5, 0.45, 4.5)
         assert np.flatnonzero(file.acquired)[[0, -1]].tolist() == [20, 348]  # 184 - 164, and 329 lines from there
         np.testing.assert_array_equal(file.mask, file.acquired)
 
@@ -80,11 +81,19 @@ def test_padding_is_written_to_the_header(tmp_path):
         write_kspace(tmp_path / "b.h5", noise(1, *SHAPE), padding=(11, 0))
 
 
+@pytest.mark.parametrize("spacing", [(0.5, 0.75, 3.0), None, (0.0, 1.0, 1.0), (1.0, 1.0, -2.0)])
+def test_the_voxel_size_comes_from_the_header(tmp_path, spacing):
+    write_kspace(tmp_path / "a.h5", noise(1, *SHAPE), spacing=spacing, image_shape=(16, 16))
+    with KSpaceFile(tmp_path / "a.h5") as file:
+        assert file.spacing == (spacing if spacing and min(spacing) > 0 else None)
+
+
 def test_without_a_header_nothing_is_padding(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as raw:
         raw["kspace"] = noise(1, *SHAPE)
     with KSpaceFile(tmp_path / "a.h5") as file:
         assert file.acquired.all() and file.image_shape == SHAPE and file.mask is None
+        assert file.spacing is None
 
 
 @pytest.mark.parametrize(

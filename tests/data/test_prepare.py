@@ -427,6 +427,23 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "a (same subject): valid; body dice 1.000" in done.stdout
     assert "1 of 1 subjects" in done.stdout and "--data.prepared.root" in done.stdout
+    page = tmp_path / "out" / "qc.html"
+    assert f"look at every registration before you train: {page}" in done.stdout
+    first = page.read_bytes()
+    assert b"Checkerboards and contours of subject a" in first
+    page.unlink()
+    main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
+    assert page.read_bytes() == first
+    page.unlink()
+    main(["table", str(table), str(tmp_path / "out"), "--registration", "none", "--no_qc"])
+    assert not page.exists()
+
+
+def test_without_a_ct_there_is_no_registration_to_look_at(tmp_path):
+    write_pairs(tmp_path, "a")
+    table = write_table(tmp_path, [("subject", "ct", "mr"), ("a", "", "scans/0_mr.nii.gz")])
+    main(["table", str(table), str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "qc.html").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_an_exit(tmp_path):

@@ -34,7 +34,7 @@ def write(root, subjects=(("a", "inner_train"), ("b", "valid"), ("c", "left out"
             "empty": [],
             "files": files,
         }
-        records.append(record | {"window": "bone"})
+        records.append(record | {"window": "bone", "pairing": "same subject"})
     manifest = {"format": FORMAT, "complete": True, "pairing": "same subject", "subjects": records} | changes
     (root / "manifest.json").write_text(json.dumps(manifest))
     return manifest
@@ -73,10 +73,37 @@ def test_every_window_is_read_from_the_same_files(tmp_path, window):
     np.testing.assert_array_equal(read(tmp_path, window=window)[0].ct, window_ct(to_slices(scans(0)[0])[0], window))
 
 
+def test_several_windows_are_read_at_once(tmp_path):
+    manifest = write(tmp_path)
+    source, hounsfield = read(tmp_path, window=("brain", "bone"), size=(16, 25)), to_slices(scans(0)[0])[0]
+    assert source[0].ct.shape == (2, 16, 25) and source[0].target.shape == (16, 25)
+    for image, window in zip(source[0].ct, ("brain", "bone"), strict=True):
+        np.testing.assert_array_equal(image[:, 2:22], window_ct(hounsfield, window)[1:17])
+    one, alone = read(tmp_path, window=("bone",))[0], read(tmp_path, window="bone")[0]
+    np.testing.assert_array_equal(one.ct, alone.ct)  # as without the tuple
+    del manifest["subjects"][0]["files"]["ct.nii.gz"]
+    manifest["subjects"][1]["window"] = "picture"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    source = read(tmp_path, window=("brain", "bone"))
+    assert source[0].ct.shape == (2, 18, 20) and not source[0].ct.any()
+    refused(lambda: source[4], "the CT of b is a picture without Hounsfield units", "leave prepared.window out")
+
+
 def test_flagged_pairs_are_in_no_split(tmp_path):
     write(tmp_path)
     assert {example.subject for example in read(tmp_path, "all")} == {"a", "b"}
     assert {example.subject for example in read(tmp_path, "train")} == {"a"}
+
+
+def test_the_pairing_is_that_of_the_split(tmp_path):
+    manifest = write(tmp_path)
+    manifest["subjects"][0]["pairing"] = "unpaired"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert [read(tmp_path, split).pairing for split in ("train", "valid", "all")] == [
+        "unpaired",
+        "same subject",
+        "mixed",
+    ]
 
 
 def test_empty_slices_are_left_out_and_keep_their_numbers(tmp_path):

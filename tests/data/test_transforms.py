@@ -286,3 +286,26 @@ def test_an_empty_picture_has_scale_one():
     record = undersample(pair, np.ones((1, 24), bool), np.random.default_rng(0))
     assert record.scale == 1
     assert not record.measurement.kspace.any()
+
+
+def test_several_windows_are_several_images():
+    hounsfield = np.linspace(-1000, 2000, 24, dtype=np.float32).reshape(2, 3, 4)
+    both = window_ct(hounsfield, ("bone", "brain"))
+    assert both.shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(both[:, 0], window_ct(hounsfield, "bone"))
+    np.testing.assert_array_equal(both[:, 1], window_ct(hounsfield, "brain"))
+    np.testing.assert_array_equal(window_ct(hounsfield, ("bone",)), window_ct(hounsfield, "bone"))
+    with pytest.raises(ValueError, match="no CT window is named; wanted one or more of brain,"):
+        window_ct(hounsfield, ())
+
+
+def test_windows_are_augmented_together():
+    config = AugmentConfig(crop=(16, 0), rotation=10.0, scale=0.1, shift=2.0, gamma=0.2, ct_gamma=0.5, ct_dropout=0.2)
+    pair = example()
+    several = pair._replace(ct=np.stack([pair.ct, pair.ct / 2]))
+    for seed in range(8):
+        one, two = (augment(each, config, np.random.default_rng(seed)) for each in (pair, several))
+        np.testing.assert_array_equal(one.ct, two.ct[0])
+        np.testing.assert_array_equal(one.target, two.target)
+    plain = augment(several, AugmentConfig(), np.random.default_rng(3)).ct
+    np.testing.assert_array_equal(plain[0], 2 * plain[1])

@@ -15,6 +15,7 @@ from atlf_jax.data.volume import (
     resample,
     slice_axis,
     to_slices,
+    unplaced,
     write_nifti,
 )
 
@@ -267,6 +268,19 @@ def test_slices_look_as_radiologists_see_them():
     assert axial[2, 0, 0] == data[-1, -1, 2]  # the patient's front up, the right on the left
     sagittal = to_slices(Volume(data, np.diag([5.0, 1.0, 1.0, 1.0])))
     assert sagittal[2, 0, 0] == data[2, -1, -1]  # head up, front on the left
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.75, 3.0), None])
+def test_slices_without_a_place(tmp_path, spacing):
+    slices = np.random.default_rng(0).random((3, 5, 4), np.float32)
+    volume = unplaced(slices, spacing)
+    np.testing.assert_array_equal(to_slices(volume), slices)
+    write_nifti(tmp_path / "a.nii.gz", volume)
+    read = read_nifti(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(to_slices(read), slices)
+    np.testing.assert_array_equal(read.affine, volume.affine)
+    assert read.codes == (0, 0) and read.data.shape == (4, 5, 3)
+    np.testing.assert_array_equal(read.spacing, (0.75, 0.5, 3.0) if spacing else (1, 1, 1))
 
 
 def test_slices_of_another_size_are_refused():

@@ -55,6 +55,15 @@ def test_nothing_moves_by_nothing_and_draws_do_not_depend_on_the_amount():
     np.testing.assert_allclose(2 * a, b, atol=0.01)
 
 
+def test_windows_move_together():
+    one, two = (
+        modality.move_ct(ct, np.random.default_rng(1), shift=3.0, rotation=5.0, elastic=1.0)
+        for ct in (disc(), np.stack([disc(), np.zeros_like(disc())]))
+    )
+    np.testing.assert_array_equal(two[0], one)
+    assert not two[1].any()
+
+
 def test_the_elastic_field_has_its_size():
     ramp = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (128, 128))
     moved = modality.move_ct(np.ascontiguousarray(ramp), np.random.default_rng(0), elastic=2.0)

@@ -185,6 +185,8 @@ def test_cautions_follow_the_data(study):
     assert report.summary(other)["remarks"][1:] == [report.CLINICAL_WORDS]
     unpaired = dataclasses.replace(other, dataset="prepared, unpaired")  # as evaluate.py names it
     assert "different people (unpaired)" in report.summary(unpaired)["remarks"][1]
+    mixed = dataclasses.replace(other, dataset="prepared, mixed")
+    assert "some subjects are of different people (unpaired)" in report.summary(mixed)["remarks"][1]
     warned = dataclasses.replace(other, warnings=["half: 9x was never trained."])
     assert report.summary(warned)["remarks"][1:] == ["half: 9x was never trained.", report.CLINICAL_WORDS]
 

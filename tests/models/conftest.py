@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement
+from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models import (
     ATLFConfig,
     DCCNNConfig,
@@ -47,7 +48,7 @@ def replace(config: ATLFConfig, *, fusion=None, **reconstruction) -> ATLFConfig:
     )
 
 
-def measure(seed=0, *, batch=2, h=16, w=16, coils=0, full=False) -> tuple[Measurement, jax.Array]:
+def measure(seed=0, *, batch=2, h=16, w=16, coils=0, windows=1, full=False) -> tuple[Measurement, jax.Array]:
     """Return a measurement of a random smooth image under a line mask, divided by its scale, and the image."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w]
@@ -58,7 +59,7 @@ def measure(seed=0, *, batch=2, h=16, w=16, coils=0, full=False) -> tuple[Measur
     lines[..., w // 2 - 2 : w // 2 + 2] = True
     mask = jnp.asarray(np.ones_like(lines) if full else lines)
     maps = jnp.broadcast_to(birdcage_maps((h, w), coils)[None], (batch, coils, h, w)) if coils else None
-    ct = jnp.asarray(rng.random((batch, h, w)), jnp.float32)
+    ct = jnp.asarray(rng.random((batch, *ct_shape(windows, (h, w)))), jnp.float32)
     return Measurement(forward(image, mask, maps), mask, ct, maps), image
 
 

@@ -1,5 +1,6 @@
 """ATLF-Net as a whole: parameter counts, no leakage, data consistency, and an effect of every switch."""
 
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.array_types import Measurement
+from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, FusionConfig, ReconstructionConfig, build
 from atlf_jax.models.atlf import Phase
 from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
+from atlf_jax.training import LossConfig
+from atlf_jax.training.objective import OBJECTIVES
 
 from .conftest import measure, random_variables, replace, small
 
@@ -156,7 +159,7 @@ def test_zero_filled_comes_back_when_the_learned_update_is_zero(apply_of):
 
 def test_other_image_sizes_work_with_the_same_parameters(apply_of):
     model = build(small())
-    variables = jax.jit(model.init)(jax.random.key(0), measure()[0])
+    variables = random_variables(model, measure()[0])
     assert apply_of(model)(variables, measure(h=32, w=24)[0]).image.shape == (2, 32, 24)
 
 
@@ -410,3 +413,66 @@ def test_autoencoding_ignores_the_low_rank_fusion():
     ]
     jax.tree.map(np.testing.assert_array_equal, *outputs)
     assert np.abs(outputs[0][0] - outputs[0][1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("stage", OBJECTIVES)
+def test_every_stage_takes_a_ct_of_several_windows(stage, share):
+    measurement, image = measure(windows=2)
+    model = build(replace(small(phases=1, aux_concat="fused+ct"), fusion={"share_encoder": share}))
+    variables = jax.eval_shape(model.init, jax.random.key(0), measurement)
+    first = variables["params"]["fusion"]["encoder"]["patch_embed"]["kernel"]
+    assert first.shape[-2] == (2 if share else 1)  # channels of the MR, repeated in a shared encoder
+    batch = Batch(measurement, image, jnp.ones(2), jnp.arange(2))
+    run = functools.partial(OBJECTIVES[stage], model, config=LossConfig(), key=None)
+    outcome = jax.eval_shape(run, variables, batch)
+    assert all(term.shape == (2,) for term in outcome.terms.values())
+    assert all(picture.shape == image.shape for picture in outcome.pictures.values())
+
+
+@pytest.mark.parametrize("aux", ["guide", "ct+guide"])
+@pytest.mark.parametrize("complex", [True, False])
+def test_the_guide_brings_the_ct_unless_it_is_not_used(aux, complex):
+    measurement, _ = measure()
+    other = measurement._replace(ct=1 - measurement.ct**2)
+    config = dataclasses.replace(
+        small(phases=1, avat=False, adain="none", aux_concat=aux, complex=complex), use_fusion=False
+    )
+    outputs = {}
+    for use_ct in (True, False):
+        model = build(dataclasses.replace(config, use_ct=use_ct))
+        variables = random_variables(model, measurement)
+        outputs[use_ct] = [jax.jit(model.apply)(variables, m).image for m in (measurement, other)]
+    assert config.sees_ct and not model.config.sees_ct
+    assert np.abs(outputs[True][0] - outputs[True][1]).max() > 1e-4
+    np.testing.assert_array_equal(*outputs[False])
+
+
+def test_the_guide_does_not_see_the_contrast_of_the_ct():
+    measurement, _ = measure()
+    config = dataclasses.replace(small(phases=1, avat=False, adain="none", aux_concat="guide"), use_fusion=False)
+    model = build(config)
+    variables = random_variables(model, measurement)
+    run = jax.jit(model.apply)
+    inverted = run(variables, measurement._replace(ct=1 - measurement.ct)).image
+    np.testing.assert_allclose(inverted, run(variables, measurement).image, atol=1e-5)
+
+
+def test_a_shared_encoder_is_one_encoder_for_both():
+    """CT and MR go through it one after the other in a loop; the gradient is that of the two at once."""
+    measurement, _ = measure()
+    one, two = (build(replace(small(phases=1), fusion={"share_encoder": share})) for share in (True, False))
+    variables = random_variables(one, measurement)
+
+    def loss(fusion, model):
+        fused, _ = model.apply({"params": variables["params"] | {"fusion": fusion}}, measurement, method="fuse")
+        return jnp.square(fused).sum()
+
+    fusion = variables["params"]["fusion"]
+    value = jax.jit(loss, static_argnums=1)(fusion, one)
+    same, found = jax.jit(jax.value_and_grad(loss), static_argnums=1)(fusion, one)
+    want, parts = jax.jit(jax.value_and_grad(loss), static_argnums=1)(fusion | {"encoder_ct": fusion["encoder"]}, two)
+    np.testing.assert_allclose([value, same], want, rtol=1e-5)
+    parts["encoder"] = jax.tree.map(jnp.add, parts["encoder"], parts.pop("encoder_ct"))
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), found, parts)

@@ -71,6 +71,19 @@ def test_configs_are_hashable_and_replaceable(network):
     assert hash(dataclasses.replace(model.config)) == hash(model.config)
 
 
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_ct_of_several_windows(kind):
+    model = build(CONFIGS[kind])
+    measurement, image = measure(windows=3)
+    variables = random_variables(model, measurement)
+    apply = jax.jit(model.apply)
+    plain = apply(variables, measurement).image
+    chex.assert_shape(plain, image.shape)
+    for window in range(3):  # each of them is looked at
+        other = apply(variables, measurement._replace(ct=measurement.ct.at[:, window].multiply(0.5))).image
+        assert np.allclose(other, plain) == (kind == "zero_filled")
+
+
 def test_zero_filled_is_the_adjoint():
     measurement, image = measure(coils=3)
     result = build(ZeroFilledConfig()).apply({}, measurement)

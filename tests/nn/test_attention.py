@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlf_jax.nn import backend
 from atlf_jax.nn.attention import attend
 from atlf_jax.nn.position_bias import PairBias, stripe_pair_bias, stripe_row_bias
 
@@ -42,8 +43,15 @@ def pairs(tables, positions):
     return PairBias(tables, positions, lambda tables, d: stripe_pair_bias(tables, d, size=max(H, W)), W)
 
 
-@pytest.mark.parametrize(("make_bias", "query_chunk"), [(stripes, 2 * W), (pairs, 1)])
-def test_attention_and_gradients_equal_the_plain_formula(x64, make_bias, query_chunk):
+@pytest.fixture(params=[False, True], ids=["cpu", "accelerator"])
+def accelerated(request, monkeypatch):
+    """Force the formulation of either kind of backend."""
+    monkeypatch.setattr(backend, "accelerated", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(("make_bias", "query_chunk"), [(stripes, 2 * W), (stripes, None), (pairs, 1)])
+def test_attention_and_gradients_equal_the_plain_formula(x64, make_bias, query_chunk, accelerated):
     def ours(q, k, v, tables, positions):
         return attend(q, k, v, make_bias(tables, positions), heads=HEADS, query_chunk=query_chunk)
 
@@ -59,7 +67,7 @@ def test_attention_and_gradients_equal_the_plain_formula(x64, make_bias, query_c
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_no_bias_is_plain_attention(x64):
+def test_no_bias_is_plain_attention(x64, accelerated):
     q, k, v, _, _ = arguments()
     ours = jax.value_and_grad(lambda q: jnp.sin(attend(q, k, v, heads=HEADS)).sum())(q)
     theirs = jax.value_and_grad(lambda q: jnp.sin(naive(q, k, v)).sum())(q)
@@ -68,7 +76,7 @@ def test_no_bias_is_plain_attention(x64):
 
 
 @pytest.mark.parametrize("query_chunk", [1, 12, 10**6])
-def test_chunk_size_does_not_matter(query_chunk):
+def test_chunk_size_does_not_matter(query_chunk, accelerated):
     q, k, v, tables, positions = arguments("float32")
     bias = stripes(tables, positions)
     whole = attend(q, k, v, bias, heads=HEADS, query_chunk=H * W)
@@ -76,14 +84,14 @@ def test_chunk_size_does_not_matter(query_chunk):
     np.testing.assert_allclose(chunked, whole, atol=1e-6)
 
 
-def test_large_logits_stay_finite():
+def test_large_logits_stay_finite(accelerated):
     q, k, v, _, _ = arguments("float32")
     out, gradient = jax.value_and_grad(lambda q: attend(q * 1e3, k, v, heads=HEADS).sum())(q)
     assert np.isfinite(out)
     assert np.isfinite(gradient).all()
 
 
-def test_half_precision_input_is_computed_in_float32():
+def test_half_precision_input_is_computed_in_float32(accelerated):
     q, k, v, _, _ = arguments("bfloat16")
     out = attend(q, k, v, heads=HEADS)
     exact = attend(*(x.astype("float32") for x in (q, k, v)), heads=HEADS)

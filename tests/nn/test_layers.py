@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from atlf_jax.nn import backend
 from atlf_jax.nn.layers import (
     ChannelNorm,
     Conv,
@@ -92,9 +93,11 @@ def test_layer_equals_its_plain_form(x64, normal, variables_of, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), our_gradients, wanted_gradients)
 
 
+@pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("size", [(3, 3), (5, 3), (1, 2)])
-def test_depthwise_gradient_equals_the_automatic_one(x64, normal, size):
+def test_depthwise_gradient_equals_the_automatic_one(x64, normal, size, accelerated, monkeypatch):
     """Kernels need be neither square nor odd; the input is already padded."""
+    monkeypatch.setattr(backend, "accelerated", lambda: accelerated)
     padded, kernel, cotangent = normal(2, 8, 7, 3), normal(*size, 3), normal(2, 9 - size[0], 8 - size[1], 3)
 
     @jax.jit

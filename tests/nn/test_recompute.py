@@ -12,7 +12,7 @@ from atlf_jax.nn.restormer import RestormerEncoder
 class Block(nn.Module):
     @nn.compact
     def __call__(self, x, mask, *, gain=1.0):
-        for i in range(4):
+        for i in range(2):
             x = jnp.sin(nn.Dense(16, name=f"dense_{i}")(x)) * x * gain
         return jnp.where(mask, x, 0), x.mean()
 
@@ -22,7 +22,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask):
-        for i in range(6):
+        for i in range(3):
             block = Block(name=f"block_{i}")
             x, _ = recompute(block, x, mask, gain=0.5) if self.saving else block(x, mask, gain=0.5)
         return jnp.square(x).sum()
@@ -33,7 +33,7 @@ def gradient(saving):
 
 
 def inputs():
-    x = jax.random.normal(jax.random.key(1), (2048, 16))
+    x = jax.random.normal(jax.random.key(1), (256, 16))
     mask = jax.random.bernoulli(jax.random.key(2), 0.8, x.shape)
     return Stack(False).init(jax.random.key(0), x, mask), x, mask
 

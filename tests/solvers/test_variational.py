@@ -233,3 +233,5 @@ def test_a_row_reconstructs_a_measurement(name):
     assert nrmse(got, image) < nrmse(adjoint(measurement.kspace, mask), image)
     blind = SOLVERS[name](measurement._replace(ct=jnp.zeros((1, 32, 32)))).image
     assert (nrmse(blind, image) > 1.2 * nrmse(got, image)) == (name == "guided_total_variation")
+    windows = jnp.stack([measurement.ct, measurement.ct], axis=1)  # their mean is seen
+    np.testing.assert_array_equal(SOLVERS[name](measurement._replace(ct=windows)).image, got)

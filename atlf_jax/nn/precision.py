@@ -1,0 +1,51 @@
+"""Which numbers are float32 when the features are bfloat16: parameters, statistics and whatever is summed or divided.
+
+Every module computes in the dtype of its input. With features in float32 (or float64) nothing here does anything.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["in_float32", "parameter", "wide", "wide_dtype"]
+
+
+def wide_dtype(dtype: Any) -> jnp.dtype:
+    """Return float32, or float64 for float64."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
+
+
+def wide(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Return ``x`` in float32 at least."""
+    return x.astype(wide_dtype(x.dtype))
+
+
+def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return a parameter of ``module`` in ``dtype``; it is kept in float32 at least."""
+    return module.param(name, init, shape, wide_dtype(dtype)).astype(dtype)
+
+
+def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Let a function compute in float32 at least; its result has the dtype of its first argument.
+
+    Of bfloat16 arguments, these and no wider intermediate result are kept for the gradient, which computes the
+    function again: elementwise functions and statistics are bound by the bytes that they read and write.
+    """
+
+    @wraps(function)
+    def computed(x: Array, *others: Any, **options: Any) -> Array:
+        if x.dtype == wide_dtype(x.dtype):
+            return function(x, *others, **options)
+
+        @jax.checkpoint
+        def widened(*arrays: Any) -> Array:
+            return function(*jax.tree.map(lambda leaf: wide(jnp.asarray(leaf)), arrays), **options).astype(x.dtype)
+
+        return widened(x, *others)
+
+    return computed

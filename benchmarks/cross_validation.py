@@ -1,0 +1,136 @@
+"""Does the CT help? By subject, in four folds: ``python -m benchmarks.cross_validation --out=runs/folds``.
+
+In each fold a network is trained on six subjects of AANLIB and scored on the other two, so that every subject is scored
+by networks that have not seen it; ``--methods`` names two experiments of ``configs/benchmark`` that differ in the CT
+alone. The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
+"""
+
+import argparse
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import jax
+from scipy import stats
+
+from atlf_jax.config import Config, from_dict
+from atlf_jax.data import open_source
+from atlf_jax.data.aanlib import FOLDS
+from atlf_jax.evaluation.modality import ABLATIONS, Changed
+from atlf_jax.evaluation.scoring import EvaluationConfig, Score, evaluate, mask_label
+from atlf_jax.masks import MaskConfig
+from atlf_jax.models import build
+from atlf_jax.training import load
+from benchmarks.methods import ACCELERATIONS, FAMILIES, finished, read, save, train
+from benchmarks.table import machine, markdown
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cross_validation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the runs, scores and the table")
+    add("--methods", nargs=2, default=["guided", "guided_no_ct"], metavar="NAME", help="with the CT, without")
+    add("--folds", nargs="+", type=int, default=[1, 2, 3, 4], choices=range(1, len(FOLDS) + 1))
+    add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
+    add("--accelerations", nargs="+", type=float, default=[4.0, 10.0], choices=ACCELERATIONS)
+    add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
+    add("--batch", type=int, default=4, help="slices reconstructed at once")
+    add("--no-training", action="store_true", help="leave out folds that are not trained yet")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, score what is missing, write and print the table."""
+    arguments = parse(argv)
+    out = arguments.out.resolve()
+    (out / "scores").mkdir(parents=True, exist_ok=True)
+    masks = [
+        MaskConfig(family, acceleration, ACCELERATIONS[acceleration])
+        for family, acceleration in itertools.product(arguments.families, arguments.accelerations)
+    ]
+    rows: list[Score] = []
+    for fold, name in itertools.product(arguments.folds, arguments.methods):
+        run = out / f"{name}_{fold}"
+        if not finished(run):
+            if arguments.no_training:
+                continue
+            splits = ("--data.train_split=train", "--data.valid_split=valid", f"--data.aanlib.fold={fold}")
+            train(name, run, *splits, "--train.eval_every=100000")
+        rows += score(name, run, masks, arguments, out / "scores")
+    about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
+    text = f"{about}, jax {jax.__version__}\n\n{markdown(rows_of(rows, *arguments.methods))}\n"
+    (out / "table.md").write_text(text)
+    print(text)
+
+
+def score(
+    name: str, run: Path, masks: Sequence[MaskConfig], arguments: argparse.Namespace, folder: Path
+) -> list[Score]:
+    """Score a run on the subjects that it was not trained on, by the true CT and others where it sees one."""
+    config, variables = load(run, "latest")
+    settings = from_dict(Config, config)
+    model = jax.tree_util.Partial(build(settings.model).apply, variables)
+    pairs = open_source(dataclasses.replace(settings.data, workers=0), "valid")
+    variants = {name: pairs}
+    if settings.model.sees_ct:
+        variants |= {f"{name}, {which}": Changed(pairs, ABLATIONS[which]) for which in arguments.ablate}
+    rows: list[Score] = []
+    for mask, (variant, source) in itertools.product(masks, variants.items()):
+        file = folder / f"{run.name}, {mask_label(mask)}, {variant}.csv"
+        if not file.exists():
+            batches = EvaluationConfig(batch_size=arguments.batch)
+            save(file, evaluate({variant: model}, source, masks=[mask], config=batches))
+            print(f"{run.name}, {variant}, {mask_label(mask)}", flush=True)
+        rows += read(file)
+    return rows
+
+
+def rows_of(rows: Sequence[Score], first: str, second: str) -> list[dict[str, Any]]:
+    """Return for each mask the mean PSNR of both methods, and what the first brings over each other variant.
+
+    Means are taken by subject first. The interval is Student's at 95 % over subjects, which are independent, as slices
+    of one are not; p is Wilcoxon's signed rank, over subjects and over slices.
+    """
+    psnr: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for row in rows:
+        psnr.setdefault((row.mask, row.method), {})[row.subject, row.name] = row.values["psnr"]
+    table = []
+    for mask in dict.fromkeys(row.mask for row in rows):
+        variants = {method: found for (where, method), found in psnr.items() if where == mask}
+        for other in [second, *(method for method in variants if method.startswith(f"{first}, "))]:
+            both = [key for key in variants.get(first, {}) if key in variants.get(other, {})]
+            gains = {key: variants[first][key] - variants[other][key] for key in both}
+            subjects = list(dict.fromkeys(subject for subject, _ in both))
+            if len(subjects) < 2:
+                continue
+            mine, theirs = (
+                [mean(variants[name][key] for key in both if key[0] == s) for s in subjects] for name in (first, other)
+            )
+            by_subject = [a - b for a, b in zip(mine, theirs, strict=True)]
+            table.append(
+                {
+                    "mask": mask,
+                    f"{first} [dB]": mean(mine),
+                    "against": other,
+                    "[dB]": mean(theirs),
+                    "gain": mean(by_subject),
+                    "+-": float(stats.sem(by_subject) * stats.t.ppf(0.975, len(subjects) - 1)),
+                    "p, subjects": float(stats.wilcoxon(by_subject).pvalue),
+                    "better slices": f"{sum(gain > 0 for gain in gains.values())} of {len(gains)}",
+                    "p, slices": float(stats.wilcoxon(list(gains.values())).pvalue),
+                    "by subject": ", ".join(f"{s}: {g:+.2f}" for s, g in zip(subjects, by_subject, strict=True)),
+                }
+            )
+    return table
+
+
+if __name__ == "__main__":
+    main()

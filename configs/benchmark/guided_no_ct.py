@@ -1,0 +1,22 @@
+"""``guided`` without the CT, to see what it brings; everything else as in ``base.py``.
+
+Source: ours. Command: ``python train.py --config=configs/benchmark/guided_no_ct.py``. The guide of a CT of
+zeros is plain total variation, so both are the same network.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from atlf_jax.config import Config
+from atlf_jax.models import PRESETS
+
+BEST = PRESETS["best"]()
+
+
+def get_config() -> Config:
+    """Return the experiment."""
+    experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
+    reconstruction = dataclasses.replace(BEST.reconstruction, complex=False, aux_concat="ct+guide")
+    model = dataclasses.replace(BEST, reconstruction=reconstruction, use_ct=False)
+    return experiment("guided_no_ct", model, steps=1680, learning_rate=1e-3)
