@@ -24,7 +24,7 @@ from atlf_jax.evaluation.scoring import EvaluationConfig, Score, evaluate, mask_
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
 from atlf_jax.training import load
-from benchmarks.methods import ACCELERATIONS, FAMILIES, finished, read, save, train
+from benchmarks.methods import ACCELERATIONS, FAMILIES, current, finished, masks_of, read, save, train
 from benchmarks.table import machine, markdown
 
 
@@ -52,15 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     out = arguments.out.resolve()
     (out / "scores").mkdir(parents=True, exist_ok=True)
-    masks = [
-        MaskConfig(family, acceleration, ACCELERATIONS[acceleration])
-        for family, acceleration in itertools.product(arguments.families, arguments.accelerations)
-    ]
+    masks = masks_of(arguments)
     rows: list[Score] = []
     for fold, name in itertools.product(arguments.folds, arguments.methods):
         run = out / f"{name}_{fold}"
         if not finished(run):
             if arguments.no_training:
+                print(f"{run.name}: not trained yet, left out")
                 continue
             splits = ("--data.train_split=train", "--data.valid_split=valid", f"--data.aanlib.fold={fold}")
             train(name, run, *splits, "--train.eval_every=100000")
@@ -85,7 +83,7 @@ def score(
     rows: list[Score] = []
     for mask, (variant, source) in itertools.product(masks, variants.items()):
         file = folder / f"{run.name}, {mask_label(mask)}, {variant}.csv"
-        if not file.exists():
+        if not current(file, run, "latest"):
             batches = EvaluationConfig(batch_size=arguments.batch)
             save(file, evaluate({variant: model}, source, masks=[mask], config=batches))
             print(f"{run.name}, {variant}, {mask_label(mask)}", flush=True)

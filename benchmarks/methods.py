@@ -64,11 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     out = arguments.out.resolve()
     (out / "scores").mkdir(parents=True, exist_ok=True)
-    masks = [
-        MaskConfig(family, acceleration, ACCELERATIONS[acceleration])
-        for family in arguments.families
-        for acceleration in arguments.accelerations
-    ]
+    masks = masks_of(arguments)
     source = open_source(DataConfig(dataset="aanlib"), arguments.split)
     config = EvaluationConfig(batch_size=arguments.batch)
     rows: list[Score] = []
@@ -100,16 +96,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
 
 
+def masks_of(arguments: argparse.Namespace) -> list[MaskConfig]:
+    """Return the masks asked for, family by family."""
+    return [
+        MaskConfig(family, acceleration, ACCELERATIONS[acceleration])
+        for family in arguments.families
+        for acceleration in arguments.accelerations
+    ]
+
+
 def finished(run: Path) -> bool:
     """Say whether a run has come to its last step."""
     meta = read_meta(run, "latest")
     return meta is not None and meta["step"] >= total_steps(from_dict(Config, meta["config"]))
 
 
-def current(file: Path, run: Path) -> bool:
+def current(file: Path, run: Path, which: str = "best") -> bool:
     """Say whether scores are there and of the checkpoint of today: a run that was trained again is scored again."""
-    best = run / "checkpoints" / "best"
-    return file.exists() and (not best.exists() or file.stat().st_mtime >= best.stat().st_mtime)
+    scored = run / "checkpoints" / which
+    return file.exists() and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
 
 
 def total_steps(config: Config) -> int:

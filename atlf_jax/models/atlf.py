@@ -37,7 +37,7 @@ from atlf_jax.ops.differences import edge_field, total_variation_gradient
 __all__ = ["PRESETS", "ATLFConfig", "ATLFNet", "FusionConfig", "FusionProcess", "Phase", "ReconstructionConfig"]
 
 MU_VALUES = (2e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5)  # DPC-DUN's multipliers, from cheap to exact
-GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that counts as an edge: the best in benchmarks/tune_solvers.py
+GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that is an edge: the largest, best of benchmarks/tune_solvers.py
 GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
 
