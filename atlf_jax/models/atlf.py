@@ -193,13 +193,15 @@ class ATLFConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     use_ct: bool = True
-    """False: the CT is taken as zero, which is the same network without it."""
+    """False: the CT is taken as zero, which is the same network without it; use_fusion must be off too."""
     dtype: DType = "float32"
     """Features, convolutions and matrix products. Parameters, image, transforms, data consistency, softmax, norms,
     sampling positions and thresholds are float32 in either case."""
 
     def __post_init__(self) -> None:
         r = self.reconstruction
+        if self.use_fusion and not self.use_ct:
+            raise ValueError("use_ct is off but the fusion process fuses the CT: set use_fusion off too, or use_ct on")
         if not self.use_fusion and (r.adain != "none" or "fused" in r.aux_concat):
             raise ValueError(
                 f"use_fusion is off but phases use the fused image (adain {r.adain!r}, aux_concat {r.aux_concat!r}): "

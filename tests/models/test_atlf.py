@@ -448,6 +448,11 @@ def test_the_guide_brings_the_ct_unless_it_is_not_used(aux, complex):
     np.testing.assert_array_equal(*outputs[False])
 
 
+def test_nothing_is_fused_without_a_ct():
+    with pytest.raises(ValueError, match="use_ct is off but the fusion process fuses the CT"):
+        dataclasses.replace(small(), use_ct=False)
+
+
 def test_the_guide_does_not_see_the_contrast_of_the_ct():
     measurement, _ = measure()
     config = dataclasses.replace(small(phases=1, avat=False, adain="none", aux_concat="guide"), use_fusion=False)
