@@ -10,10 +10,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from atlf_jax.nn import backend
 from atlf_jax.nn.precision import wide_dtype
+from atlf_jax.nn.recompute import KEPT
 
 __all__ = ["RowBias", "attend"]
 
@@ -145,7 +147,7 @@ def _attention_forward(
         total = sums[..., -1:]
         return None, (sums[..., :-1] / total, (highest + jnp.log(total))[..., 0])
 
-    _, (out, log_sum) = lax.scan(chunk, None, (rows * jnp.arange(q.shape[0]), q))
+    _, (out, log_sum) = checkpoint_name(lax.scan(chunk, None, (rows * jnp.arange(q.shape[0]), q)), KEPT)
     return out, (q, k, v, bias, out, log_sum)
 
 

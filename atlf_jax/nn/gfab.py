@@ -8,10 +8,9 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from atlf_jax.nn.layers import ChannelNorm, Pointwise, depthwise, gelu, uniform_fan_in
+from atlf_jax.nn.layers import ChannelNorm, Pointwise, convolve, depthwise, gelu, uniform_fan_in
 from atlf_jax.nn.precision import parameter, wide_dtype
 from atlf_jax.nn.restormer import MDTA, attend_channels
 from atlf_jax.nn.scaffold import ConvBatchNorm
@@ -40,8 +39,7 @@ class DenseMDTA(nn.Module):
         temperature = self.param("scale", nn.initializers.ones, (self.heads,), dtype)
         projection = self.param("proj", uniform_fan_in, (f, f), dtype)
         kernel = jnp.einsum("fk,ijkl->ijfl", qkv1, qkv2).astype(x.dtype)  # [3, 3, f, 3f]
-        qkv = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return attend_channels(qkv, temperature, projection)
+        return attend_channels(convolve(x, kernel), temperature, projection)
 
 
 def paired_conv(x: Float[Array, "b h w f"], kernel: Float[Array, "3 3 2 f"]) -> Float[Array, "b h w f"]:

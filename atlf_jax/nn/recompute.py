@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["recompute"]
+__all__ = ["KEPT", "recompute"]
+
+KEPT = "kept"  # jax.ad_checkpoint.checkpoint_name of what is small, dear, and therefore kept all the same
 
 
 def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
-    """Return ``module(*arrays, **static)``; its insides are not kept for the gradient but computed again.
+    """Return ``module(*arrays, **static)``; its insides, but for those named ``KEPT``, are computed again for the gradient.
 
     ``jax.checkpoint`` alone saves nothing on a CPU: XLA drops its barrier there, finds that everything is computed
     twice, and keeps the first. So the kept inputs are made to depend on the gradient that comes back, by adding zero
@@ -26,8 +28,10 @@ def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
     def apply(module: nn.Module, *arrays: Any) -> Any:
         return module(*arrays, **static)
 
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+
     def forward(module: nn.Module, *arrays: Any) -> tuple[Any, Any]:
-        return nn.vjp(nn.remat(apply), module, *arrays)
+        return nn.vjp(nn.remat(apply, policy=policy), module, *arrays)
 
     def backward(kept: Any, gradient: Any) -> Any:
         zero = next(0 * leaf.ravel()[0].real for leaf in jax.tree.leaves(gradient) if _is_inexact(leaf))

@@ -13,6 +13,7 @@ from atlf_jax.nn.layers import (
     Depthwise,
     Pointwise,
     channel_norm,
+    convolve,
     depthwise,
     pixel_shuffle,
     pixel_unshuffle,
@@ -91,6 +92,22 @@ def test_layer_equals_its_plain_form(x64, normal, variables_of, name):
     (_, wanted), wanted_gradients = value_and_gradient(biased_plain)
     np.testing.assert_allclose(ours, wanted, rtol=1e-11, atol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), our_gradients, wanted_gradients)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_gradient_of_a_convolution_equals_the_automatic_one(x64, normal, size, accelerated, monkeypatch):
+    monkeypatch.setattr(backend, "accelerated", lambda: accelerated)
+    x, kernel, cotangent = normal(2, 8, 7, 3), normal(size, size, 3, 4), normal(2, 8, 7, 4)
+
+    @jax.jit
+    def both(x, kernel, cotangent):
+        ours, our_vjp = jax.vjp(convolve, x, kernel)
+        wanted, wanted_vjp = jax.vjp(conv, x, kernel)
+        return (ours, our_vjp(cotangent)), (wanted, wanted_vjp(cotangent))
+
+    ours, wanted = both(x, kernel, cotangent)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), ours, wanted)
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
