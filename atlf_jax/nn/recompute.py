@@ -13,7 +13,7 @@ KEPT = "kept"  # jax.ad_checkpoint.checkpoint_name of what is small, dear, and t
 
 
 def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
-    """Return ``module(*arrays, **static)``; for the gradient its insides are computed again, but for those named ``KEPT``.
+    """Return ``module(*arrays, **static)``; its insides are computed again for the gradient, but not those named KEPT.
 
     ``jax.checkpoint`` alone saves nothing on a CPU: XLA drops its barrier there, finds that everything is computed
     twice, and keeps the first. So the kept inputs are made to depend on the gradient that comes back, by adding zero
