@@ -42,13 +42,13 @@ ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled cen
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
-    learned = sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem != "base")
+    names = [*SOLVERS, *learned()]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the runs, scores and tables")
-    add("--methods", nargs="+", default=[*SOLVERS, *learned], choices=[*SOLVERS, *learned], metavar="NAME")
+    add("--methods", nargs="+", default=names, choices=names, metavar="NAME")
     add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
     add("--accelerations", nargs="+", type=float, default=list(ACCELERATIONS), choices=ACCELERATIONS)
     add("--split", default="valid", help="subjects to score")
@@ -94,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = report(rows, costs, out)
     (out / "table.md").write_text(text)
     print(text)
+
+
+def learned() -> list[str]:
+    """Return the names of the experiments."""
+    return sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem != "base")
 
 
 def masks_of(arguments: argparse.Namespace) -> list[MaskConfig]:

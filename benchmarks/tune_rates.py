@@ -1,0 +1,69 @@
+"""Choose learning rates on the inner validation subject: ``python -m benchmarks.tune_rates --out=runs/rates``.
+
+Every experiment of ``configs/benchmark`` is trained with every rate for a part of its steps, with its own schedule
+over them, and scored by PSNR on case 41 of AANLIB. Runs are kept in OUT: run again to go on. Needs ATLF_DATA_DIR.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atlf_jax.config import Config, from_dict
+from atlf_jax.training import load
+from benchmarks.methods import finished, learned, train, training_seconds
+from benchmarks.table import machine, markdown
+
+RATES = (5e-4, 1e-3, 2e-3)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tune_rates",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the runs")
+    add("--methods", nargs="+", default=learned(), choices=learned(), metavar="NAME")
+    add("--rates", nargs="+", type=float, default=list(RATES), help="learning rates of the reconstruction stage")
+    add("--steps", type=int, default=400, help="of the reconstruction stage; stages before it keep theirs")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing; print a row for each method."""
+    arguments = parse(argv)
+    out = arguments.out.resolve()
+    rows = []
+    for name in arguments.methods:
+        row: dict[str, Any] = {"method": name}
+        for rate in arguments.rates:
+            run = out / f"{name}_{rate:g}"
+            if not finished(run):
+                stage = "--train.reconstruction"
+                options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}")
+                train(name, run, *options, "--train.eval_every=100000")
+            row[f"{rate:g}"] = psnr(run, arguments.steps)
+        rows.append(row | {"s a run": training_seconds(run)})
+    about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
+    print(f"{about}\n\nPSNR [dB] of case 41 after {arguments.steps} steps, by learning rate\n\n{markdown(rows)}\n")
+
+
+def psnr(run: Path, steps: int) -> float:
+    """Return the PSNR of a run's last validation.
+
+    Raises:
+        ValueError: the run took another number of steps.
+    """
+    taken = from_dict(Config, load(run, "latest")[0]).train.reconstruction.steps
+    if taken != steps:
+        raise ValueError(f"{run} took {taken} steps, wanted {steps}: give another --out, or these --steps")
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [line["psnr"] for line in lines if line["kind"] == "valid"][-1]
+
+
+if __name__ == "__main__":
+    main()
