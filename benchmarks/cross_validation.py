@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the runs, scores and the table")
-    add("--methods", nargs=2, default=["guided", "guided_no_ct"], metavar="NAME", help="with the CT, without")
+    add("--methods", nargs=2, default=["best", "best_no_ct"], metavar="NAME", help="with the CT, without")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4], choices=range(1, len(FOLDS) + 1))
     add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
     add("--accelerations", nargs="+", type=float, default=[4.0, 10.0], choices=ACCELERATIONS)

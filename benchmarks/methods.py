@@ -25,10 +25,17 @@ from atlf_jax.config import Config, from_dict
 from atlf_jax.data import DataConfig, open_source
 from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation.modality import ABLATIONS, Changed
-from atlf_jax.evaluation.scoring import ZERO_FILLED, EvaluationConfig, Reconstructor, Score, evaluate, mask_label
-from atlf_jax.evaluation.statistics import Comparison, compare, subject_means
+from atlf_jax.evaluation.scoring import (
+    REPORTED,
+    ZERO_FILLED,
+    EvaluationConfig,
+    Reconstructor,
+    Score,
+    evaluate,
+    mask_label,
+)
+from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, summarise
 from atlf_jax.masks import MaskConfig
-from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.training import load
@@ -176,7 +183,7 @@ def seconds(rows: Sequence[Score], method: str) -> float:
 def save(file: Path, rows: Sequence[Score]) -> None:
     """Write scores, whole or not at all."""
     with whole_file(file) as part, Path(part).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *METRICS])
+        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *REPORTED])
         writer.writeheader()
         for row in rows:
             fields = row._asdict()
@@ -189,7 +196,7 @@ def read(file: Path) -> list[Score]:
     with file.open(newline="") as stream:
         return [
             Score(
-                values={name: float(line.pop(name)) for name in METRICS},
+                values={name: float(line.pop(name)) for name in REPORTED},
                 real=line.pop("real") == "True",
                 **{name: kinds.get(name, str)(value) for name, value in line.items()},
             )
@@ -214,17 +221,34 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) ->
     parts = [f"{about}, jax {jax.__version__}"]
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
     parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}")
-    for metric in METRICS:
-        table = means(rows, metric)
-        parts.append(
-            f"{metric.upper()}, mean over subjects:\n\n" + markdown([{"method": m, **c} for m, c in table.items()])
-        )
+    for metric in REPORTED:
+        title = f"{metric.removesuffix('_body').upper()}{' inside the body' * metric.endswith('_body')}"
+        table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()])
+        parts.append(f"{title}, mean over subjects:\n\n{table}")
+    parts.append("PSNR, with 95 % bootstrap intervals over subjects:\n\n" + markdown(intervals(rows)))
     parts.append(markdown(costs))
     if pairs := against_best(rows):
         parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(pairs))
     if pairs := what_the_ct_brings(rows):
         parts.append("What the CT brings, paired over slices:\n\n" + markdown(pairs))
     return "\n\n".join(parts) + "\n"
+
+
+def intervals(rows: Sequence[Score]) -> list[dict[str, Any]]:
+    """Return mean, interval and worst slice of every method's PSNR under each mask."""
+    return [
+        {
+            "mask": item.mask,
+            "method": item.method,
+            "mean": item.mean,
+            "from": item.interval[0],
+            "to": item.interval[1],
+            "worst": item.worst,
+            "worst slice": item.worst_name,
+        }
+        for item in summarise(rows)
+        if item.metric == "psnr" and item.interval is not None
+    ]
 
 
 def unique(rows: Sequence[Score]) -> list[Score]:

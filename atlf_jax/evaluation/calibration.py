@@ -6,19 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 from beartype import beartype
-from jaxtyping import Bool, Float, jaxtyped
 
 from atlf_jax.data import AcquisitionConfig, Source
-from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, reconstruct_slices, single_masks
+from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, body, reconstruct_slices, single_masks
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models.uncertainty import Calibration
 
-__all__ = ["Reliability", "body", "measure"]
+__all__ = ["Reliability", "measure"]
 
 PIXELS = 8192  # of a slice that are kept, evenly spaced: what memory grows by
 BINS = 12
 BOUND = 0.9  # part of the errors that are to lie below the bound
-BODY = 0.05  # of the maximum: what is darker is air
 
 
 class Reliability(NamedTuple):
@@ -90,15 +88,6 @@ def measure(
                 raise ValueError("every picture of the source is black; there is no error to expect")
             found.append(_reliability(label, method, slices, calibrations.get(method)))
     return found
-
-
-@jaxtyped(typechecker=beartype)
-def body(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Return the largest part of an image that is brighter than air (5 % of the maximum), with its holes filled."""
-    parts, count = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(image > BODY * image.max()))
-    if not count:
-        return np.ones(image.shape, bool)
-    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
 
 
 def _reliability(mask: str, method: str, slices: Sequence[np.ndarray], calibration: Calibration | None) -> Reliability:

@@ -26,13 +26,13 @@ from atlf_jax.data.manifest import PAIRING_WORDS
 from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.audit import Finding
 from atlf_jax.evaluation.calibration import BOUND, Reliability
-from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, EvaluationConfig, Panel, Score
+from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, REPORTED, ZERO_FILLED, EvaluationConfig, Panel, Score
 from atlf_jax.evaluation.statistics import compare, remark, summarise
 from atlf_jax.metrics import METRICS
 
 __all__ = ["Method", "Section", "Study", "environment", "render", "summary", "tables", "write"]
 
-DECIMALS = {"psnr": 2}  # 4 for the others
+DECIMALS = {"psnr": 2, "psnr_body": 2}  # 4 for the others
 UNITS = {"psnr": "dB"}
 
 PROFILE_WORDS = {
@@ -197,7 +197,7 @@ def write(folder: Path, study: Study) -> tuple[dict[str, Any], Path]:
     folder.mkdir(parents=True, exist_ok=True)
     facts = summary(study)
     with (folder / "scores.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*(name for name in Score._fields if name != "values"), *METRICS])
+        writer = csv.DictWriter(file, [*(name for name in Score._fields if name != "values"), *REPORTED])
         writer.writeheader()
         for row in study.rows:
             fields = row._asdict()

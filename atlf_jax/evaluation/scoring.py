@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from beartype import beartype
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, jaxtyped
 
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.data import AcquisitionConfig, Example, Source, evaluation_batches
@@ -28,11 +29,13 @@ from atlf_jax.ops import ct_picture
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "REPORTED",
     "ZERO_FILLED",
     "EvaluationConfig",
     "Panel",
     "Reconstructor",
     "Score",
+    "body",
     "choose_panels",
     "evaluate",
     "mask_label",
@@ -43,7 +46,10 @@ __all__ = [
 Reconstructor = Callable[[Measurement], Reconstruction]
 
 ZERO_FILLED = "zero-filled"
-LOWER_IS_BETTER = frozenset({"nmse", "hfen"})  # of METRICS; for the others higher is better
+# What is told of every slice: each metric of the whole picture, and of the pixels (or windows' centres) in the body.
+REPORTED = (*METRICS, *(f"{name}_body" for name in METRICS))
+LOWER_IS_BETTER = frozenset({"nmse", "hfen", "nmse_body", "hfen_body"})  # for the others higher is better
+BODY = 0.05  # of the maximum: what is darker is air
 
 
 @beartype
@@ -85,7 +91,7 @@ class Score(NamedTuple):
     mask_hash: str
     real: bool  # the target has no phase, so its k-space is Hermitian
     seconds: float  # a slice, on the device, without compilation
-    values: dict[str, float]  # by name in METRICS
+    values: dict[str, float]  # by name in REPORTED
 
 
 class Panel(NamedTuple):
@@ -296,16 +302,29 @@ def _magnitude(reconstructor: Reconstructor, measurement: Measurement) -> Array:
     return _reconstruct(reconstructor, measurement)[0]
 
 
-_score_volume = jax.jit(score, static_argnums=0)
+@jaxtyped(typechecker=beartype)
+def body(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the largest part of an image that is brighter than air (5 % of the maximum), with its holes filled."""
+    parts, count = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(image > BODY * image.max()))
+    if not count:
+        return np.ones(image.shape, bool)
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+
+
+@partial(jax.jit, static_argnums=0)
+def _score_volume(profile: str, prediction: Array, target: Array, body: Array) -> dict[str, Array]:
+    inside = score(profile, prediction, target, body=body)
+    return score(profile, prediction, target) | {f"{name}_body": value for name, value in inside.items()}
 
 
 def _score(panels: list[Panel], profile: str) -> list[Score]:
     """Score the slices of one unit of the profile: one slice, or the slices of one volume."""
     middle = panels[len(panels) // 2]
     target = np.stack([panel.target for panel in panels])
+    inside = np.stack([body(image) for image in target])
     rows = []
     for method in middle.images:
-        values = _score_volume(profile, np.stack([panel.images[method] for panel in panels]), target)
+        values = _score_volume(profile, np.stack([panel.images[method] for panel in panels]), target, inside)
         rows.append(
             Score(
                 mask=middle.mask,
@@ -319,7 +338,7 @@ def _score(panels: list[Panel], profile: str) -> list[Score]:
                 mask_hash=middle.sampling.hash,
                 real=all(panel.real for panel in panels),
                 seconds=float(np.mean([panel.seconds[method] for panel in panels])),
-                values={name: float(np.reshape(values[name], ())) for name in METRICS},
+                values={name: float(np.reshape(values[name], ())) for name in REPORTED},
             )
         )
     return rows

@@ -13,7 +13,7 @@ import numpy as np
 import scipy
 from beartype import beartype
 
-from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, ZERO_FILLED, Score
+from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, REPORTED, ZERO_FILLED, Score
 from atlf_jax.metrics import METRICS
 
 __all__ = ["Comparison", "Summary", "bootstrap_interval", "compare", "remark", "subject_means", "summarise", "wilcoxon"]
@@ -130,7 +130,7 @@ def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int =
     """
     summaries = []
     for (mask, method), group in _grouped(rows).items():
-        for metric in METRICS:
+        for metric in REPORTED:
             values = [row.values[metric] for row in group]
             means = subject_means(values, [row.subject for row in group])
             over = list(means.values())

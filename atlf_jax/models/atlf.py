@@ -559,12 +559,12 @@ def compact() -> ATLFConfig:
 
 
 def best() -> ATLFConfig:
-    """Return ``compact`` without fusion process and AdaIN, and with the CT as channels of every phase instead.
+    """Return ``compact`` without fusion process and AdaIN. Instead every phase has the CT as channels and as a guide.
 
     What the parts are worth is measured in docs/DESIGN.md.
     """
     config = compact()
-    reconstruction = dataclasses.replace(config.reconstruction, adain="none", aux_concat="ct")
+    reconstruction = dataclasses.replace(config.reconstruction, adain="none", aux_concat="ct+guide")
     return dataclasses.replace(config, use_fusion=False, reconstruction=reconstruction)
 
 

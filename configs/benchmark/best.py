@@ -1,8 +1,9 @@
 """ATLF-Net's preset ``best`` in the benchmark; everything else as in ``base.py``, with the CT left out now and then.
 
 Source: ours. Command: ``python train.py --config=configs/benchmark/best.py``.
-A fifth of the training pairs have no CT, so that one set of weights serves both; the grey levels of the CT are drawn
-anew for each, as the pictures' display windows differ from subject to subject.
+The CT comes as channels and as the guide of every phase's total variation. A fifth of the training pairs have no CT, so
+that one set of weights serves both; the grey levels of the CT are drawn anew for each, as the pictures' display windows
+differ from subject to subject.
 """
 
 import dataclasses

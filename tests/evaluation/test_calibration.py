@@ -9,8 +9,8 @@ import pytest
 
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.evaluation import report
-from atlf_jax.evaluation.calibration import _reliability, body, measure
-from atlf_jax.evaluation.scoring import EvaluationConfig, reconstruct_slices
+from atlf_jax.evaluation.calibration import _reliability, measure
+from atlf_jax.evaluation.scoring import EvaluationConfig, body, reconstruct_slices
 from atlf_jax.models.uncertainty import Calibration
 from atlf_jax.ops import adjoint
 
@@ -54,16 +54,6 @@ def test_a_wrong_calibration_is_told():
 def test_no_spread_foretells_nothing():
     found = _reliability("mask", "net", [np.stack([np.zeros(50), np.linspace(0, 1, 50)])], None)
     assert found.pearson == found.spearman == found.scale == 0 and found.coverage == 0.02  # the one without error
-
-
-def test_the_body_is_the_largest_part_with_its_holes():
-    image = np.zeros((20, 20), np.float32)
-    image[2:12, 2:12] = 1
-    image[5:8, 5:8] = 0
-    image[15:17, 15:17] = 3
-    want = np.zeros((20, 20), bool)
-    want[2:12, 2:12] = True
-    np.testing.assert_array_equal(body(image), want)
 
 
 def test_slices_are_measured_in_units_of_their_maximum():
