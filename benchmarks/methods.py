@@ -124,9 +124,16 @@ def finished(run: Path) -> bool:
 
 
 def current(file: Path, run: Path, which: str = "best") -> bool:
-    """Say whether scores are there and of the checkpoint of today: a run that was trained again is scored again."""
+    """Say whether scores are there, tell all that is reported, and are of the checkpoint of today.
+
+    A run that was trained again is scored again.
+    """
+    if not file.exists():
+        return False
+    with file.open(newline="") as stream:
+        columns = next(csv.reader(stream), [])
     scored = run / "checkpoints" / which
-    return file.exists() and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
+    return {*REPORTED} <= {*columns} and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
 
 
 def total_steps(config: Config) -> int:

@@ -51,14 +51,19 @@ def test_what_the_ct_brings_is_told_of_variants_and_of_the_network_without(rows)
     assert against["ours_no_ct"]["better slices"] == "0 of 8" and "a: -0.20" in against["ours_no_ct"]["subjects"]
 
 
-def test_scores_of_an_older_checkpoint_are_not_taken(tmp_path):
+def test_scores_of_an_older_checkpoint_or_of_fewer_metrics_are_not_taken(tmp_path, rows):
     file, best = tmp_path / "scores.csv", tmp_path / "run" / "checkpoints" / "best"
     assert not methods.current(file, tmp_path / "run")
-    file.touch()
+    methods.save(file, rows[:1])
+    assert methods.read(file) == rows[:1]
     assert methods.current(file, tmp_path / "run")  # a solver has no checkpoint
     best.mkdir(parents=True)
     os.utime(file, (0, 0))
     assert not methods.current(file, tmp_path / "run")
+    file.write_text(file.read_text().replace("psnr_body", "other"))
+    assert not methods.current(file, tmp_path / "nothing")
+    file.write_text("")
+    assert not methods.current(file, tmp_path / "nothing")
 
 
 def test_the_report_takes_one_method_and_drops_repeated_rows(rows, tmp_path):
