@@ -24,6 +24,7 @@ import numpy as np
 from atlf_jax.config import Config, from_dict
 from atlf_jax.data import DataConfig, open_source
 from atlf_jax.data.files import whole_file
+from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.modality import ABLATIONS, Changed
 from atlf_jax.evaluation.scoring import (
     REPORTED,
@@ -99,6 +100,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             {"method": name, **cost, "s a slice": seconds(rows, name), **footprint(model, source, arguments.batch)}
         )
     text = report(rows, costs, out)
+    curves = {name: learning_curve(out / name) for name in arguments.methods if finished(out / name)}
+    if curves:
+        text += f"\nPSNR of case 41 while training:\n\n{markdown(curve_rows(curves))}\n"
+        figure = figures.curve_figure({"training, CPU seconds": curves}, ylabel="PSNR of case 41 [dB]")
+        (out / "curves.png").write_bytes(figures.png(figure, dpi=200))
     (out / "table.md").write_text(text)
     print(text)
 
@@ -152,23 +158,27 @@ def train(name: str, run: Path, *options: str) -> None:
 def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bool]:
     """Return a method as a function of a measurement, what it is worth telling, and whether it sees the CT."""
     if name in SOLVERS:
-        return SOLVERS[name], {"parameters": 0, "training s": 0.0, "steps": 0}, name.startswith("guided")
+        return SOLVERS[name], {"parameters": 0, "CPU s to train": 0.0, "steps": 0}, name.startswith("guided")
     config, variables = load(out / name, "best")
     settings = from_dict(Config, config)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    cost = {"parameters": parameters, "training s": training_seconds(out / name), "steps": total_steps(settings)}
+    cost = {"parameters": parameters, "CPU s to train": training_seconds(out / name), "steps": total_steps(settings)}
     model = settings.model
     return jax.tree_util.Partial(build(model).apply, variables), cost, model.sees_ct
 
 
 def training_seconds(run: Path) -> float:
-    """Return the time that the logged training steps took, validation and compilation left out."""
-    total, before = 0.0, 0
-    for line in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
-        if line["kind"] == "train" and line.get("images_per_second"):
-            total += (line["step"] - before) / line["images_per_second"]
-            before = line["step"]
-    return total
+    """Return the CPU time of a run, compilation and validations included."""
+    return _log(run)[-1]["cpu_seconds"]
+
+
+def learning_curve(run: Path) -> list[tuple[float, float]]:
+    """Return CPU seconds and PSNR of every validation."""
+    return [(line["cpu_seconds"], line["psnr"]) for line in _log(run) if line["kind"] == "valid"]
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def footprint(model: Reconstructor, source: Any, batch: int) -> dict[str, float]:
@@ -239,6 +249,20 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) ->
     if pairs := what_the_ct_brings(rows):
         parts.append("What the CT brings, paired over slices:\n\n" + markdown(pairs))
     return "\n\n".join(parts) + "\n"
+
+
+def curve_rows(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[dict[str, Any]]:
+    """Set learning curves as a table: one row for each method, and a pair of columns for each validation."""
+    most = max(map(len, curves.values()))
+    return [
+        {"method": name}
+        | {
+            key: value
+            for number, (seconds, psnr) in enumerate([*curve, *[(None, None)] * (most - len(curve))], start=1)
+            for key, value in ((f"{number}: s", seconds), (f"{number}: dB", psnr))
+        }
+        for name, curve in curves.items()
+    ]
 
 
 def intervals(rows: Sequence[Score]) -> list[dict[str, Any]]:

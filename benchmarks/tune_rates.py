@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}")
                 train(name, run, *options, "--train.eval_every=100000")
             row[f"{rate:g}"] = psnr(run, arguments.steps)
-        rows.append(row | {"s a run": training_seconds(run)})
+        rows.append(row | {"CPU s a run": training_seconds(run)})
     about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
     print(f"{about}\n\nPSNR [dB] of case 41 after {arguments.steps} steps, by learning rate\n\n{markdown(rows)}\n")
 

@@ -1,5 +1,6 @@
 """The tables of benchmarks.methods, from scores that are made up."""
 
+import json
 import os
 
 import numpy as np
@@ -74,3 +75,17 @@ def test_the_report_takes_one_method_and_drops_repeated_rows(rows, tmp_path):
 
 def test_unfinished_runs_are_not_scored(tmp_path):
     assert not methods.finished(tmp_path / "nothing")
+
+
+def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
+    lines = [
+        {"kind": "train", "step": 2, "cpu_seconds": 1.0, "psnr": 5.0},
+        {"kind": "valid", "step": 2, "cpu_seconds": 2.0, "psnr": 20.0},
+        {"kind": "valid", "step": 4, "cpu_seconds": 4.5, "psnr": 21.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = methods.learning_curve(tmp_path)
+    assert curve == [(2.0, 20.0), (4.5, 21.0)] and methods.training_seconds(tmp_path) == 4.5
+    first, second = methods.curve_rows({"one": curve, "two": curve[:1]})
+    assert first == {"method": "one", "1: s": 2.0, "1: dB": 20.0, "2: s": 4.5, "2: dB": 21.0}
+    assert second == {"method": "two", "1: s": 2.0, "1: dB": 20.0, "2: s": None, "2: dB": None}
