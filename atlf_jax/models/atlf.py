@@ -71,8 +71,10 @@ class FusionConfig:
     """Invertible layers of the local block."""
     s_clamp: float | None = None
     """Soft bound of the coupling's log-scale; None = unbounded, as published."""
-    lrfm: Literal["pixel", "pooled"] = "pixel"
-    """Low-rank fusion at every pixel, or of pooled features as a gate."""
+    branches: Literal["both", "global", "local"] = "both"
+    """Features that are fused and decoded: GFAB's and LFAB's, or zeros in place of one's."""
+    lrfm: Literal["pixel", "pooled", "sum"] = "pixel"
+    """Low-rank fusion at every pixel, or of pooled features as a gate; or the sum of both features, without it."""
     lrfm_order: Literal["sum_last", "diagram"] = "sum_last"
     """Sum over ranks after the product (the method), or inside each factor (as drawn; rank one)."""
     rank: int = 4
@@ -263,7 +265,11 @@ class FusionProcess(nn.Module):
         image = _features(image, self.dtype)
         encoded = encoder(pixel_unshuffle(image, self.config.stride), deterministic=deterministic)
         local, wide = encoded if self.config.encoder == "published" else (encoded, encoded)
-        return self.gfab(wide, deterministic=deterministic), self.lfab(local, deterministic=deterministic)
+        kept = self.config.branches
+        return (
+            jnp.zeros_like(wide) if kept == "local" else self.gfab(wide, deterministic=deterministic),
+            jnp.zeros_like(local) if kept == "global" else self.lfab(local, deterministic=deterministic),
+        )
 
     def _decode(
         self, global_features: Array, local_features: Array, skip: Array | None, deterministic: bool

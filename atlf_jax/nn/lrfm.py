@@ -69,7 +69,8 @@ class LRFM(nn.Module):
     order "sum_last" is that formula. order "diagram" sums inside each factor, y = (sum_i W_c_i^T [z_c; 1])
     (sum_i W_m_i^T [z_m; 1]), as eq. 6-7 of Liu et al. and the published diagram print it (their codes do not): one
     rank only, no a, no b.
-    kind "pixel" fuses each pixel; kind "pooled" fuses the spatial means into a gate, (z_c + z_m) sigmoid(y).
+    kind "pixel" fuses each pixel; kind "pooled" fuses the spatial means into a gate, (z_c + z_m) sigmoid(y); kind "sum" is
+    z_c + z_m without a parameter, to see what the fusion is worth.
     start "xavier" is the published initialisation; "sum" makes the first two ranks z_c 1 and 1 z_m with a = 1, so that
     the output starts near z_c + z_m (exactly for rank 2), CDDFuse's rule.
     subnet: the published pre-fusion networks with BatchNorm.
@@ -78,7 +79,7 @@ class LRFM(nn.Module):
     features: int
     rank: int = 4
     order: Literal["sum_last", "diagram"] = "sum_last"
-    kind: Literal["pixel", "pooled"] = "pixel"
+    kind: Literal["pixel", "pooled", "sum"] = "pixel"
     start: Literal["xavier", "sum"] = "xavier"
     subnet: bool = False
 
@@ -87,6 +88,8 @@ class LRFM(nn.Module):
         self, ct: Float[Array, "*b f"], mr: Float[Array, "*b k"], *, deterministic: bool = True
     ) -> Float[Array, "*b o"]:
         self._check(ct.shape[-1], mr.shape[-1])
+        if self.kind == "sum":
+            return ct + mr
         if self.kind == "pooled":
             gate = self._fuse(wide(ct).mean((1, 2)), wide(mr).mean((1, 2)), deterministic=deterministic)  # [b, f]
             return (wide(ct + mr) * nn.sigmoid(gate)[:, None, None]).astype(ct.dtype)
@@ -95,15 +98,15 @@ class LRFM(nn.Module):
     def _check(self, ct_features: int, mr_features: int) -> None:
         for field, choices in (
             ("order", ("sum_last", "diagram")),
-            ("kind", ("pixel", "pooled")),
+            ("kind", ("pixel", "pooled", "sum")),
             ("start", ("xavier", "sum")),
         ):
             if getattr(self, field) not in choices:
                 raise ValueError(f"LRFM {field}: got {getattr(self, field)!r}, wanted one of {choices}")
         same = ct_features == mr_features == self.features
-        if self.kind == "pooled" and not same:
+        if self.kind != "pixel" and not same:
             raise ValueError(
-                f"LRFM kind 'pooled' gates ct + mr: got {ct_features} and {mr_features} features, "
+                f"LRFM kind {self.kind!r} takes ct + mr: got {ct_features} and {mr_features} features, "
                 f"wanted {self.features} twice"
             )
         if self.start == "sum" and not (same and self.rank >= 2 and self.order == "sum_last"):

@@ -287,6 +287,7 @@ FUSION_SWITCHES = {
     "lfab": "detail",
     "lfab_layers": 2,
     "s_clamp": 0.01,
+    "branches": "local",
     "lrfm": "pooled",
     "lrfm_order": "diagram",
     "rank": 2,

@@ -177,6 +177,12 @@ def test_pooled_kind_gates_the_sum(maps, fusion):
     np.testing.assert_allclose(pooled(params, ct, mr), wanted, rtol=1e-10)
 
 
+def test_without_fusion_features_are_added(maps):
+    module = LRFM(5, kind="sum")
+    assert not module.init(KEY, *maps)
+    np.testing.assert_array_equal(module.apply({}, *maps), maps[0] + maps[1])
+
+
 def test_subnet_precedes_the_fusion(maps, fusion, variables_of):
     module = LRFM(5, subnet=True)
     variables = variables_of(module, *maps)
@@ -205,6 +211,7 @@ def test_subnet_precedes_the_fusion(maps, fusion, variables_of):
         ({"kind": "token"}, (4, 4), "LRFM kind: got 'token'"),
         ({"start": "zeros"}, (4, 4), "LRFM start: got 'zeros'"),
         ({"kind": "pooled"}, (4, 3), "got 4 and 3 features, wanted 4 twice"),
+        ({"kind": "sum"}, (4, 3), "got 4 and 3 features, wanted 4 twice"),
         ({"start": "sum", "rank": 1}, (4, 4), "rank 1"),
         ({"start": "sum"}, (4, 3), "got widths 4, 3 -> 4"),
         ({"start": "sum", "order": "diagram"}, (4, 4), "order 'diagram'"),
