@@ -14,4 +14,4 @@ from atlf_jax.models import PRESETS
 def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
-    return experiment("istanet_plus", PRESETS["istanet_plus"](), steps=530, learning_rate=1e-3)
+    return experiment("istanet_plus", PRESETS["istanet_plus"](), steps=680, learning_rate=1e-3)

@@ -15,5 +15,5 @@ def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
     return experiment(
-        "varnet", VarNetConfig(cascades=5, width=8, pools=3, complex=False), steps=1550, learning_rate=1e-3
+        "varnet", VarNetConfig(cascades=5, width=8, pools=3, complex=False), steps=2450, learning_rate=2e-3
     )
