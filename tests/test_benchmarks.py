@@ -24,7 +24,9 @@ from benchmarks.worker import Failed, Worker
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["accelerator", "compare", "cross_validation", "scaling", "solvers", "startup"])
+@pytest.mark.parametrize(
+    "name", ["ablation", "accelerator", "compare", "cross_validation", "scaling", "solvers", "startup", "tune_rates"]
+)
 def test_help(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True

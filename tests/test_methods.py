@@ -3,11 +3,16 @@
 import json
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlf_jax.array_types import Measurement
+from atlf_jax.config import load_config, parse
 from atlf_jax.evaluation.scoring import REPORTED, ZERO_FILLED, Score
-from benchmarks import methods
+from atlf_jax.models import build
+from benchmarks import ablation, methods
 
 
 def score(method: str, subject: str, number: int, psnr: float, mask: str = "random 4x") -> Score:
@@ -89,3 +94,13 @@ def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
     first, second = methods.curve_rows({"one": curve, "two": curve[:1]})
     assert first == {"method": "one", "1: s": 2.0, "1: dB": 20.0, "2: s": 4.5, "2: dB": 21.0}
     assert second == {"method": "two", "1: s": 2.0, "1: dB": 20.0, "2: s": None, "2: dB": None}
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_every_part_can_be_left_out(name):
+    """The options of a variant are fields of the configuration, and the network that they make has parameters."""
+    config, _ = parse([f"--config={methods.CONFIGS / 'compact.py'}", *ablation.VARIANTS[name]])
+    measurement = Measurement(jnp.ones((1, 32, 32), jnp.complex64), jnp.ones((1, 1, 32), bool), jnp.ones((1, 32, 32)))
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), measurement)
+    assert ("fusion" in shapes["params"]) == config.model.use_fusion == (config.train.fusion.steps > 0)
+    assert (name == "compact") == (config == load_config(methods.CONFIGS / "compact.py"))
