@@ -173,8 +173,8 @@ def training_seconds(run: Path) -> float:
 
 
 def learning_curve(run: Path) -> list[tuple[float, float]]:
-    """Return CPU seconds and PSNR of every validation."""
-    return [(line["cpu_seconds"], line["psnr"]) for line in _log(run) if line["kind"] == "valid"]
+    """Return CPU seconds and PSNR of every validation; the stages of the fusion process have no PSNR."""
+    return [(line["cpu_seconds"], line["psnr"]) for line in _log(run) if line["kind"] == "valid" and "psnr" in line]
 
 
 def _log(run: Path) -> list[dict[str, Any]]:

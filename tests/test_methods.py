@@ -85,6 +85,7 @@ def test_unfinished_runs_are_not_scored(tmp_path):
 def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
     lines = [
         {"kind": "train", "step": 2, "cpu_seconds": 1.0, "psnr": 5.0},
+        {"kind": "valid", "step": 1, "cpu_seconds": 0.5, "loss": 3.0},
         {"kind": "valid", "step": 2, "cpu_seconds": 2.0, "psnr": 20.0},
         {"kind": "valid", "step": 4, "cpu_seconds": 4.5, "psnr": 21.0},
     ]
