@@ -16,6 +16,7 @@ from atlf_jax.evaluation.statistics import (
 
 def row(method, subject, name, psnr, *, mask="m", nmse=0.5):
     values = {"psnr": psnr, "ssim": psnr / 100, "nmse": nmse, "hfen": 1.0}
+    values |= {f"{metric}_body": value / 2 for metric, value in values.items()}
     return Score(mask, method, subject, name, 0, 4.0, 3.9, 0.4, "0" * 8, True, 0.1, values)
 
 
