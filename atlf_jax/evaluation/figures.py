@@ -171,12 +171,15 @@ def curve_figure(
     ink = "#d4d4d4" if dark else "#333333"
     columns = min(4, len(curves))
     lines_of_axes = -(-len(curves) // columns)
-    figure = Figure(figsize=(2.7 * columns + 0.4, 2.5 * lines_of_axes + 0.4), layout="constrained")
+    side = (2.7, 2.5) if columns > 1 else (5.4, 3.4)  # one axis alone must be as wide as its legend
+    figure = Figure(figsize=(side[0] * columns + 0.4, side[1] * lines_of_axes + 0.4), layout="constrained")
     axes = figure.subplots(lines_of_axes, columns, squeeze=False, sharey=True).ravel()
+    order = list(colours)
     for axis, (name, lines) in zip(axes, curves.items(), strict=False):
         for method, points in lines.items():
+            style = "o-" if order.index(method) < len(COLOURS) else "s--"  # where colours come round again
             axis.plot(
-                *zip(*points, strict=True), "o-", color=colours[method], markersize=3, linewidth=1.2, label=method
+                *zip(*points, strict=True), style, color=colours[method], markersize=3, linewidth=1.2, label=method
             )
         axis.set_xlabel(name, fontsize=8, color=ink)
         axis.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
@@ -194,7 +197,7 @@ def curve_figure(
         handles,
         labels,
         loc="outside upper center",
-        ncols=4,
+        ncols=4 if columns > 1 else 3,
         frameon=False,
         fontsize=8,
         labelcolor=ink,
