@@ -69,8 +69,8 @@ class LRFM(nn.Module):
     order "sum_last" is that formula. order "diagram" sums inside each factor, y = (sum_i W_c_i^T [z_c; 1])
     (sum_i W_m_i^T [z_m; 1]), as eq. 6-7 of Liu et al. and the published diagram print it (their codes do not): one
     rank only, no a, no b.
-    kind "pixel" fuses each pixel; kind "pooled" fuses the spatial means into a gate, (z_c + z_m) sigmoid(y); kind "sum" is
-    z_c + z_m without a parameter, to see what the fusion is worth.
+    kind "pixel" fuses each pixel; kind "pooled" fuses the spatial means into a gate, (z_c + z_m) sigmoid(y); kind "sum"
+    is z_c + z_m without a parameter, to see what the fusion is worth.
     start "xavier" is the published initialisation; "sum" makes the first two ranks z_c 1 and 1 z_m with a = 1, so that
     the output starts near z_c + z_m (exactly for rank 2), CDDFuse's rule.
     subnet: the published pre-fusion networks with BatchNorm.
