@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows:
         row["difference"] = row["PSNR [dB]"] - rows[0]["PSNR [dB]"]
     about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
-    text = f"{about}, jax {jax.__version__}\n\nafter {arguments.steps} steps, case 41\n\n{markdown(rows)}\n"
+    text = f"{about}, jax {jax.__version__}\n\nafter {arguments.steps} steps, case 41\n\n{markdown(rows, digits=4)}\n"
     (out / "table.md").write_text(text)
     print(text)
 

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = report(rows, costs, out)
     curves = {name: learning_curve(out / name) for name in arguments.methods if finished(out / name)}
     if curves:
-        text += f"\nPSNR of case 41 while training:\n\n{markdown(curve_rows(curves))}\n"
+        text += f"\nPSNR of case 41 while training:\n\n{markdown(curve_rows(curves), digits=4)}\n"
         figure = figures.curve_figure({"training, CPU seconds": curves}, ylabel="PSNR of case 41 [dB]")
         (out / "curves.png").write_bytes(figures.png(figure, dpi=200))
     (out / "table.md").write_text(text)
@@ -240,9 +240,9 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) ->
     parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}")
     for metric in REPORTED:
         title = f"{metric.removesuffix('_body').upper()}{' inside the body' * metric.endswith('_body')}"
-        table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()])
+        table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()], digits=4)
         parts.append(f"{title}, mean over subjects:\n\n{table}")
-    parts.append("PSNR, with 95 % bootstrap intervals over subjects:\n\n" + markdown(intervals(rows)))
+    parts.append("PSNR, with 95 % bootstrap intervals over subjects:\n\n" + markdown(intervals(rows), digits=4))
     parts.append(markdown(costs))
     if pairs := against_best(rows):
         parts.append("PSNR against the best other method, paired over slices:\n\n" + markdown(pairs))
@@ -304,14 +304,14 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
-    """Compare each method with itself under other CTs, and with itself trained without (``NAME_no_ct``)."""
+    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``, ``NAME_unguided``)."""
     comparisons = psnr_comparisons(rows)
     methods = list(dict.fromkeys(row.method for row in rows))
     return [
         {"mask": mask, "method": name, "against": other} | paired(comparisons, mask, name, other)
         for name in methods
         for other in methods
-        if other.startswith(f"{name}, ") or other == f"{name}_no_ct"
+        if other.startswith(f"{name}, ") or other in (f"{name}_no_ct", f"{name}_unguided")
         for mask in dict.fromkeys(row.mask for row in rows)
     ]
 

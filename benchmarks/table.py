@@ -25,10 +25,10 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     return statistics.linear_regression([math.log(x) for x in xs], [math.log(y) for y in ys]).slope
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Format rows of equal keys as a Markdown table: three significant digits, numbers to the right, None a dash."""
+def markdown(rows: Sequence[dict[str, Any]], *, digits: int = 3) -> str:
+    """Format rows of equal keys as a Markdown table: significant digits, numbers to the right, None a dash."""
     names = list(rows[0])
-    cells = [[_cell(row[name]) for name in names] for row in rows]
+    cells = [[_cell(row[name], digits) for name in names] for row in rows]
     numeric = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
     widths = [max(2, len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
 
@@ -40,7 +40,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([line(names), line(rule), *map(line, cells)])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, digits: int) -> str:
     if value is None:
         return "-"
     if not isinstance(value, float):
@@ -49,7 +49,7 @@ def _cell(value: Any) -> str:
         return f"{value:g}"
     if abs(value) < 1e-3:
         return f"{value:.1e}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def machine() -> dict[str, Any]:

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             row[f"{rate:g}"] = psnr(run, arguments.steps)
         rows.append(row | {"CPU s a run": training_seconds(run)})
     about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
-    print(f"{about}\n\nPSNR [dB] of case 41 after {arguments.steps} steps, by learning rate\n\n{markdown(rows)}\n")
+    title = f"PSNR [dB] of case 41 after {arguments.steps} steps, by learning rate"
+    print(f"{about}\n\n{title}\n\n{markdown(rows, digits=4)}\n")
 
 
 def psnr(run: Path, steps: int) -> float:

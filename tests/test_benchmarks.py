@@ -80,6 +80,7 @@ def test_markdown():
         "| bb   |  0.0123 |  - | x    |",
         "| c    | 1.2e-08 |  0 |      |",
     ]
+    assert "| 31.07 |" in markdown([{"a": 31.071}], digits=4)
 
 
 def test_machine():

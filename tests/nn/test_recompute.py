@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atlf_jax.nn.attention import attend
 from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerEncoder
 
@@ -62,3 +63,24 @@ def test_it_saves_memory_although_the_compiler_merges_equal_computations():
 
     plain, saving = memory(False), memory(True)
     assert saving < 0.6 * plain  # .44 measured; nn.remat alone: 1
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        keys = nn.Dense(8)(x[:, :2].reshape(1, -1, 8))
+        return jnp.sin(attend(jnp.sin(x), keys, keys, heads=2))
+
+
+class SavingAttention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return recompute(Attention(), x).sum()
+
+
+def test_attention_is_kept_and_not_computed_again():
+    """Its two loops, of the value and of the gradient, are all that there are."""
+    x = jnp.ones((1, 8, 8, 8))
+    variables = SavingAttention().init(jax.random.key(0), x)
+    program = jax.jit(jax.value_and_grad(SavingAttention().apply)).lower(variables, x)
+    assert program.as_text().count("stablehlo.while") == 2
