@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the runs and the table")
     add("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    add("--steps", type=int, default=400, help="of the reconstruction stage")
+    add("--steps", type=int, default=400, help="of the reconstruction stage, more than the 50 of its warm-up")
     return parser.parse_args(argv)
 
 
