@@ -13,7 +13,7 @@ def main() -> None:
     from atlf_jax.config import parse, to_dict  # imported here: loader processes import this file too
     from atlf_jax.data import open_source
     from atlf_jax.data.manifest import PAIRING_WORDS
-    from atlf_jax.models import build
+    from atlf_jax.models import build, pretrained
     from atlf_jax.training import fit
 
     config, workdir = parse(description="Train a network; go on where the run in the folder was left.")
@@ -33,6 +33,7 @@ def main() -> None:
             workers=config.data.workers,
             workdir=workdir,
             record=to_dict(config),
+            start=(lambda: pretrained.load(config.train.start_from).variables) if config.train.start_from else None,
         )
     except (FloatingPointError, ValueError) as error:
         raise SystemExit(f"train.py: {error}") from error

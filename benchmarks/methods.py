@@ -39,7 +39,7 @@ from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, s
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
 from atlf_jax.solvers import SOLVERS
-from atlf_jax.training import load
+from atlf_jax.training import load, stages
 from atlf_jax.training.checkpoint import read_meta
 from benchmarks.table import machine, markdown
 
@@ -144,8 +144,7 @@ def current(file: Path, run: Path, which: str = "best") -> bool:
 
 def total_steps(config: Config) -> int:
     """Return the steps of all stages."""
-    train = config.train
-    return sum(stage.steps for stage in (train.autoencode, train.fusion, train.reconstruction, train.joint))
+    return stages(config.train)[-1].end
 
 
 def train(name: str, run: Path, *options: str) -> None:
@@ -304,14 +303,14 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
-    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``, ``NAME_unguided``)."""
+    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``)."""
     comparisons = psnr_comparisons(rows)
     methods = list(dict.fromkeys(row.method for row in rows))
     return [
         {"mask": mask, "method": name, "against": other} | paired(comparisons, mask, name, other)
         for name in methods
         for other in methods
-        if other.startswith(f"{name}, ") or other in (f"{name}_no_ct", f"{name}_unguided")
+        if other.startswith(f"{name}, ") or other == f"{name}_no_ct"
         for mask in dict.fromkeys(row.mask for row in rows)
     ]
 

@@ -29,7 +29,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of the runs")
     add("--methods", nargs="+", default=learned(), choices=learned(), metavar="NAME")
     add("--rates", nargs="+", type=float, default=list(RATES), help="learning rates of the reconstruction stage")
-    add("--steps", type=int, default=400, help="of the reconstruction stage; stages before it keep theirs")
+    add("--steps", type=int, default=400, help="of the reconstruction stage; those before it keep theirs")
     return parser.parse_args(argv)
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run = out / f"{name}_{rate:g}"
             if not finished(run):
                 stage = "--train.reconstruction"
-                options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}")
+                options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}", "--train.ct.steps=0")
                 train(name, run, *options, "--train.eval_every=100000")
             row[f"{rate:g}"] = psnr(run, arguments.steps)
         rows.append(row | {"CPU s a run": training_seconds(run)})
@@ -59,7 +59,8 @@ def psnr(run: Path, steps: int) -> float:
     Raises:
         ValueError: the run took another number of steps.
     """
-    taken = from_dict(Config, load(run, "latest")[0]).train.reconstruction.steps
+    train = from_dict(Config, load(run, "latest")[0]).train
+    taken = train.reconstruction.steps + train.ct.steps
     if taken != steps:
         raise ValueError(f"{run} took {taken} steps, wanted {steps}: give another --out, or these --steps")
     lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())

@@ -23,6 +23,7 @@ from atlf_jax.nn import backend
 from atlf_jax.nn.adain import FusedStyle
 from atlf_jax.nn.avat import AVAT
 from atlf_jax.nn.brb import BRB
+from atlf_jax.nn.ct_adapter import ADAPTER, CTAdapter
 from atlf_jax.nn.gfab import GFAB
 from atlf_jax.nn.layers import Conv, pixel_shuffle, pixel_unshuffle, xavier
 from atlf_jax.nn.lfab import LFAB
@@ -32,13 +33,10 @@ from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
 from atlf_jax.ops import adjoint, ct_channels, ct_picture, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
-from atlf_jax.ops.differences import edge_field, total_variation_gradient
 
 __all__ = ["PRESETS", "ATLFConfig", "ATLFNet", "FusionConfig", "FusionProcess", "Phase", "ReconstructionConfig"]
 
 MU_VALUES = (2e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5)  # DPC-DUN's multipliers, from cheap to exact
-GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that is an edge: the largest, best of benchmarks/tune_solvers.py
-GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
 
 DType = Literal["float32", "bfloat16"]
@@ -151,9 +149,13 @@ class ReconstructionConfig:
     neutral_start: bool = False
     """AVAT's output, AdaIN's (then learned) blend and what aux_concat adds start at zero: every phase starts as
     ISTA-Net+'s."""
-    aux_concat: Literal["none", "fused", "ct", "fused+ct", "guide", "ct+guide"] = "none"
-    """Also give conv_D channels: the fused image, the CT, or the gradient of the image's total variation guided by
-    the CT's edges, which no display window and no contrast of the CT changes."""
+    aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
+    """Also give conv_D channels: the fused image, or the CT."""
+    ct_adapter: Literal["none", "ct", "guide", "ct+guide"] = "none"
+    """What adapters beside the phases see, which training stage ct trains: the CT, or what its edges change in the
+    gradient of the image's total variation, which no display window and no contrast of the CT changes."""
+    adapter_width: int = 32
+    """Features inside an adapter."""
     shrink: Literal["soft", "none"] = "soft"
     """Shrinkage between the halves of the BRB."""
     brb_levels: int = 1
@@ -214,7 +216,7 @@ class ATLFConfig:
     def sees_ct(self) -> bool:
         """Say whether the CT reaches the image."""
         r = self.reconstruction
-        return self.use_ct and (r.adain != "none" or r.aux_concat != "none")
+        return self.use_ct and {r.adain, r.aux_concat, r.ct_adapter} != {"none"}
 
     @property
     def multiple(self) -> int:
@@ -342,7 +344,7 @@ class Phase(nn.Module):
     """One unrolled phase.
 
     r = x - rho A^H(A x - y)                        gradient step (ISTA)
-    f = conv_D(r);  a = f + AVAT(f; mu)
+    f = conv_D(r) + what the CT adapter adds;  a = f + AVAT(f; mu)
     d = AdaIN(a, style(x_F))
     g, e = BRB(d);  x <- DC_v(r + conv_G(g); y, M, S)
 
@@ -374,7 +376,12 @@ class Phase(nn.Module):
         if c.aux_concat != "none":  # the same as further channels of conv_D, with an initialisation of their own
             kernel_init = nn.initializers.zeros if c.neutral_start else xavier
             aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
-            f = f + aux(pixel_unshuffle(_features(self._aux(r, measurement, fused), self.dtype), c.stride))
+            shown = {"fused": lambda: fused[..., None], "ct": lambda: ct_channels(measurement.ct)}
+            side = jnp.concatenate([shown[part]() for part in c.aux_concat.split("+")], axis=-1)
+            f = f + aux(pixel_unshuffle(_features(side, self.dtype), c.stride))
+        if c.ct_adapter != "none":
+            adapter = CTAdapter(c.ct_adapter, c.adapter_width, c.stride, name=ADAPTER)
+            f = adapter(f, r if c.complex else r.real, measurement.ct)
 
         cost = jnp.zeros(x.shape[:1], x.real.dtype)
         if c.avat and self.styled:
@@ -410,20 +417,6 @@ class Phase(nn.Module):
         x = self._project(self._data_consistency(x, y, mask, maps))
         return x, jnp.square(wide(e)).mean((1, 2, 3)), cost
 
-    def _aux(self, r: Array, measurement: Measurement, fused: Array | None) -> Float[Array, "b h w f"]:
-        """Return what the phase sees beside its image, as channels."""
-
-        def channels(part: str) -> Array:
-            if part == "fused":
-                return fused[..., None]
-            if part == "ct":
-                return ct_channels(measurement.ct)
-            edges = edge_field(ct_picture(measurement.ct), GUIDE_EDGE)
-            guided = total_variation_gradient(r if self.config.complex else r.real, edges, smoothing=GUIDE_SMOOTHING)
-            return to_channels(guided) if self.config.complex else guided[..., None]
-
-        return jnp.concatenate([channels(part) for part in self.config.aux_concat.split("+")], axis=-1)
-
     def _project(self, x: Complex[Array, "b h w"]) -> Complex[Array, "b h w"]:
         return x if self.config.complex else x.real.astype(x.dtype)
 
@@ -450,6 +443,12 @@ class ATLFNet(nn.Module):
     """
 
     config: ATLFConfig = ATLFConfig()
+
+    @property
+    def unadapted(self) -> "ATLFNet":
+        """The same network without CT adapters: what they are added to."""
+        c = self.config
+        return ATLFNet(dataclasses.replace(c, reconstruction=dataclasses.replace(c.reconstruction, ct_adapter="none")))
 
     @property
     def mu_values(self) -> tuple[float, ...]:
@@ -565,12 +564,12 @@ def compact() -> ATLFConfig:
 
 
 def best() -> ATLFConfig:
-    """Return ``compact`` without fusion process and AdaIN. Instead every phase has the CT as channels and as a guide.
+    """Return ``compact`` without fusion process and AdaIN. Instead every phase has a CT adapter beside it.
 
     What the parts are worth is measured in docs/DESIGN.md.
     """
     config = compact()
-    reconstruction = dataclasses.replace(config.reconstruction, adain="none", aux_concat="ct+guide")
+    reconstruction = dataclasses.replace(config.reconstruction, adain="none", ct_adapter="ct+guide")
     return dataclasses.replace(config, use_fusion=False, reconstruction=reconstruction)
 
 

@@ -3,7 +3,7 @@
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from beartype import beartype
+from flax.traverse_util import flatten_dict
 
 from atlf_jax.array_types import Batch
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
 from atlf_jax.masks import MaskConfig
+from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.training.checkpoint import Checkpoints, evaluated, read_meta, restore_latest
 from atlf_jax.training.logging import RunLog
-from atlf_jax.training.objective import Model
+from atlf_jax.training.objective import Model, Variables
 from atlf_jax.training.sharding import data_mesh, place
 from atlf_jax.training.stages import Stage, TrainConfig, stage_at, stages
-from atlf_jax.training.step import FUSION, Programs, TrainState, compile_stage, initialise
+from atlf_jax.training.step import FUSION, Programs, TrainState, adopt, compile_stage, initialise
 
 __all__ = ["fit"]
 
@@ -40,6 +42,7 @@ def fit(
     workers: int,
     workdir: str | Path,
     record: dict[str, Any],
+    start: Callable[[], Variables] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Path:
     """Train a model, going on from the last checkpoint in the folder if there is one.
@@ -57,6 +60,7 @@ def fit(
         workdir: folder of this run's checkpoints and logs.
         record: the whole configuration as a JSON dictionary, kept in the checkpoints; a run with another
             ``record["model"]`` is refused.
+        start: loads variables to begin with, as far as names and shapes are the same; not called by a resumed run.
         devices: devices to train on; all by default.
 
     Returns:
@@ -96,6 +100,9 @@ def fit(
         if saved:
             state = restore_latest(workdir, like=programs_of(_stage_named(config, saved["stage"])).begin(state))
             log.say(f"resumed at step {step} of {total} from {checkpoints.last_good}")
+        elif start is not None:
+            state, words = adopt(start(), state, mesh=mesh)
+            log.say(words)
         first, pending = step, None
 
         while True:
@@ -224,6 +231,11 @@ def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
             raise ValueError(
                 f"stage {stage.name} needs a model with a fusion process, and {type(model).__name__} as configured has "
                 f"none; set train.{stage.name}.steps to 0"
+            )
+        if stage.name == "ct" and not any(ADAPTER in path for path in flatten_dict(state.params)):
+            raise ValueError(
+                f"stage ct trains CT adapters, and {type(model).__name__} as configured has none; "
+                "set train.ct.steps to 0, or model.reconstruction.ct_adapter of ATLF-Net"
             )
 
 

@@ -25,6 +25,7 @@ class Model(Protocol):
     With a fusion process (parameters under "fusion") it also has the methods ``autoencode(ct, mr, *, deterministic)
     -> (ct, mr, FusionFeatures)`` and ``fuse(measurement, *, deterministic) -> (fused, FusionFeatures)``. A model with
     ``mu_values`` is conditioned on one of these multipliers of ``Reconstruction.path_cost``, named by ``mu_index``.
+    A model with CT adapters (parameters under "ct_adapter") has itself without them as ``unadapted``.
     """
 
     @property
@@ -132,6 +133,7 @@ OBJECTIVES: dict[str, Callable[..., Outcome]] = {
     "autoencode": autoencode,
     "fusion": fusion,
     "reconstruction": reconstruction,
+    "ct": reconstruction,
     "joint": joint,
 }
 

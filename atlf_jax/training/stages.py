@@ -8,7 +8,9 @@ from beartype import beartype
 from atlf_jax.training.objective import LossConfig
 from atlf_jax.training.optimiser import StageConfig
 
-__all__ = ["Stage", "TrainConfig", "stage_at", "stages"]
+__all__ = ["STAGES", "Stage", "TrainConfig", "stage_at", "stages"]
+
+STAGES = ("autoencode", "fusion", "reconstruction", "ct", "joint")  # in the order of a run
 
 
 @beartype
@@ -21,11 +23,16 @@ class TrainConfig:
     fusion: StageConfig = field(default_factory=StageConfig)
     """Phase II of the fusion process: learn the fused image."""
     reconstruction: StageConfig = field(default_factory=StageConfig)
-    """Train the reconstruction process while the fusion process is frozen."""
+    """Train the reconstruction process while the fusion process is frozen; CT adapters are left out."""
+    ct: StageConfig = field(default_factory=StageConfig)
+    """Train the CT adapters while all else is frozen."""
     joint: StageConfig = field(default_factory=StageConfig)
     """Train everything together."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss terms."""
+    start_from: str = ""
+    """Begin with the parameters of a run's folder, a packed file or shipped weights of this name, as far as names and
+    shapes are the same; the others begin as usual."""
     batch_size: int = 4
     """Records a batch, over all devices; a multiple of their number."""
     accumulate: int = 1
@@ -70,7 +77,7 @@ class Stage(NamedTuple):
 def stages(config: TrainConfig) -> list[Stage]:
     """Return the stages of a run in order; the step count runs through all of them."""
     result: list[Stage] = []
-    for name in ("autoencode", "fusion", "reconstruction", "joint"):
+    for name in STAGES:
         stage: StageConfig = getattr(config, name)
         if stage.steps:
             start = result[-1].end if result else 0

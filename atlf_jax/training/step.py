@@ -5,25 +5,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from beartype import beartype
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, jaxtyped
 
 from atlf_jax.array_types import Batch
+from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.training.objective import OBJECTIVES, Model, Outcome, Variables
 from atlf_jax.training.optimiser import make_optimiser, make_schedule
 from atlf_jax.training.sharding import replicated, split
 from atlf_jax.training.stages import Stage, TrainConfig
 
-__all__ = ["FUSION", "TRAINED", "Programs", "TrainState", "compile_stage", "initialise"]
+__all__ = ["FUSION", "TRAINED", "Programs", "TrainState", "adopt", "compile_stage", "initialise"]
 
 FUSION = "fusion"  # the parameters of the fusion process lie under this name
 
-TRAINED: dict[str, Callable[[str], bool]] = {  # which top-level parameters a stage changes
-    "autoencode": lambda name: name == FUSION,
-    "fusion": lambda name: name == FUSION,
-    "reconstruction": lambda name: name != FUSION,
-    "joint": lambda name: True,
+TRAINED: dict[str, Callable[[tuple[str, ...]], bool]] = {  # which parameters a stage changes, by their path
+    "autoencode": lambda path: path[0] == FUSION,
+    "fusion": lambda path: path[0] == FUSION,
+    "reconstruction": lambda path: path[0] != FUSION and ADAPTER not in path,
+    "ct": lambda path: ADAPTER in path,
+    "joint": lambda path: True,
 }
 
 
@@ -66,6 +70,37 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
     return jax.jit(init, out_shardings=replicated(mesh))()
 
 
+def adopt(start: Variables, state: TrainState, *, mesh: jax.sharding.Mesh) -> tuple[TrainState, str]:
+    """Put a trained network's arrays in place of those of the same name, shape and dtype, and say which.
+
+    Args:
+        start: variables of the trained network.
+        state: of ``initialise``.
+        mesh: the devices.
+
+    Raises:
+        ValueError: there are no such arrays.
+    """
+    own = flatten_dict({"params": state.params, **state.model_state}, sep="/")
+    given = {
+        name: array
+        for name, array in flatten_dict(start, sep="/").items()
+        if name in own and (array.shape, array.dtype) == (own[name].shape, own[name].dtype)
+    }
+    if not given:
+        raise ValueError(
+            "train.start_from names a network that has no array of this one's names and shapes; leave it out"
+        )
+    placed = {name: jax.device_put(np.array(array), replicated(mesh)) for name, array in given.items()}
+    variables = unflatten_dict(own | placed, sep="/")
+    params = variables.pop("params", {})
+    fresh = sorted(own.keys() - given.keys())
+    words = f"began with {len(given)} of {len(own)} arrays of a trained network"
+    words += f"; new: {', '.join(fresh[:3])}{', ...' * (len(fresh) > 3)}" if fresh else ""
+    state = state._replace(params=params, average=jax.tree.map(jnp.copy, params), model_state=variables)
+    return state, words
+
+
 def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.sharding.Mesh) -> Programs:
     """Return the programs of a stage; each compiles when first called.
 
@@ -78,6 +113,8 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
         model: the network.
         mesh: the devices.
     """
+    if stage.name == "reconstruction":
+        model = getattr(model, "unadapted", model)
     accumulate = config.accumulate
     schedule = make_schedule(stage.config, updates=stage.config.steps // accumulate)
     optimiser = make_optimiser(stage.config, accumulate=accumulate)
@@ -85,8 +122,15 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
 
     def parts(params: Variables) -> tuple[Variables, Variables]:
         """Split into what the stage trains and what it leaves."""
-        trained = {name: tree for name, tree in params.items() if is_trained(name)}
-        return trained, {name: tree for name, tree in params.items() if name not in trained}
+        flat = flatten_dict(params)
+        trained = {path: leaf for path, leaf in flat.items() if is_trained(path)}
+        return unflatten_dict(trained), unflatten_dict(
+            {path: leaf for path, leaf in flat.items() if path not in trained}
+        )
+
+    def whole(trained: Variables, frozen: Variables) -> Variables:
+        """Undo ``parts``."""
+        return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
     def begin(state: TrainState) -> TrainState:
         params = jax.tree.map(jnp.copy, state.average)
@@ -97,7 +141,7 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
         trained, frozen = parts(state.params)
 
         def loss(trained: Variables) -> tuple[Array, Outcome]:
-            variables = {"params": trained | frozen, **state.model_state}
+            variables = {"params": whole(trained, frozen), **state.model_state}
             outcome = objective(model, variables, batch, config=config.loss, key=key)
             return outcome.loss, outcome._replace(pictures={})
 
@@ -111,8 +155,8 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
         average = optax.incremental_update(trained, average, 1 - decay)
         state = TrainState(
             step=state.step + 1,
-            params=trained | frozen,
-            average=average | frozen_average,
+            params=whole(trained, frozen),
+            average=whole(average, frozen_average),
             model_state=state.model_state | outcome.state,
             optimiser=optimiser_state,
         )
@@ -124,11 +168,13 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
     def evaluate(variables: Variables, batch: Batch) -> Outcome:
         return objective(model, variables, batch, config=config.loss, key=None)._replace(state={})
 
-    whole, batches = replicated(mesh), split(mesh)
+    everywhere, batches = replicated(mesh), split(mesh)
     return Programs(
-        begin=jax.jit(begin, out_shardings=whole, donate_argnums=0),
-        step=jax.jit(step, in_shardings=(whole, batches), out_shardings=(whole, whole), donate_argnums=0),
-        evaluate=jax.jit(evaluate, in_shardings=(whole, batches)),
+        begin=jax.jit(begin, out_shardings=everywhere, donate_argnums=0),
+        step=jax.jit(
+            step, in_shardings=(everywhere, batches), out_shardings=(everywhere, everywhere), donate_argnums=0
+        ),
+        evaluate=jax.jit(evaluate, in_shardings=(everywhere, batches)),
     )
 
 

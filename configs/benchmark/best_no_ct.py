@@ -1,7 +1,7 @@
-"""ATLF-Net's preset ``best`` without the CT, to see what the CT brings; everything else as in ``base.py``.
+"""ATLF-Net's preset ``best`` without CT and its adapters, to see what they bring; everything else as in ``base.py``.
 
-Source: ours. Command: ``python train.py --config=configs/benchmark/best_no_ct.py``. The guide of a
-CT of zeros is plain total variation, so both are the same network.
+Source: ours. Command: ``python train.py --config=configs/benchmark/best_no_ct.py``. It is trained for as many steps as
+``best`` is in both of its stages.
 """
 
 import dataclasses
@@ -17,6 +17,6 @@ BEST = PRESETS["best"]()
 def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
-    reconstruction = dataclasses.replace(BEST.reconstruction, complex=False)
+    reconstruction = dataclasses.replace(BEST.reconstruction, complex=False, ct_adapter="none")
     model = dataclasses.replace(BEST, reconstruction=reconstruction, use_ct=False)
     return experiment("best_no_ct", model, steps=1680, learning_rate=1e-3)

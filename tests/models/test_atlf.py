@@ -13,11 +13,13 @@ import pytest
 from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, FusionConfig, ReconstructionConfig, build
 from atlf_jax.models.atlf import Phase
+from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
 from atlf_jax.training import LossConfig
 from atlf_jax.training.objective import OBJECTIVES
 
 from .conftest import measure, random_variables, replace, small
+
 
 F32 = 1e-5  # two phases stay below 3e-6 of the image's maximum
 
@@ -270,6 +272,7 @@ RECONSTRUCTION_SWITCHES = {
     "adain_alpha": 0.5,
     "neutral_start": True,
     "aux_concat": "fused",
+    "ct_adapter": "ct",
     "shrink": "none",
     "brb_levels": 2,
     "skip": "nullspace",
@@ -431,13 +434,13 @@ def test_every_stage_takes_a_ct_of_several_windows(stage, share):
     assert all(picture.shape == image.shape for picture in outcome.pictures.values())
 
 
-@pytest.mark.parametrize("aux", ["guide", "ct+guide"])
+@pytest.mark.parametrize("sees", ["guide", "ct+guide"])
 @pytest.mark.parametrize("complex", [True, False])
-def test_the_guide_brings_the_ct_unless_it_is_not_used(aux, complex):
+def test_the_adapter_brings_the_ct_unless_it_is_not_used(sees, complex):
     measurement, _ = measure()
     other = measurement._replace(ct=1 - measurement.ct**2)
     config = dataclasses.replace(
-        small(phases=1, avat=False, adain="none", aux_concat=aux, complex=complex), use_fusion=False
+        small(phases=1, avat=False, adain="none", ct_adapter=sees, complex=complex), use_fusion=False
     )
     outputs = {}
     for use_ct in (True, False):
@@ -456,12 +459,25 @@ def test_nothing_is_fused_without_a_ct():
 
 def test_the_guide_does_not_see_the_contrast_of_the_ct():
     measurement, _ = measure()
-    config = dataclasses.replace(small(phases=1, avat=False, adain="none", aux_concat="guide"), use_fusion=False)
+    config = dataclasses.replace(small(phases=1, avat=False, adain="none", ct_adapter="guide"), use_fusion=False)
     model = build(config)
     variables = random_variables(model, measurement)
     run = jax.jit(model.apply)
     inverted = run(variables, measurement._replace(ct=1 - measurement.ct)).image
     np.testing.assert_allclose(inverted, run(variables, measurement).image, atol=1e-5)
+
+
+def test_without_a_ct_there_is_no_adapter():
+    """A missing CT leaves the network that was trained without one."""
+    measurement, _ = measure()
+    nothing = measurement._replace(ct=jnp.zeros_like(measurement.ct))
+    config = dataclasses.replace(small(phases=1, avat=False, adain="none", ct_adapter="ct+guide"), use_fusion=False)
+    variables = random_variables(build(config), measurement)
+    plain = build(replace(config, ct_adapter="none"))
+    params = {"params": {"phase_0": {k: v for k, v in variables["params"]["phase_0"].items() if k != ADAPTER}}}
+    with_adapter = jax.jit(build(config).apply)(variables, nothing).image
+    np.testing.assert_allclose(with_adapter, jax.jit(plain.apply)(params, nothing).image, atol=1e-6)
+    assert np.abs(with_adapter - jax.jit(build(config).apply)(variables, measurement).image).max() > 1e-3
 
 
 def test_a_shared_encoder_is_one_encoder_for_both():

@@ -15,8 +15,10 @@ from jaxtyping import Array
 from atlf_jax.array_types import Batch, FusionFeatures, Measurement, Reconstruction
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Example, evaluation_batches
 from atlf_jax.masks import MaskConfig
+from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.ops.operators import adjoint
 from atlf_jax.training import StageConfig, TrainConfig, fit
+from atlf_jax.training.stages import STAGES
 
 SIDE = 16
 MASK = MaskConfig(kind="random", acceleration=2.0, center_fraction=0.2)
@@ -44,11 +46,14 @@ class Tiny(nn.Module):
     mu_values: tuple[float, ...] = (0.5, 0.25)
     batch_norm: bool = False
     fails_on_dark_ct: bool = False
+    adapted: bool = False
 
     def setup(self) -> None:
         if self.use_fusion:
             self.fusion = Fusion(name="fusion")
         self.conv = nn.Conv(2, (3, 3), name="phase_0")
+        if self.adapted:
+            self.ct_adapter = nn.Conv(2, (1, 1), name=ADAPTER)
         if self.batch_norm:
             self.norm = nn.BatchNorm(momentum=0.5, name="norm")
 
@@ -69,6 +74,8 @@ class Tiny(nn.Module):
         fused, features = self.fuse(measurement) if self.use_fusion else (None, None)
         side = measurement.ct if fused is None else fused
         update = self.conv(jnp.stack([start.real, start.imag, side], -1))
+        if self.adapted:
+            update = update + self.ct_adapter(measurement.ct[..., None])
         if self.batch_norm:
             update = self.norm(update, use_running_average=deterministic)
         gate = jnp.ones(start.shape[0])
@@ -145,7 +152,7 @@ def train_config() -> Callable[..., TrainConfig]:
     """Make a configuration of short stages: ``train_config(fusion=2, joint=3, batch_size=4)``."""
 
     def make(**settings: Any) -> TrainConfig:
-        for name in ("autoencode", "fusion", "reconstruction", "joint"):
+        for name in STAGES:
             if isinstance(settings.get(name), int):
                 settings[name] = StageConfig(steps=settings[name], learning_rate=1e-2)
         defaults = {"batch_size": 4, "ema_decay": 0.9, "log_every": 1, "eval_every": 100, "save_every": 100}

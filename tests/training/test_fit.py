@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -164,6 +165,34 @@ def test_a_non_finite_loss_stops_with_step_records_and_checkpoint(train_config, 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
+def test_a_run_begins_with_another_ones_arrays(train_config, run, tiny, tmp_path, capsys) -> None:
+    """What has the same name and shape is taken, the rest begins as it does without; a resumed run does not ask."""
+    variables = load(run(train_config(reconstruction=3), model=tiny(use_fusion=False)))[1]
+    barely = train_config(reconstruction=StageConfig(steps=1, learning_rate=1e-9))
+    capsys.readouterr()
+    begun = load(run(barely, workdir=tmp_path / "begun", start=lambda: variables))[1]["params"]
+    assert "began with 2 of 6 arrays of a trained network; new: params/fusion/decode/bias, " in capsys.readouterr().out
+    fresh = load(run(barely, workdir=tmp_path / "fresh"))[1]["params"]
+    assert_close = partial(np.testing.assert_allclose, atol=1e-6)  # a thousand times the learning rate
+    jax.tree.map(assert_close, begun["phase_0"], variables["params"]["phase_0"])
+    jax.tree.map(assert_close, begun["fusion"], fresh["fusion"])
+    assert np.abs(begun["phase_0"]["kernel"] - fresh["phase_0"]["kernel"]).max() > 1e-3
+
+    def gone() -> dict:
+        raise FileNotFoundError
+
+    longer = train_config(reconstruction=StageConfig(steps=2, learning_rate=1e-9))
+    run(longer, workdir=tmp_path / "begun", start=gone)
+    with pytest.raises(FileNotFoundError):
+        run(longer, workdir=tmp_path / "new", start=gone)
+
+
+def test_a_run_that_would_begin_with_nothing_is_refused(train_config, run) -> None:
+    other = {"params": {"phase_0": {"kernel": np.zeros((3, 3, 8, 2), np.float32)}}}
+    with pytest.raises(ValueError, match=r"train\.start_from names a network that has no array of this one's names"):
+        run(train_config(reconstruction=1), start=lambda: other)
+
+
 def test_nothing_to_train_is_refused(train_config, run) -> None:
     with pytest.raises(ValueError, match=r"every stage has 0 steps; set for example train\.reconstruction\.steps"):
         run(train_config())
@@ -173,6 +202,11 @@ def test_a_fusion_stage_without_a_fusion_process_is_refused(train_config, run, t
     for stage in ("autoencode", "fusion"):
         with pytest.raises(ValueError, match=f"stage {stage} needs a model with a fusion process, and Tiny"):
             run(train_config(**{stage: 1}), model=tiny(use_fusion=False))
+
+
+def test_a_ct_stage_without_adapters_is_refused(train_config, run) -> None:
+    with pytest.raises(ValueError, match=r"stage ct trains CT adapters, and Tiny as configured has none"):
+        run(train_config(ct=1))
 
 
 def test_a_model_without_fusion_and_mu_is_trained(train_config, run, tiny) -> None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.training import Stage, StageConfig, TrainConfig
 from atlf_jax.training.objective import OBJECTIVES
 from atlf_jax.training.sharding import data_mesh, place, replicated
@@ -43,15 +44,17 @@ def test_the_tables_have_the_same_stages() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("autoencode", {"fusion": True, "phase_0": False}),
-        ("fusion", {"fusion": True, "phase_0": False}),
-        ("reconstruction", {"fusion": False, "phase_0": True}),
-        ("joint", {"fusion": True, "phase_0": True}),
+        ("autoencode", {"fusion": True, "phase_0": False, ADAPTER: False}),
+        ("fusion", {"fusion": True, "phase_0": False, ADAPTER: False}),
+        ("reconstruction", {"fusion": False, "phase_0": True, ADAPTER: False}),
+        ("ct", {"fusion": False, "phase_0": False, ADAPTER: True}),
+        ("joint", {"fusion": True, "phase_0": True, ADAPTER: True}),
     ],
 )
 def test_a_stage_changes_its_own_parameters_only(name, expected, programs, tiny, batch, mesh) -> None:
-    stage = programs(name)
-    state = stage.begin(initialise(tiny(), batch, seed=0, mesh=mesh))
+    model = tiny(adapted=True)
+    stage = programs(name, model=model)
+    state = stage.begin(initialise(model, batch, seed=0, mesh=mesh))
     before = copied(state.params)
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.optimiser) if leaf.ndim)
     for _ in range(2):

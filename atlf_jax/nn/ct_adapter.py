@@ -1,0 +1,78 @@
+"""The CT adapter: what the CT adds to a network that can do without it."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from beartype import beartype
+from jaxtyping import Array, Float, Inexact, jaxtyped
+
+from atlf_jax.nn.layers import Conv, pixel_unshuffle, xavier
+from atlf_jax.ops import ct_channels, ct_picture, to_channels
+from atlf_jax.ops.differences import edge_field, total_variation_gradient
+
+__all__ = ["ADAPTER", "CTAdapter", "guide"]
+
+ADAPTER = "ct_adapter"  # the parameters of every adapter lie under this name
+GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that is an edge: the largest, best of benchmarks/tune_solvers.py
+GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
+
+
+@jaxtyped(typechecker=beartype)
+def guide(image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]) -> Inexact[Array, "b h w"]:
+    """Return what the edges of the CT change in the gradient of the image's total variation.
+
+    ``grad TV_ct(x) - grad TV(x)`` with the directional total variation of ``ops.differences``: it lies on edges that
+    the CT shares, whatever their sign and height, and is zero where the CT is flat. So no display window and no
+    contrast of the CT changes it.
+
+    Args:
+        image: x, ``[b, h, w]``, real or complex.
+        ct: in [0, 1], ``[b, h, w]``, or ``[b, k, h, w]`` of k windows, of which the mean is taken.
+
+    Returns:
+        ``[b, h, w]``.
+
+    Source: ours, from Ehrhardt and Betcke 2016.
+    """
+    edges = edge_field(ct_picture(ct), GUIDE_EDGE)
+    guided, plain = (
+        total_variation_gradient(image, field, smoothing=GUIDE_SMOOTHING) for field in (edges, jnp.zeros_like(edges))
+    )
+    return guided - plain
+
+
+class CTAdapter(nn.Module):
+    """Add to the features of a phase what the CT has to say: f + W3 relu(W2 relu(W1 [c, f])), f without CT.
+
+    ``c`` are the CT's channels, its guide, or both. W3 starts at zero: trained after and apart from the rest of the
+    network, the adapter starts from a network that does as well as it can without CT, and can only be left where that
+    gains. An example whose CT is zero everywhere has none.
+
+    Source: ours; a frozen network beside which a small one learns from zero is the adapter of Houlsby et al. 2019 and
+    the zero convolution of ControlNet (Zhang et al. 2023).
+    """
+
+    sees: Literal["ct", "guide", "ct+guide"] = "ct+guide"
+    features: int = 32  # between the convolutions
+    stride: int = 1  # side of the cells of pixels that the features stand for
+
+    @nn.compact
+    def __call__(
+        self, f: Float[Array, "b h1 w1 f"], image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]
+    ) -> Float[Array, "b h1 w1 f"]:
+        there = (ct_picture(ct).max((-2, -1)) > 0)[:, None, None, None]
+        c = pixel_unshuffle(jnp.concatenate(self._channels(image, ct), axis=-1).astype(f.dtype), self.stride)
+        hidden = nn.relu(Conv(self.features, kernel_init=xavier, name="conv1")(jnp.concatenate([c, f], axis=-1)))
+        hidden = nn.relu(Conv(self.features, kernel_init=xavier, name="conv2")(hidden))
+        added = Conv(f.shape[-1], kernel_init=nn.initializers.zeros, name="conv3")(hidden)
+        return f + jnp.where(there, added, 0)
+
+    def _channels(self, image: Array, ct: Array) -> list[Float[Array, "b h w c"]]:
+        channels = []
+        if "ct" in self.sees:
+            channels.append(ct_channels(ct))
+        if "guide" in self.sees:
+            field = guide(image, ct)
+            channels.append(to_channels(field) if jnp.iscomplexobj(field) else field[..., None])
+        return channels
