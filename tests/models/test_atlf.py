@@ -20,7 +20,6 @@ from atlf_jax.training.objective import OBJECTIVES
 
 from .conftest import measure, random_variables, replace, small
 
-
 F32 = 1e-5  # two phases stay below 3e-6 of the image's maximum
 
 
