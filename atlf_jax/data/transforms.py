@@ -63,17 +63,13 @@ class AugmentConfig:
     """Largest relative contrast exponent, drawn for CT and MR apart (0.2: from 1/1.2 to 1.2)."""
     ct_gamma: float = 0.0
     """As gamma, for the CT alone: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
-    ct_shift: float = 0.0
-    """Largest shift of the CT against the MR in pixels along each axis, either way: registration leaves some."""
-    ct_rotation: float = 0.0
-    """Largest rotation of the CT against the MR in degrees, either way."""
     ct_dropout: float = 0.0
     """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 0:
             raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
-        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation"):
+        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
         if not 0 <= self.ct_dropout <= 1:
@@ -195,32 +191,25 @@ def _crop_and_warp(
         wanted = f"{config.crop[0]}x{config.crop[1]}"
         raise ValueError(f"record {name!r} is {shape[0]}x{shape[1]}; augment.crop wanted {wanted}")
     corner = _busy_corner(np.abs(images[1]), size, rng)
-    if not (config.rotation or config.scale or config.shift or config.ct_shift or config.ct_rotation):
+    if not (config.rotation or config.scale or config.shift):
         window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
         return [image[..., *window] for image in images]
     angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
     zoom = (1 + config.scale) ** rng.uniform(-1, 1)
     shift = rng.uniform(-config.shift, config.shift, size=2)
-    ct_angle, ct_shift = angle, shift
-    if config.ct_rotation:
-        ct_angle = angle + np.deg2rad(rng.uniform(-config.ct_rotation, config.ct_rotation))
-    if config.ct_shift:
-        ct_shift = shift + rng.uniform(-config.ct_shift, config.ct_shift, size=2)
+    # Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift.
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
     centre = (shape - 1) / 2
+    offset = matrix @ (corner - centre) + centre - shift
 
-    def warp(image: np.ndarray, angle: float, shift: np.ndarray) -> np.ndarray:
+    def warp(image: np.ndarray) -> np.ndarray:
         if image.ndim > 2:  # windows of the CT
-            return np.stack([warp(each, angle, shift) for each in image])
+            return np.stack([warp(each) for each in image])
         if np.iscomplexobj(image):
-            real = warp(image.real, angle, shift)
-            return real + 1j * warp(image.imag, angle, shift) if image.imag.any() else real
-        # Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift.
-        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
-        offset = matrix @ (corner - centre) + centre - shift
+            return warp(image.real) + 1j * warp(image.imag) if image.imag.any() else warp(image.real)
         return scipy.ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
 
-    ct, target = images
-    return [warp(ct, ct_angle, ct_shift), warp(target, angle, shift)]
+    return [warp(image) for image in images]
 
 
 def _busy_corner(magnitude: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -63,6 +63,9 @@ class LossConfig:
     """Charbonnier error of the complex image (0.1 in CIPM-Net)."""
     ssim: float = 0.0
     """(1 - SSIM) / 2 of the magnitude."""
+    relative: float = 0.0
+    """Above 0: log(1 + loss / relative) in place of each of the losses above, example by example. Where a loss is much
+    larger than this, its gradient is divided by it: an easy mask counts as much as a hard one, as it does in dB."""
     gamma_symmetry: float = 0.01
     """Weight of the sum over phases of the symmetry residual (ISTA-Net+)."""
     beta_fusion: float = 0.1
@@ -149,11 +152,11 @@ def _reconstruct(
     result, state = _apply(model, variables, batch.measurement, mu_index=mu_index, key=key)
     image, target = result.image, batch.target
     magnitude, truth = jnp.abs(image), jnp.abs(target)
-    terms = {
-        name: getattr(config, name) * loss(image, target)
-        for name, loss in losses.RECONSTRUCTION_LOSSES.items()
-        if getattr(config, name)
-    }
+    terms = {}
+    for name, loss in losses.RECONSTRUCTION_LOSSES.items():
+        if weight := getattr(config, name):
+            value = loss(image, target)
+            terms[name] = weight * (jnp.log1p(value / config.relative) if config.relative else value)
     if config.gamma_symmetry and result.symmetry is not None:
         terms["symmetry"] = config.gamma_symmetry * result.symmetry
     if mu is not None and result.path_cost is not None:

@@ -55,6 +55,31 @@ def test_the_loss_is_mse_alone_when_all_else_is_off(tiny, variables, batch) -> N
     assert set(got.terms) == {"mse"}
 
 
+def test_relative_losses_divide_the_gradient_by_the_loss(tiny, variables, batch) -> None:
+    """log(1 + loss / floor) of each example: below the floor the loss itself, far above it d loss / loss."""
+    model, settings = tiny(), {"mse": 0.0, "l1": 0.3, "gamma_symmetry": 0.0}
+
+    def term(**more: float) -> np.ndarray:
+        return np.asarray(
+            outcome("reconstruction", model, variables, batch, **settings, **more).terms["l1"], np.float64
+        )
+
+    plain = term()
+    np.testing.assert_allclose(term(relative=1e-3), 0.3 * np.log1p(plain / 0.3 / 1e-3), rtol=1e-5)
+    np.testing.assert_allclose(term(relative=1e4) * 1e4, plain, rtol=1e-4)
+
+    def gradient(example: int, **more: float) -> np.ndarray:
+        def loss(scale: jax.Array) -> jax.Array:
+            scaled = jax.tree.map(lambda leaf: scale * leaf, variables)
+            return outcome("reconstruction", model, scaled, batch, **settings, **more).terms["l1"][example]
+
+        return np.asarray(jax.grad(loss)(1.0))
+
+    for example in range(2):
+        ratio = gradient(example, relative=1e-6) / gradient(example)
+        np.testing.assert_allclose(ratio, 0.3 / plain[example], rtol=1e-3)
+
+
 def test_psnr_is_of_magnitudes_in_the_units_of_the_source(tiny, variables, batch) -> None:
     image = np.abs(tiny().apply(variables, batch.measurement).image)
     scale = batch.scale[:, None, None]
