@@ -33,7 +33,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "LFAB alone": (f"{_FUSION}.branches=local",),
     "fused image as a channel, no AdaIN": (f"{_PHASE}.adain=none", f"{_PHASE}.aux_concat=fused"),
     "CT as a channel, no fusion": (*_NO_FUSION, f"{_PHASE}.aux_concat=ct"),
-    "CT by adapters, no fusion": (*_NO_FUSION, f"{_PHASE}.ct_adapter=ct+guide", "--train.ct.learning_rate=1e-3"),
+    "CT by adapters, no fusion": (*_NO_FUSION, f"{_PHASE}.ct_adapter=ct+guide", "--train.joint.learning_rate=1e-3"),
     "no AVAT": (f"{_PHASE}.avat=False",),
     "no DC": (f"{_PHASE}.dc=none",),
     "hard DC": (f"{_PHASE}.dc=hard",),
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the runs and the table")
     add("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    add("--steps", type=int, default=400, help="of the stages reconstruction and ct; the first warms up over 50")
+    add("--steps", type=int, default=400, help="of reconstruction and joint; the first warms up over 50")
     return parser.parse_args(argv)
 
 
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in arguments.variants:
         run = out / name.replace(" ", "_").replace(",", "").replace(":", "")
         if not finished(run):
-            ct = arguments.steps // 4 if any("ct_adapter" in option for option in VARIANTS[name]) else 0
-            steps = (f"--train.reconstruction.steps={arguments.steps - ct}", f"--train.ct.steps={ct}")
+            joint = arguments.steps // 2 if any("ct_adapter" in option for option in VARIANTS[name]) else 0
+            steps = (f"--train.reconstruction.steps={arguments.steps - joint}", f"--train.joint.steps={joint}")
             train("compact", run, *VARIANTS[name], *steps, "--train.eval_every=100000")
         parameters = sum(leaf.size for leaf in jax.tree.leaves(load(run, "latest")[1]["params"]))
         rows.append(

@@ -45,11 +45,10 @@ def guide(image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]) -> Inexa
 class CTAdapter(nn.Module):
     """Add to the features of a phase what the CT has to say: f + W3 relu(W2 relu(W1 [c, f])), f without CT.
 
-    ``c`` are the CT's channels, its guide, or both. W3 starts at zero: trained after and apart from the rest of the
-    network, the adapter starts from a network that does as well as it can without CT, and can only be left where that
-    gains. An example whose CT is zero everywhere has none.
+    ``c`` are the CT's channels, its guide, or both. W3 starts at zero, so that an adapter can be put beside a network
+    that has learnt to do without CT. An example whose CT is zero everywhere has none.
 
-    Source: ours; a frozen network beside which a small one learns from zero is the adapter of Houlsby et al. 2019 and
+    Source: ours; a small network beside a trained one, which starts at zero, is the adapter of Houlsby et al. 2019 and
     the zero convolution of ControlNet (Zhang et al. 2023).
     """
 

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from beartype import beartype
-from flax.traverse_util import flatten_dict
 
 from atlf_jax.array_types import Batch
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
 from atlf_jax.masks import MaskConfig
-from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.training.checkpoint import Checkpoints, evaluated, read_meta, restore_latest
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.objective import Model, Variables
@@ -231,11 +229,6 @@ def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
             raise ValueError(
                 f"stage {stage.name} needs a model with a fusion process, and {type(model).__name__} as configured has "
                 f"none; set train.{stage.name}.steps to 0"
-            )
-        if stage.name == "ct" and not any(ADAPTER in path for path in flatten_dict(state.params)):
-            raise ValueError(
-                f"stage ct trains CT adapters, and {type(model).__name__} as configured has none; "
-                "set train.ct.steps to 0, or model.reconstruction.ct_adapter of ATLF-Net"
             )
 
 

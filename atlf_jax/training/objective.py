@@ -136,7 +136,6 @@ OBJECTIVES: dict[str, Callable[..., Outcome]] = {
     "autoencode": autoencode,
     "fusion": fusion,
     "reconstruction": reconstruction,
-    "ct": reconstruction,
     "joint": joint,
 }
 

@@ -10,7 +10,7 @@ from atlf_jax.training.optimiser import StageConfig
 
 __all__ = ["STAGES", "Stage", "TrainConfig", "stage_at", "stages"]
 
-STAGES = ("autoencode", "fusion", "reconstruction", "ct", "joint")  # in the order of a run
+STAGES = ("autoencode", "fusion", "reconstruction", "joint")  # in the order of a run
 
 
 @beartype
@@ -23,11 +23,9 @@ class TrainConfig:
     fusion: StageConfig = field(default_factory=StageConfig)
     """Phase II of the fusion process: learn the fused image."""
     reconstruction: StageConfig = field(default_factory=StageConfig)
-    """Train the reconstruction process while the fusion process is frozen; CT adapters are left out."""
-    ct: StageConfig = field(default_factory=StageConfig)
-    """Train the CT adapters while all else is frozen."""
+    """Train the reconstruction process while the fusion process is frozen and CT adapters are left out."""
     joint: StageConfig = field(default_factory=StageConfig)
-    """Train everything together."""
+    """Train everything together, CT adapters too."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss terms."""
     start_from: str = ""

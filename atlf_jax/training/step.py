@@ -26,7 +26,6 @@ TRAINED: dict[str, Callable[[tuple[str, ...]], bool]] = {  # which parameters a 
     "autoencode": lambda path: path[0] == FUSION,
     "fusion": lambda path: path[0] == FUSION,
     "reconstruction": lambda path: path[0] != FUSION and ADAPTER not in path,
-    "ct": lambda path: ADAPTER in path,
     "joint": lambda path: True,
 }
 

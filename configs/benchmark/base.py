@@ -5,7 +5,7 @@ each training record draws a family and an acceleration, and counts by its relat
 between masks. Steps are chosen so that each method takes as long on one core.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from atlf_jax.config import Config
 from atlf_jax.data import AugmentConfig, DataConfig
@@ -17,7 +17,15 @@ FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
 MASKS = tuple(MaskConfig(kind, acceleration=(4.0, 8.0, 10.0), center_fraction=(0.08, 0.04, 0.04)) for kind in FAMILIES)
 
 
-def experiment(name: str, model: ModelConfig, *, steps: int, learning_rate: float, **stages: StageConfig) -> Config:
+def experiment(
+    name: str,
+    model: ModelConfig,
+    *,
+    steps: int,
+    learning_rate: float,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    **stages: StageConfig,
+) -> Config:
     """Return the experiment ``benchmark/NAME``.
 
     Args:
@@ -25,9 +33,11 @@ def experiment(name: str, model: ModelConfig, *, steps: int, learning_rate: floa
         model: its network.
         steps: of the reconstruction stage.
         learning_rate: its peak.
-        stages: the stages before it, of networks with a fusion process.
+        schedule: after its warm-up.
+        stages: the stages before and after it.
     """
-    reconstruction = StageConfig(steps=steps, learning_rate=learning_rate, warmup_steps=50, final_fraction=0.02)
+    rates: dict[str, Any] = {"learning_rate": learning_rate, "schedule": schedule, "final_fraction": 0.02}
+    reconstruction = StageConfig(steps=steps, warmup_steps=50, **rates)
     total = steps + sum(stage.steps for stage in stages.values())
     intervals: dict[str, Any] = {"eval_every": -(-total // 4), "picture_every": -(-total // 4), "save_every": 600}
     return Config(

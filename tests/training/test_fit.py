@@ -204,11 +204,6 @@ def test_a_fusion_stage_without_a_fusion_process_is_refused(train_config, run, t
             run(train_config(**{stage: 1}), model=tiny(use_fusion=False))
 
 
-def test_a_ct_stage_without_adapters_is_refused(train_config, run) -> None:
-    with pytest.raises(ValueError, match=r"stage ct trains CT adapters, and Tiny as configured has none"):
-        run(train_config(ct=1))
-
-
 def test_a_model_without_fusion_and_mu_is_trained(train_config, run, tiny) -> None:
     workdir = run(train_config(reconstruction=2), model=tiny(use_fusion=False, mu_values=()))
     assert "loss/path_cost" not in lines(workdir)[0]

@@ -47,7 +47,6 @@ def test_the_tables_have_the_same_stages() -> None:
         ("autoencode", {"fusion": True, "phase_0": False, ADAPTER: False}),
         ("fusion", {"fusion": True, "phase_0": False, ADAPTER: False}),
         ("reconstruction", {"fusion": False, "phase_0": True, ADAPTER: False}),
-        ("ct", {"fusion": False, "phase_0": False, ADAPTER: True}),
         ("joint", {"fusion": True, "phase_0": True, ADAPTER: True}),
     ],
 )
