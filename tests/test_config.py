@@ -258,8 +258,9 @@ def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> No
     def shared(name: str) -> Config:
         config = load_config(CONFIGS / f"{name}.py")
         none, steps = StageConfig(), {"eval_every": 1, "picture_every": 1}
-        stage = dataclasses.replace(config.train.reconstruction, steps=100, learning_rate=1.0)
-        train = dataclasses.replace(config.train, autoencode=none, fusion=none, reconstruction=stage, **steps)
+        stage = dataclasses.replace(config.train.reconstruction, steps=100, learning_rate=1.0, schedule="cosine")
+        stages = {"autoencode": none, "fusion": none, "reconstruction": stage, "joint": none}
+        train = dataclasses.replace(config.train, **stages, **steps)
         augment = dataclasses.replace(config.augment, ct_dropout=0.0, ct_gamma=0.0)  # of the CT alone
         return dataclasses.replace(config, name="", model=ATLFConfig(), train=train, augment=augment)
 
