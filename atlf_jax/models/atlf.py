@@ -23,7 +23,7 @@ from atlf_jax.nn import backend
 from atlf_jax.nn.adain import FusedStyle
 from atlf_jax.nn.avat import AVAT
 from atlf_jax.nn.brb import BRB
-from atlf_jax.nn.ct_adapter import ADAPTER, CTAdapter
+from atlf_jax.nn.ct_adapter import CTAdapter
 from atlf_jax.nn.gfab import GFAB
 from atlf_jax.nn.layers import Conv, pixel_shuffle, pixel_unshuffle, xavier
 from atlf_jax.nn.lfab import LFAB
@@ -380,7 +380,7 @@ class Phase(nn.Module):
             side = jnp.concatenate([shown[part]() for part in c.aux_concat.split("+")], axis=-1)
             f = f + aux(pixel_unshuffle(_features(side, self.dtype), c.stride))
         if c.ct_adapter != "none":
-            adapter = CTAdapter(c.ct_adapter, c.adapter_width, c.stride, name=ADAPTER)
+            adapter = CTAdapter(c.ct_adapter, c.adapter_width, c.stride, name="ct_adapter")
             f = adapter(f, r if c.complex else r.real, measurement.ct)
 
         cost = jnp.zeros(x.shape[:1], x.real.dtype)

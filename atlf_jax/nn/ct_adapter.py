@@ -11,9 +11,8 @@ from atlf_jax.nn.layers import Conv, pixel_unshuffle, xavier
 from atlf_jax.ops import ct_channels, ct_picture, to_channels
 from atlf_jax.ops.differences import edge_field, total_variation_gradient
 
-__all__ = ["ADAPTER", "CTAdapter", "guide"]
+__all__ = ["CTAdapter", "guide"]
 
-ADAPTER = "ct_adapter"  # the parameters of every adapter lie under this name
 GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that is an edge: the largest, best of benchmarks/tune_solvers.py
 GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
 

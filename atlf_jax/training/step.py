@@ -8,19 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from beartype import beartype
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, jaxtyped
 
 from atlf_jax.array_types import Batch
-from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.training.objective import OBJECTIVES, Model, Outcome, Variables
 from atlf_jax.training.optimiser import make_optimiser, make_schedule
 from atlf_jax.training.sharding import replicated, split
 from atlf_jax.training.stages import Stage, TrainConfig
 
-__all__ = ["FUSION", "TRAINED", "Programs", "TrainState", "adopt", "compile_stage", "initialise"]
+__all__ = ["ADAPTER", "FUSION", "TRAINED", "Programs", "TrainState", "adopt", "compile_stage", "initialise"]
 
 FUSION = "fusion"  # the parameters of the fusion process lie under this name
+ADAPTER = "ct_adapter"  # those of the CT adapters lie under this name, of one in each phase
 
 TRAINED: dict[str, Callable[[tuple[str, ...]], bool]] = {  # which parameters a stage changes, by their path
     "autoencode": lambda path: path[0] == FUSION,
@@ -80,24 +79,40 @@ def adopt(start: Variables, state: TrainState, *, mesh: jax.sharding.Mesh) -> tu
     Raises:
         ValueError: there are no such arrays.
     """
-    own = flatten_dict({"params": state.params, **state.model_state}, sep="/")
+    own = _flat({"params": state.params, **state.model_state})
     given = {
-        name: array
-        for name, array in flatten_dict(start, sep="/").items()
-        if name in own and (array.shape, array.dtype) == (own[name].shape, own[name].dtype)
+        path: array
+        for path, array in _flat(start).items()
+        if path in own and (array.shape, array.dtype) == (own[path].shape, own[path].dtype)
     }
     if not given:
         raise ValueError(
             "train.start_from names a network that has no array of this one's names and shapes; leave it out"
         )
-    placed = {name: jax.device_put(np.array(array), replicated(mesh)) for name, array in given.items()}
-    variables = unflatten_dict(own | placed, sep="/")
+    placed = {path: jax.device_put(np.array(array), replicated(mesh)) for path, array in given.items()}
+    variables = _nested(own | placed)
     params = variables.pop("params", {})
-    fresh = sorted(own.keys() - given.keys())
+    fresh = sorted("/".join(path) for path in own.keys() - given.keys())
     words = f"began with {len(given)} of {len(own)} arrays of a trained network"
     words += f"; new: {', '.join(fresh[:3])}{', ...' * (len(fresh) > 3)}" if fresh else ""
     state = state._replace(params=params, average=jax.tree.map(jnp.copy, params), model_state=variables)
     return state, words
+
+
+def _flat(tree: Variables) -> dict[tuple[str, ...], Array]:
+    """Return the arrays of nested dictionaries by their paths."""
+    return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _nested(flat: dict[tuple[str, ...], Array]) -> Variables:
+    """Undo ``_flat``."""
+    tree: Variables = {}
+    for (*parents, name), leaf in flat.items():
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = leaf
+    return tree
 
 
 def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.sharding.Mesh) -> Programs:
@@ -121,15 +136,13 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
 
     def parts(params: Variables) -> tuple[Variables, Variables]:
         """Split into what the stage trains and what it leaves."""
-        flat = flatten_dict(params)
+        flat = _flat(params)
         trained = {path: leaf for path, leaf in flat.items() if is_trained(path)}
-        return unflatten_dict(trained), unflatten_dict(
-            {path: leaf for path, leaf in flat.items() if path not in trained}
-        )
+        return _nested(trained), _nested({path: leaf for path, leaf in flat.items() if path not in trained})
 
     def whole(trained: Variables, frozen: Variables) -> Variables:
         """Undo ``parts``."""
-        return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
+        return _nested(_flat(trained) | _flat(frozen))
 
     def begin(state: TrainState) -> TrainState:
         params = jax.tree.map(jnp.copy, state.average)

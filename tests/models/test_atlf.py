@@ -13,10 +13,10 @@ import pytest
 from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, FusionConfig, ReconstructionConfig, build
 from atlf_jax.models.atlf import Phase
-from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
 from atlf_jax.training import LossConfig
 from atlf_jax.training.objective import OBJECTIVES
+from atlf_jax.training.step import ADAPTER
 
 from .conftest import measure, random_variables, replace, small
 
@@ -472,6 +472,7 @@ def test_without_a_ct_there_is_no_adapter():
     nothing = measurement._replace(ct=jnp.zeros_like(measurement.ct))
     config = dataclasses.replace(small(phases=1, avat=False, adain="none", ct_adapter="ct+guide"), use_fusion=False)
     variables = random_variables(build(config), measurement)
+    assert ADAPTER in variables["params"]["phase_0"]  # by this name training finds it
     plain = build(replace(config, ct_adapter="none"))
     params = {"params": {"phase_0": {k: v for k, v in variables["params"]["phase_0"].items() if k != ADAPTER}}}
     with_adapter = jax.jit(build(config).apply)(variables, nothing).image

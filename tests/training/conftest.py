@@ -15,10 +15,10 @@ from jaxtyping import Array
 from atlf_jax.array_types import Batch, FusionFeatures, Measurement, Reconstruction
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Example, evaluation_batches
 from atlf_jax.masks import MaskConfig
-from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.ops.operators import adjoint
 from atlf_jax.training import StageConfig, TrainConfig, fit
 from atlf_jax.training.stages import STAGES
+from atlf_jax.training.step import ADAPTER
 
 SIDE = 16
 MASK = MaskConfig(kind="random", acceleration=2.0, center_fraction=0.2)

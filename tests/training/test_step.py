@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.nn.ct_adapter import ADAPTER
 from atlf_jax.training import Stage, StageConfig, TrainConfig
 from atlf_jax.training.objective import OBJECTIVES
 from atlf_jax.training.sharding import data_mesh, place, replicated
-from atlf_jax.training.step import TRAINED, average_decay, compile_stage, initialise
+from atlf_jax.training.step import ADAPTER, TRAINED, average_decay, compile_stage, initialise
 
 
 @pytest.fixture
