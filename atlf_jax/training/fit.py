@@ -99,7 +99,9 @@ def fit(
             state = restore_latest(workdir, like=programs_of(_stage_named(config, saved["stage"])).begin(state))
             log.say(f"resumed at step {step} of {total} from {checkpoints.last_good}")
         elif start is not None:
-            state, words = adopt(start(), state, mesh=mesh)
+            with jax.transfer_guard("allow"):
+                trained = start()
+            state, words = adopt(trained, state, mesh=mesh)
             log.say(words)
         first, pending = step, None
 

@@ -170,7 +170,8 @@ def test_a_run_begins_with_another_ones_arrays(train_config, run, tiny, tmp_path
     variables = load(run(train_config(reconstruction=3), model=tiny(use_fusion=False)))[1]
     barely = train_config(reconstruction=StageConfig(steps=1, learning_rate=1e-9))
     capsys.readouterr()
-    begun = load(run(barely, workdir=tmp_path / "begun", start=lambda: variables))[1]["params"]
+    start = partial(jax.tree.map, lambda leaf: jnp.asarray(np.array(leaf)), variables)  # puts arrays on the device
+    begun = load(run(barely, workdir=tmp_path / "begun", start=start))[1]["params"]
     assert "began with 2 of 6 arrays of a trained network; new: params/fusion/decode/bias, " in capsys.readouterr().out
     fresh = load(run(barely, workdir=tmp_path / "fresh"))[1]["params"]
     assert_close = partial(np.testing.assert_allclose, atol=1e-6)  # a thousand times the learning rate
