@@ -1,8 +1,8 @@
 """Does the CT help? By subject, in four folds: ``python -m benchmarks.cross_validation --out=runs/folds``.
 
 In each fold a network is trained on six subjects of AANLIB and scored on the other two, so that every subject is scored
-by networks that have not seen it; ``--methods`` names two experiments of ``configs/benchmark`` that differ in the CT
-alone. The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
+by networks that have not seen it; ``--methods`` names two experiments of ``configs/benchmark``, with the CT and
+without. The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
 """
 
 import argparse

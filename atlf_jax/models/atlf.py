@@ -153,7 +153,7 @@ class ReconstructionConfig:
     """Also give conv_D channels: the fused image, or the CT."""
     ct_adapter: Literal["none", "ct", "guide", "ct+guide"] = "none"
     """What adapters beside the phases see, which training leaves out before its joint stage: the CT, or what its edges
-    change in the gradient of the image's total variation, which no display window and no contrast of the CT changes."""
+    change in the gradient of the image's total variation, for which display windows and contrast matter little."""
     adapter_width: int = 32
     """Features inside an adapter."""
     shrink: Literal["soft", "none"] = "soft"

@@ -22,8 +22,8 @@ def guide(image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]) -> Inexa
     """Return what the edges of the CT change in the gradient of the image's total variation.
 
     ``grad TV_ct(x) - grad TV(x)`` with the directional total variation of ``ops.differences``: it lies on edges that
-    the CT shares, whatever their sign and height, and is zero where the CT is flat. So no display window and no
-    contrast of the CT changes it.
+    the CT shares, whatever their sign and, once far above ``GUIDE_EDGE``, their height, and is zero where the CT is
+    flat. So display window and contrast of the CT matter for its weak edges alone.
 
     Args:
         image: x, ``[b, h, w]``, real or complex.

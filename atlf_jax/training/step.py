@@ -100,7 +100,7 @@ def adopt(start: Variables, state: TrainState, *, mesh: jax.sharding.Mesh) -> tu
 
 
 def _flat(tree: Variables) -> dict[tuple[str, ...], Array]:
-    """Return the arrays of nested dictionaries by their paths."""
+    """Return the arrays of nested dictionaries by their paths: Flax has this too, and training does without Flax."""
     return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 

@@ -1,8 +1,8 @@
 """What all experiments of the benchmark share, so that they differ in the network, its learning rate and its steps.
 
-Source: ours; data, augmentation and loss are those of ``configs/aanlib_4x.py``. One set of weights serves all masks:
-each training record draws a family and an acceleration, and counts by its relative error, since errors differ tenfold
-between masks. Steps are chosen so that each method takes as long on one core.
+Source: ours; data and augmentation are those of ``configs/aanlib_4x.py``. One set of weights serves all masks: each
+training record draws a family and an acceleration, and its L1 error counts relatively, as errors differ tenfold between
+masks. Steps are chosen so that each method takes as long on one core.
 """
 
 from typing import Any, Literal

@@ -476,6 +476,8 @@ def test_without_a_ct_there_is_no_adapter():
     plain = build(replace(config, ct_adapter="none"))
     params = {"params": {"phase_0": {k: v for k, v in variables["params"]["phase_0"].items() if k != ADAPTER}}}
     with_adapter = jax.jit(build(config).apply)(variables, nothing).image
+    unadapted = jax.jit(build(config).unadapted.apply)(variables, measurement).image  # whatever the CT
+    np.testing.assert_allclose(with_adapter, unadapted, atol=1e-6)
     np.testing.assert_allclose(with_adapter, jax.jit(plain.apply)(params, nothing).image, atol=1e-6)
     assert np.abs(with_adapter - jax.jit(build(config).apply)(variables, measurement).image).max() > 1e-3
 

@@ -48,6 +48,10 @@ class Tiny(nn.Module):
     fails_on_dark_ct: bool = False
     adapted: bool = False
 
+    @property
+    def unadapted(self) -> "Tiny":
+        return self.clone(adapted=False)
+
     def setup(self) -> None:
         if self.use_fusion:
             self.fusion = Fusion(name="fusion")
