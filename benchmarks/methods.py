@@ -5,6 +5,7 @@ of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: 
 by name. The tables, OUT/table.md, follow from these files alone. One set of weights a method serves all masks.
 
 ``--ablated`` names the networks that are scored again with the CT zero and of another subject (rows ``NAME, CT ...``).
+``--phase 0.785 --noise 0.01`` scores the same networks where the pictures flatter less; the table's name says so.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import jax
 import numpy as np
 
 from atlf_jax.config import Config, from_dict
-from atlf_jax.data import DataConfig, open_source
+from atlf_jax.data import AcquisitionConfig, DataConfig, open_source
 from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.modality import ABLATIONS, Changed
@@ -62,6 +63,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--split", default="valid", help="subjects to score")
     add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
     add("--ablated", nargs="*", default=["best"], metavar="NAME", help="methods to score so; the others by the true CT")
+    add("--phase", type=float, default=0.0, help="largest simulated phase in radians")
+    add("--noise", type=float, default=0.0, help="simulated noise of each sample, relative to the largest pixel")
     add("--batch", type=int, default=4, help="slices reconstructed at once")
     add("--no-training", action="store_true", help="leave out methods that are not trained yet")
     return parser.parse_args(argv)
@@ -75,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     masks = masks_of(arguments)
     source = open_source(DataConfig(dataset="aanlib"), arguments.split)
     config = EvaluationConfig(batch_size=arguments.batch)
+    acquisition = AcquisitionConfig(arguments.phase, arguments.noise)
+    seen = "" if acquisition == AcquisitionConfig() else f", phase {acquisition.phase:g}, noise {acquisition.noise:g}"
     rows: list[Score] = []
     costs = []
     for name in arguments.methods:
@@ -89,23 +94,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for variant, pairs in variants.items() if sees_ct and name in arguments.ablated else [(name, source)]:
             for mask in masks:
-                file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}.csv"
+                file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}{seen}.csv"
                 if not current(file, out / name):
                     started = time.perf_counter()
-                    scored = evaluate({variant: model}, pairs, masks=[mask], config=config)
+                    scored = evaluate({variant: model}, pairs, masks=[mask], config=config, acquisition=acquisition)
                     save(file, scored)
-                    print(f"{variant}, {mask_label(mask)}: {time.perf_counter() - started:.0f} s", flush=True)
+                    print(f"{variant}, {mask_label(mask)}{seen}: {time.perf_counter() - started:.0f} s", flush=True)
                 rows += read(file)
         costs.append(
             {"method": name, **cost, "s a slice": seconds(rows, name), **footprint(model, source, arguments.batch)}
         )
-    text = report(rows, costs, out)
+    text = report(rows, costs, seen)
     curves = {name: learning_curve(out / name) for name in arguments.methods if finished(out / name)}
     if curves:
         text += f"\nPSNR of case 41 while training:\n\n{markdown(curve_rows(curves), digits=4)}\n"
         figure = figures.curve_figure({"training, CPU seconds": curves}, ylabel="PSNR of case 41 [dB]")
         (out / "curves.png").write_bytes(figures.png(figure, dpi=200))
-    (out / "table.md").write_text(text)
+    (out / f"table{seen}.md").write_text(text)
     print(text)
 
 
@@ -230,13 +235,13 @@ def means(rows: Sequence[Score], metric: str) -> dict[str, dict[str, float]]:
     return table
 
 
-def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], out: Path) -> str:
-    """Return all tables as Markdown."""
+def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], seen: str = "") -> str:
+    """Return all tables as Markdown; ``seen`` says what was simulated on top of the pictures."""
     rows = unique(rows)
     about = ", ".join(f"{name} {value}" for name, value in machine().items() if value != "")
     parts = [f"{about}, jax {jax.__version__}"]
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
-    parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}")
+    parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}{seen}")
     for metric in REPORTED:
         title = f"{metric.removesuffix('_body').upper()}{' inside the body' * metric.endswith('_body')}"
         table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()], digits=4)

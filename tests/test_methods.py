@@ -72,10 +72,10 @@ def test_scores_of_an_older_checkpoint_or_of_fewer_metrics_are_not_taken(tmp_pat
     assert not methods.current(file, tmp_path / "nothing")
 
 
-def test_the_report_takes_one_method_and_drops_repeated_rows(rows, tmp_path):
+def test_the_report_takes_one_method_and_drops_repeated_rows(rows):
     alone = [row for row in rows if row.method in (ZERO_FILLED, "ours")]
-    text = methods.report(alone + alone, [{"method": "ours", "parameters": 3}], tmp_path)
-    assert "8 slices of subjects a, b" in text and "against the best other" not in text
+    text = methods.report(alone + alone, [{"method": "ours", "parameters": 3}], ", noise 0.01")
+    assert "8 slices of subjects a, b, noise 0.01" in text and "against the best other" not in text
 
 
 def test_unfinished_runs_are_not_scored(tmp_path):
