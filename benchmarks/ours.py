@@ -12,6 +12,7 @@ import numpy as np
 from atlf_jax.array_types import Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, build
 from atlf_jax.models.atlf import DType
+from atlf_jax.models.inference import in_turn
 from atlf_jax.ops import adjoint
 from benchmarks.case import LEARNING_RATE, SYMMETRY_WEIGHT, Case, make_inputs
 
@@ -97,7 +98,10 @@ class Ours:
         """Return the program before compilation, for the default device."""
         if self.case.task == "inference":
             # only the image is returned: what the loss alone reads is not computed, on either side
-            program = jax.jit(lambda params, measurement: self._apply(params, measurement, None)[0])
+            def infer(params: Any, measurement: Measurement) -> Any:
+                return in_turn(lambda example: self._apply(params, example, None)[0], measurement)
+
+            program = jax.jit(infer)
             return program.lower(self.params, self.measurement)
         program = jax.jit(self._train, donate_argnums=(0, 1))
         return program.lower(self.params, self.state, self.measurement)

@@ -9,7 +9,7 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.models.any_size import for_any_size
+from atlf_jax.models.inference import for_any_size
 from atlf_jax.reconstruct.arrays import Network, calibration_sides
 from atlf_jax.reconstruct.guards import TrainedFor
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.data.transforms import ct_shape
-from atlf_jax.models.any_size import Model, as_function
+from atlf_jax.models.inference import Model, as_function
 from atlf_jax.models.uncertainty import spread
 from atlf_jax.ops import (
     adjoint,

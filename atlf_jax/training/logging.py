@@ -1,6 +1,7 @@
 """What a run tells: the terminal, ``log.jsonl`` and TensorBoard."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -62,7 +63,10 @@ class RunLog:
         self._board.close()
 
     def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
-        """Take the metrics of one step; ``step`` counts the steps done."""
+        """Take the metrics of one step; ``step`` counts the steps done.
+
+        Lines hold the means of finite values: an empty strip that is reconstructed exactly has no PSNR.
+        """
         self._window.append(metrics)
         self._timed += 1
         rate = self._timed * self._batch_size / max(time.monotonic() - self._clock, 1e-9)
@@ -70,7 +74,9 @@ class RunLog:
         shown = f"loss {metrics['loss']:.3g}  {psnr}{rate:.3g} images/s"
         self._bar.update(self._task, completed=step, description=stage, shown=shown)
         if step % self._every == 0 or step == self._total:
-            means = {name: float(np.mean([each[name] for each in self._window if name in each])) for name in metrics}
+            values = {name: [each[name] for each in self._window if name in each] for name in metrics}
+            finite = {name: [one for one in several if math.isfinite(one)] for name, several in values.items()}
+            means = {name: float(np.mean(several)) for name, several in finite.items() if several}
             self._write("train", step, stage, means | {"images_per_second": rate})
             if not self._console.is_terminal:
                 left = (self._total - step) * self._batch_size / rate

@@ -1,4 +1,4 @@
-"""A trained network as a function of a measurement of any size."""
+"""A trained network as a function of measurements of any size, in as little memory as the machine allows."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,9 +12,10 @@ from jax import lax
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models import ATLFConfig, ModelConfig, build
+from atlf_jax.nn.backend import accelerated
 from atlf_jax.ops import fft2c, ifft2c, normalise_maps
 
-__all__ = ["Model", "as_function", "for_any_size"]
+__all__ = ["Model", "as_function", "for_any_size", "in_turn"]
 
 Model = Callable[[Measurement], Reconstruction]
 
@@ -28,11 +29,33 @@ def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
         variables: parameters under "params", and further collections.
 
     Returns:
-        A compiled function ``Measurement -> Reconstruction``, batched (see ``for_any_size``).
+        A compiled function ``Measurement -> Reconstruction``, batched (see ``for_any_size`` and ``in_turn``).
     """
-    apply = jax.tree_util.Partial(build(config).apply, variables)
+    apply = jax.tree_util.Partial(in_turn, jax.tree_util.Partial(build(config).apply, variables))
     multiple = config.multiple if isinstance(config, ATLFConfig) else 1  # the others take any size
     return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+
+
+def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
+    """Call a network with one example after the other on a CPU, and with all at once on an accelerator.
+
+    A CPU is busy with one: it takes no longer so, and the memory of one (docs/DESIGN.md, 48).
+
+    Args:
+        model: the network.
+        measurement: a batch.
+
+    Returns:
+        What the model returns for the batch.
+    """
+    if accelerated() or len(measurement.kspace) == 1:
+        return model(measurement)
+
+    def alone(example: Measurement) -> Reconstruction:
+        result = model(jax.tree.map(lambda part: part[None], example))
+        return jax.tree.map(lambda part: part[0], result)
+
+    return lax.map(alone, measurement)
 
 
 def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
