@@ -24,6 +24,7 @@ def experiment(
     steps: int,
     learning_rate: float,
     schedule: Literal["cosine", "constant"] = "cosine",
+    gamma_symmetry: float = 0.01,
     **stages: StageConfig,
 ) -> Config:
     """Return the experiment ``benchmark/NAME``.
@@ -34,6 +35,7 @@ def experiment(
         steps: of the reconstruction stage.
         learning_rate: its peak.
         schedule: after its warm-up.
+        gamma_symmetry: weight of ISTA-Net+'s symmetry residual, for networks that have one.
         stages: the stages before and after it.
     """
     rates: dict[str, Any] = {"learning_rate": learning_rate, "schedule": schedule, "final_fraction": 0.02}
@@ -50,7 +52,7 @@ def experiment(
         train=TrainConfig(
             **stages,
             reconstruction=reconstruction,
-            loss=LossConfig(mse=0.0, l1=0.05, relative=1e-4),
+            loss=LossConfig(mse=0.0, l1=0.05, relative=1e-4, gamma_symmetry=gamma_symmetry),
             batch_size=1,
             seed=0,
             log_every=50,

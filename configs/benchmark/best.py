@@ -4,7 +4,7 @@ Source: ours. Command: ``python train.py --config=configs/benchmark/best.py``.
 First the network is trained without the CT, as ``best_no_ct`` is, at a constant rate; then all of it with adapters for
 the CT that start at zero. A fifth of the pairs of the second stage have no CT, so that one set of weights serves both;
 grey levels of the CT are drawn anew for each, as the pictures' display windows differ from subject to subject. A step
-of the second stage takes half as long again: both together take no longer than the 2,100 steps of ``best_no_ct``.
+of the second stage takes half as long again: both together take no longer than the 1,230 steps of ``best_no_ct``.
 Samples are simulated without noise, so they replace the network's (docs/DESIGN.md, 46); noisy ones want dc "soft".
 """
 
@@ -23,6 +23,8 @@ def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
     model = dataclasses.replace(BEST, reconstruction=dataclasses.replace(BEST.reconstruction, dc="hard", complex=False))
-    joint = StageConfig(steps=500, learning_rate=1e-3, final_fraction=0.02)
-    config = experiment("best", model, steps=1400, schedule="constant", learning_rate=1e-3, joint=joint)
+    joint = StageConfig(steps=290, learning_rate=2e-3, final_fraction=0.02)
+    config = experiment(
+        "best", model, steps=800, schedule="constant", learning_rate=2e-3, gamma_symmetry=0.0, joint=joint
+    )
     return dataclasses.replace(config, augment=dataclasses.replace(config.augment, ct_gamma=1.0, ct_dropout=0.2))

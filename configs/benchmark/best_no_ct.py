@@ -19,4 +19,4 @@ def get_config() -> Config:
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
     reconstruction = dataclasses.replace(BEST.reconstruction, dc="hard", complex=False, ct_adapter="none")
     model = dataclasses.replace(BEST, reconstruction=reconstruction, use_ct=False)
-    return experiment("best_no_ct", model, steps=2100, learning_rate=1e-3)
+    return experiment("best_no_ct", model, steps=1230, learning_rate=2e-3, gamma_symmetry=0.0)

@@ -23,6 +23,6 @@ def get_config() -> Config:
         dataclasses.replace(COMPACT, reconstruction=dataclasses.replace(COMPACT.reconstruction, complex=False)),
         autoencode=StageConfig(steps=400, learning_rate=2e-3, warmup_steps=20),
         fusion=StageConfig(steps=300, learning_rate=1e-3, warmup_steps=20),
-        steps=1850,
+        steps=1450,
         learning_rate=1e-3,
     )

@@ -14,4 +14,4 @@ from atlf_jax.models import MoDLConfig
 def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
-    return experiment("modl", MoDLConfig(iterations=5, width=32, complex=False), steps=2200, learning_rate=1e-3)
+    return experiment("modl", MoDLConfig(iterations=5, width=32, complex=False), steps=1680, learning_rate=1e-3)
