@@ -238,7 +238,7 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         }
     return pages.get_template("report.html.jinja").render(
         facts,
-        metrics=list(METRICS),
+        parts={"Whole picture": list(METRICS), "Inside the body": [name for name in REPORTED if name not in METRICS]},
         results={
             mask["label"]: {method: _results(facts, mask["label"], method) for method in facts["methods"]}
             for mask in facts["protocol"]["masks"]
@@ -287,8 +287,9 @@ def _count(amount: int, noun: str) -> str:
 
 
 def _heading(metric: str) -> str:
-    unit = f" [{UNITS[metric]}]" if metric in UNITS else ""
-    return f"{metric.upper()}{unit} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+    name = metric.removesuffix("_body")
+    unit = f" [{UNITS[name]}]" if name in UNITS else ""
+    return f"{name.upper()}{unit} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def _results(facts: Mapping[str, Any], mask: str, method: str) -> dict[str, dict[str, Any]]:
@@ -300,7 +301,7 @@ def _best(facts: Mapping[str, Any]) -> set[tuple[str, str, str]]:
     """Return (mask, method, metric) of the best mean of each column."""
     best = set()
     for mask in facts["protocol"]["masks"]:
-        for metric in METRICS:
+        for metric in REPORTED:
             column = {method: _results(facts, mask["label"], method)[metric]["mean"] for method in facts["methods"]}
             choose = min if metric in LOWER_IS_BETTER else max
             best.add((mask["label"], choose(column, key=lambda method: column[method]), metric))

@@ -15,4 +15,4 @@ from atlf_jax.models import DCCNNConfig
 def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
-    return experiment("dc_cnn", DCCNNConfig(width=32, dc="hard", complex=False), steps=2300, learning_rate=2e-3)
+    return experiment("dc_cnn", DCCNNConfig(width=32, dc="hard", complex=False), steps=1900, learning_rate=2e-3)

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import html
+import itertools
 import json
 import math
 import re
@@ -84,13 +85,25 @@ def test_the_best_mean_of_each_column_is_marked(written):
     text = (written[0] / "report.html").read_text(encoding="utf-8")
     marked = re.findall(r'<td class="best">(.*?)<small>', text)
     expected = []
-    for mask in written[1]["protocol"]["masks"]:
+    for part, mask in itertools.product(("", "_body"), written[1]["protocol"]["masks"]):
         for method in written[1]["methods"]:
-            for metric, choose in {"psnr": max, "ssim": max, "nmse": min, "hfen": min}.items():
+            for name, choose in {"psnr": max, "ssim": max, "nmse": min, "hfen": min}.items():
+                metric = name + part
                 column = [r for r in written[1]["results"] if (r["mask"], r["metric"]) == (mask["label"], metric)]
                 best = choose(column, key=lambda result: result["mean"])
                 expected += [report.spread(best)] if best["method"] == method else []
     assert marked == expected
+
+
+def test_every_cell_has_a_heading(written):
+    """Each row of a table is as wide as its head, so that no number stands under none."""
+    text = (written[0] / "report.html").read_text(encoding="utf-8")
+    tables = re.findall(r"<table>(.*?)</table>", text, re.DOTALL)
+    assert len(tables) > 6
+    for table in tables:
+        head, *rows = re.findall(r"<tr.*?>(.*?)</tr>", table, re.DOTALL)
+        rows = [row for row in rows if "colspan" not in row]
+        assert {len(re.findall(r"<t[hd]\b", row)) for row in rows} <= {len(re.findall(r"<t[hd]\b", head))}, head
 
 
 def test_the_page_shows_each_panel(written, study):
