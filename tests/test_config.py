@@ -260,8 +260,10 @@ def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> No
         none, steps = StageConfig(), {"eval_every": 1, "picture_every": 1}
         stage = dataclasses.replace(config.train.reconstruction, steps=100, learning_rate=1.0, schedule="cosine")
         stages = {"autoencode": none, "fusion": none, "reconstruction": stage, "joint": none}
-        train = dataclasses.replace(config.train, **stages, **steps)
-        augment = dataclasses.replace(config.augment, ct_dropout=0.0, ct_gamma=0.0)  # of the CT alone
+        loss = dataclasses.replace(config.train.loss, gamma_symmetry=0.0)  # of networks that have such a residual
+        train = dataclasses.replace(config.train, **stages, **steps, loss=loss)
+        of_the_ct = dict.fromkeys(("ct_dropout", "ct_gamma", "ct_shift", "ct_rotation"), 0.0)
+        augment = dataclasses.replace(config.augment, **of_the_ct)
         return dataclasses.replace(config, name="", model=ATLFConfig(), train=train, augment=augment)
 
     methods = [name for name in NAMES if name.startswith("benchmark/") and name != "benchmark/base"]

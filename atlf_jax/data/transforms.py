@@ -65,11 +65,15 @@ class AugmentConfig:
     """As gamma, for the CT alone: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
     ct_dropout: float = 0.0
     """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
+    ct_shift: float = 0.0
+    """Largest shift in pixels of the CT against the MR along each axis, either way: errors of registration."""
+    ct_rotation: float = 0.0
+    """Largest rotation in degrees of the CT against the MR, either way."""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 0:
             raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
-        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma"):
+        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
         if not 0 <= self.ct_dropout <= 1:
@@ -184,32 +188,41 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
 def _crop_and_warp(
     images: list[np.ndarray], config: AugmentConfig, rng: np.random.Generator, *, name: str
 ) -> list[np.ndarray]:
-    """Cut the crop window out of the rotated, zoomed and shifted images, in one interpolation."""
+    """Cut the crop window out of the rotated, zoomed and shifted images, the CT first, in one interpolation."""
     shape = np.array(images[1].shape)
     size = np.where(config.crop, config.crop, shape)
     if (size > shape).any():
         wanted = f"{config.crop[0]}x{config.crop[1]}"
         raise ValueError(f"record {name!r} is {shape[0]}x{shape[1]}; augment.crop wanted {wanted}")
     corner = _busy_corner(np.abs(images[1]), size, rng)
-    if not (config.rotation or config.scale or config.shift):
+    apart = config.ct_shift or config.ct_rotation
+    if not (config.rotation or config.scale or config.shift or apart):
         window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
         return [image[..., *window] for image in images]
-    angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
+    angle = rng.uniform(-config.rotation, config.rotation)
     zoom = (1 + config.scale) ** rng.uniform(-1, 1)
     shift = rng.uniform(-config.shift, config.shift, size=2)
-    # Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift.
-    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+    moves = [(angle, shift)] * 2
+    if apart:
+        turn = rng.uniform(-config.ct_rotation, config.ct_rotation)
+        moves[0] = (angle + turn, shift + rng.uniform(-config.ct_shift, config.ct_shift, size=2))
     centre = (shape - 1) / 2
-    offset = matrix @ (corner - centre) + centre - shift
 
-    def warp(image: np.ndarray) -> np.ndarray:
+    def placed(angle: float, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift."""
+        cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        matrix = np.array([[cosine, -sine], [sine, cosine]]) / zoom
+        return matrix, matrix @ (corner - centre) + centre - shift
+
+    def warp(image: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
         if image.ndim > 2:  # windows of the CT
-            return np.stack([warp(each) for each in image])
+            return np.stack([warp(each, matrix, offset) for each in image])
         if np.iscomplexobj(image):
-            return warp(image.real) + 1j * warp(image.imag) if image.imag.any() else warp(image.real)
+            real = warp(image.real, matrix, offset)
+            return real + 1j * warp(image.imag, matrix, offset) if image.imag.any() else real
         return scipy.ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
 
-    return [warp(image) for image in images]
+    return [warp(image, *placed(*move)) for image, move in zip(images, moves, strict=True)]
 
 
 def _busy_corner(magnitude: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -15,4 +15,4 @@ from atlf_jax.models import MTransConfig
 def get_config() -> Config:
     """Return the experiment."""
     experiment = runpy.run_path(str(Path(__file__).with_name("base.py")))["experiment"]
-    return experiment("mtrans", MTransConfig(dc="hard", complex=False), steps=1900, learning_rate=1e-3)
+    return experiment("mtrans", MTransConfig(dc="hard", complex=False), steps=1900, learning_rate=2e-3)

@@ -206,7 +206,30 @@ def test_ct_gamma_changes_the_ct_alone():
     assert all((out.target == target).all() for out in drawn)
 
 
-@pytest.mark.parametrize("field", ["rotation", "scale", "shift", "gamma", "ct_gamma"])
+@pytest.mark.parametrize(("column", "config"), [(23.5, {"ct_shift": 4.0}), (35.5, {"ct_rotation": 10.0})])
+def test_errors_of_registration_move_the_ct_alone(column, config):
+    pair = blob(23.5, column)
+    rng = np.random.default_rng(0)
+    drawn = [augment(pair, AugmentConfig(flip=False, rotate90=False, **config), rng) for _ in range(40)]
+    for out in drawn:
+        np.testing.assert_allclose(out.target, pair.target, atol=F32)
+    moved = np.stack([centroid(out.ct) for out in drawn]) - 23.5
+    if "ct_shift" in config:
+        assert 3 < np.abs(moved).max() <= 4.01
+    else:  # about the centre
+        np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), 12, atol=0.05)
+        assert 8 < np.abs(np.rad2deg(np.arctan2(moved[:, 0], moved[:, 1]))).max() <= 10.05
+
+
+def test_errors_of_registration_come_on_top_of_what_moves_both():
+    config = AugmentConfig(flip=False, rotate90=False, shift=6.0, ct_shift=1.0)
+    rng = np.random.default_rng(0)
+    drawn = [augment(blob(23.5, 23.5), config, rng) for _ in range(40)]
+    apart = np.stack([centroid(out.ct) - centroid(out.target.real) for out in drawn])
+    assert 0.8 < np.abs(apart).max() <= 1.01
+
+
+@pytest.mark.parametrize("field", ["rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation"])
 def test_negative_augmentation_is_refused(field):
     with pytest.raises(ValueError, match=f"augment.{field} is -1"):
         AugmentConfig(**{field: -1.0})
