@@ -4,7 +4,7 @@ Source: ours. Command: ``python train.py --config=configs/benchmark/best.py``.
 First the network is trained without the CT, as ``best_no_ct`` is, at a constant rate; then all of it with adapters for
 the CT that start at zero. A fifth of the pairs of the second stage have no CT, so that one set of weights serves both;
 grey levels of the CT are drawn anew for each, as the pictures' display windows differ from subject to subject. A step
-of the second stage takes half as long again: both together take no longer than the 1,230 steps of ``best_no_ct``.
+of the second stage takes half as long again: both together take about as long as the 1,230 steps of ``best_no_ct``.
 The loss has no symmetry residual (docs/DESIGN.md, 49). Samples are simulated without noise, so they replace the
 network's (46); noisy ones want dc "soft".
 """
