@@ -48,14 +48,16 @@ def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
     Returns:
         What the model returns for the batch.
     """
-    if accelerated() or len(measurement.kspace) == 1:
+    count = len(measurement.kspace)
+    if accelerated() or count == 1:
         return model(measurement)
 
     def alone(example: Measurement) -> Reconstruction:
         result = model(jax.tree.map(lambda part: part[None], example))
         return jax.tree.map(lambda part: part[0], result)
 
-    return lax.map(alone, measurement)
+    # a mask or coil maps may be one for all
+    return lax.map(alone, jax.tree.map(lambda part: jnp.broadcast_to(part, (count, *part.shape[1:])), measurement))
 
 
 def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:

@@ -65,7 +65,7 @@ class RunLog:
     def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         """Take the metrics of one step; ``step`` counts the steps done.
 
-        Lines hold the means of finite values: an empty strip that is reconstructed exactly has no PSNR.
+        An infinite value is left out of a line's mean: the PSNR of an empty strip that is reconstructed exactly.
         """
         self._window.append(metrics)
         self._timed += 1
@@ -75,7 +75,7 @@ class RunLog:
         self._bar.update(self._task, completed=step, description=stage, shown=shown)
         if step % self._every == 0 or step == self._total:
             values = {name: [each[name] for each in self._window if name in each] for name in metrics}
-            finite = {name: [one for one in several if math.isfinite(one)] for name, several in values.items()}
+            finite = {name: [one for one in several if not math.isinf(one)] for name, several in values.items()}
             means = {name: float(np.mean(several)) for name, several in finite.items() if several}
             self._write("train", step, stage, means | {"images_per_second": rate})
             if not self._console.is_terminal:

@@ -2,7 +2,7 @@
 
 Source: ours; data and augmentation are those of ``configs/aanlib_4x.py``. One set of weights serves all masks: each
 training record draws a family and an acceleration, and its L1 error counts relatively, as errors differ tenfold between
-masks. Steps are chosen so that each method takes as long on one core.
+masks. Steps are chosen so that each method takes about as long on one core.
 """
 
 from typing import Any, Literal

@@ -1,7 +1,7 @@
 """DC-CNN in the benchmark; everything else as in ``base.py``.
 
 Source: Schlemper et al. 2018. Command: ``python train.py --config=configs/benchmark/dc_cnn.py``.
-Narrower than published, for a step of 0.31 s of one core; samples replace the network's, as published for data
+Narrower than published, for a step of 0.23 s of one core; samples replace the network's, as published for data
 without noise.
 """
 

@@ -1,7 +1,7 @@
 """U-Net in the benchmark; everything else as in ``base.py``.
 
 Source: Zbontar et al. 2018. Command: ``python train.py --config=configs/benchmark/unet.py``.
-At its published width, for a step of 0.25 s of one core. It ends in data consistency, which the
+At its published width, for a step of 0.28 s of one core. It ends in data consistency, which the
 published network has not: without, it learns next to nothing in this time (README, "Learning rates").
 """
 

@@ -33,13 +33,17 @@ def test_lines_hold_the_means_since_the_last(tmp_path, capsys) -> None:
     assert "images/s" in printed[0] and "\x1b" not in "".join(printed)
 
 
-def test_a_line_leaves_out_what_is_not_finite(tmp_path) -> None:
+def test_a_line_leaves_out_infinity_and_shows_what_is_undefined(tmp_path) -> None:
     with log(tmp_path) as run:
         for step, psnr in enumerate([30.0, math.inf, math.inf, math.inf], start=1):
             run.train(step, "joint", {"loss": 1.0, "psnr": psnr})
     first, second = read(tmp_path)
     assert first["psnr"] == 30.0
     assert "psnr" not in second and second["loss"] == 1.0
+    with log(tmp_path / "undefined") as run:
+        for step, psnr in enumerate([30.0, math.nan], start=1):
+            run.train(step, "joint", {"loss": 1.0, "psnr": psnr})
+    assert math.isnan(read(tmp_path / "undefined")[0]["psnr"])
 
 
 def test_a_restarted_clock_forgets_time_but_not_metrics(tmp_path, monkeypatch) -> None:
