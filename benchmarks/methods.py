@@ -153,10 +153,16 @@ def total_steps(config: Config) -> int:
 
 
 def train(name: str, run: Path, *options: str) -> None:
-    """Train a method by the ordinary command on one core, so that seconds compare; ``options`` are its own."""
+    """Train a method by the ordinary command on one core, so that seconds compare; ``options`` are its own.
+
+    Raises:
+        SystemExit: the training was stopped: it saves and ends well, but what it saved must not be scored.
+    """
     flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}", *options]
     subprocess.run(command, check=True, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
+    if not finished(run):
+        raise SystemExit(f"{run} was stopped before its last step; run the same command again to go on")
 
 
 def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bool]:

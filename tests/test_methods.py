@@ -82,6 +82,12 @@ def test_unfinished_runs_are_not_scored(tmp_path):
     assert not methods.finished(tmp_path / "nothing")
 
 
+def test_a_training_that_was_stopped_ends_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods.subprocess, "run", lambda *_, **__: None)  # a stopped training saves and returns 0
+    with pytest.raises(SystemExit, match="stopped before its last step; run the same command again"):
+        methods.train("best", tmp_path / "best")
+
+
 def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
     lines = [
         {"kind": "train", "step": 2, "cpu_seconds": 1.0, "psnr": 5.0},
