@@ -262,7 +262,7 @@ def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> No
         stages = {"autoencode": none, "fusion": none, "reconstruction": stage, "joint": none}
         loss = dataclasses.replace(config.train.loss, gamma_symmetry=0.0)  # of networks that have such a residual
         train = dataclasses.replace(config.train, **stages, **steps, loss=loss)
-        of_the_ct = dict.fromkeys(("ct_dropout", "ct_gamma", "ct_shift", "ct_rotation"), 0.0)
+        of_the_ct = dict.fromkeys(("ct_dropout", "ct_gamma", "ct_misplaced"), 0.0)
         augment = dataclasses.replace(config.augment, **of_the_ct)
         return dataclasses.replace(config, name="", model=ATLFConfig(), train=train, augment=augment)
 

@@ -24,6 +24,7 @@ __all__ = [
     "ct_shape",
     "fft2c_numpy",
     "ifft2c_numpy",
+    "move_ct",
     "simulate_acquisition",
     "smooth_phase",
     "undersample",
@@ -65,19 +66,24 @@ class AugmentConfig:
     """As gamma, for the CT alone: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
     ct_dropout: float = 0.0
     """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
-    ct_shift: float = 0.0
-    """Largest shift in pixels of the CT against the MR along each axis, either way: errors of registration."""
-    ct_rotation: float = 0.0
-    """Largest rotation in degrees of the CT against the MR, either way."""
+    ct_misplaced: float = 0.0
+    """Probability that the CT is moved off the MR, so that the network also learns to see whether it fits."""
+    ct_shift: float = 8.0
+    """Largest shift in pixels of a misplaced CT."""
+    ct_rotation: float = 8.0
+    """Largest rotation in degrees of a misplaced CT, either way."""
+    ct_elastic: float = 4.0
+    """Largest root mean square displacement in pixels by which a misplaced CT is bent."""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 0:
             raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
-        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation"):
+        for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation", "ct_elastic"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
-        if not 0 <= self.ct_dropout <= 1:
-            raise ValueError(f"augment.ct_dropout is {self.ct_dropout}; wanted a probability in [0, 1]")
+        for name in ("ct_misplaced", "ct_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted a probability in [0, 1]")
 
 
 @beartype
@@ -149,6 +155,8 @@ def ifft2c_numpy(kspace: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "
 def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Example:
     """Change CT and MR together: one random flip, quarter turn, crop, rotation, zoom and shift for both.
 
+    Before that the CT may be moved off the MR, and afterwards its grey levels changed or the CT left out.
+
     Args:
         example: a validated pair.
         config: what to draw and how far.
@@ -161,6 +169,9 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         ValueError: when the crop is larger than the image.
     """
     images = [example.ct, example.target]
+    if config.ct_misplaced and rng.random() < config.ct_misplaced:
+        far = {part: rng.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
+        images[0] = move_ct(example.ct, rng, **far)
     if config.flip:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         images = [np.flip(image, axes) for image in images]
@@ -185,44 +196,71 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     return example._replace(ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64))
 
 
+@jaxtyped(typechecker=beartype)
+def move_ct(
+    ct: Float32[np.ndarray, "*k h w"],
+    rng: np.random.Generator,
+    *,
+    shift: float = 0.0,
+    rotation: float = 0.0,
+    elastic: float = 0.0,
+) -> Float32[np.ndarray, "*k h w"]:
+    """Move a CT off its MR in one linear interpolation; what comes in from outside is 0.
+
+    Args:
+        ct: windowed CT [h, w], or several windows of it [k, h, w], which are moved together.
+        rng: draws the direction of the shift, the sense of the rotation and the elastic field.
+        shift: length in pixels.
+        rotation: degrees about the centre.
+        elastic: root mean square displacement in pixels of a smooth random field (Gaussian of a sixteenth of the side).
+
+    Returns:
+        The moved CT, the same where all three are 0.
+    """
+    h, w = ct.shape[-2:]
+    direction, sense = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+    bump = np.stack([scipy.ndimage.gaussian_filter(rng.standard_normal((h, w)), min(h, w) / 16) for _ in range(2)])
+    if not (shift or rotation or elastic):
+        return ct
+    angle = np.deg2rad(sense * rotation)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = np.array([(h - 1) / 2, (w - 1) / 2])[:, None, None]
+    grid = np.tensordot(turn, np.mgrid[:h, :w] - centre, axes=1) + centre  # [2 h w]
+    grid -= shift * np.array([np.cos(direction), np.sin(direction)])[:, None, None]
+    grid += elastic * bump / np.sqrt(np.square(bump).sum(0).mean())
+    moved = [scipy.ndimage.map_coordinates(image, grid, order=1) for image in ct.reshape(-1, h, w)]
+    return np.clip(moved, 0, 1).astype(np.float32).reshape(ct.shape)
+
+
 def _crop_and_warp(
     images: list[np.ndarray], config: AugmentConfig, rng: np.random.Generator, *, name: str
 ) -> list[np.ndarray]:
-    """Cut the crop window out of the rotated, zoomed and shifted images, the CT first, in one interpolation."""
+    """Cut the crop window out of the rotated, zoomed and shifted images, in one interpolation."""
     shape = np.array(images[1].shape)
     size = np.where(config.crop, config.crop, shape)
     if (size > shape).any():
         wanted = f"{config.crop[0]}x{config.crop[1]}"
         raise ValueError(f"record {name!r} is {shape[0]}x{shape[1]}; augment.crop wanted {wanted}")
     corner = _busy_corner(np.abs(images[1]), size, rng)
-    apart = config.ct_shift or config.ct_rotation
-    if not (config.rotation or config.scale or config.shift or apart):
+    if not (config.rotation or config.scale or config.shift):
         window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
         return [image[..., *window] for image in images]
-    angle = rng.uniform(-config.rotation, config.rotation)
+    angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
     zoom = (1 + config.scale) ** rng.uniform(-1, 1)
     shift = rng.uniform(-config.shift, config.shift, size=2)
-    moves = [(angle, shift)] * 2
-    if apart:
-        turn = rng.uniform(-config.ct_rotation, config.ct_rotation)
-        moves[0] = (angle + turn, shift + rng.uniform(-config.ct_shift, config.ct_shift, size=2))
+    # Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift.
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
     centre = (shape - 1) / 2
+    offset = matrix @ (corner - centre) + centre - shift
 
-    def placed(angle: float, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Output pixel p of the crop shows input pixel matrix (p + corner - centre) + centre - shift."""
-        cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-        matrix = np.array([[cosine, -sine], [sine, cosine]]) / zoom
-        return matrix, matrix @ (corner - centre) + centre - shift
-
-    def warp(image: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    def warp(image: np.ndarray) -> np.ndarray:
         if image.ndim > 2:  # windows of the CT
-            return np.stack([warp(each, matrix, offset) for each in image])
+            return np.stack([warp(each) for each in image])
         if np.iscomplexobj(image):
-            real = warp(image.real, matrix, offset)
-            return real + 1j * warp(image.imag, matrix, offset) if image.imag.any() else real
+            return warp(image.real) + 1j * warp(image.imag) if image.imag.any() else warp(image.real)
         return scipy.ndimage.affine_transform(image, matrix, offset, output_shape=tuple(size), order=1)
 
-    return [warp(image, *placed(*move)) for image, move in zip(images, moves, strict=True)]
+    return [warp(image) for image in images]
 
 
 def _busy_corner(magnitude: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:

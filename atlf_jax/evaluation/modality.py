@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy
 from beartype import beartype
-from jaxtyping import Float32, jaxtyped
+from jaxtyping import Float32
 
 from atlf_jax.data import AcquisitionConfig, Example, Source
-from atlf_jax.data.transforms import fft2c_numpy
+from atlf_jax.data.transforms import fft2c_numpy, move_ct
 from atlf_jax.evaluation.figures import curve_figure
 from atlf_jax.evaluation.report import Section
 from atlf_jax.evaluation.scoring import (
@@ -39,7 +39,6 @@ __all__ = [
     "ct_section",
     "hallucination",
     "lesion",
-    "move_ct",
     "null_space_share",
     "sweep",
 ]
@@ -180,42 +179,6 @@ def sweep(
                 means = subject_means([row.values["psnr"] for row in group], [row.subject for row in group])
                 points.append(SweepPoint(name, amount, mask, method, float(np.mean(list(means.values())))))
     return points
-
-
-@jaxtyped(typechecker=beartype)
-def move_ct(
-    ct: Float32[np.ndarray, "*k h w"],
-    rng: np.random.Generator,
-    *,
-    shift: float = 0.0,
-    rotation: float = 0.0,
-    elastic: float = 0.0,
-) -> Float32[np.ndarray, "*k h w"]:
-    """Move a CT off its MR in one linear interpolation; what comes in from outside is 0.
-
-    Args:
-        ct: windowed CT [h, w], or several windows of it [k, h, w], which are moved together.
-        rng: draws the direction of the shift, the sense of the rotation and the elastic field.
-        shift: length in pixels.
-        rotation: degrees about the centre.
-        elastic: root mean square displacement in pixels of a smooth random field (Gaussian of a sixteenth of the side).
-
-    Returns:
-        The moved CT, the same where all three are 0.
-    """
-    h, w = ct.shape[-2:]
-    direction, sense = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
-    bump = np.stack([scipy.ndimage.gaussian_filter(rng.standard_normal((h, w)), min(h, w) / 16) for _ in range(2)])
-    if not (shift or rotation or elastic):
-        return ct
-    angle = np.deg2rad(sense * rotation)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([(h - 1) / 2, (w - 1) / 2])[:, None, None]
-    grid = np.tensordot(turn, np.mgrid[:h, :w] - centre, axes=1) + centre  # [2 h w]
-    grid -= shift * np.array([np.cos(direction), np.sin(direction)])[:, None, None]
-    grid += elastic * bump / np.sqrt(np.square(bump).sum(0).mean())
-    moved = [scipy.ndimage.map_coordinates(image, grid, order=1) for image in ct.reshape(-1, h, w)]
-    return np.clip(moved, 0, 1).astype(np.float32).reshape(ct.shape)
 
 
 class Lesion(NamedTuple):

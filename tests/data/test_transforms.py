@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Example, augment, undersample, window_ct
-from atlf_jax.data.transforms import CT_WINDOWS, fft2c_numpy, ifft2c_numpy, simulate_acquisition, smooth_phase
+from atlf_jax.data.transforms import CT_WINDOWS, fft2c_numpy, ifft2c_numpy, move_ct, simulate_acquisition, smooth_phase
 from atlf_jax.masks import MaskConfig, make_mask
 
 OFF = AugmentConfig(flip=False, rotate90=False)
@@ -206,35 +207,80 @@ def test_ct_gamma_changes_the_ct_alone():
     assert all((out.target == target).all() for out in drawn)
 
 
-@pytest.mark.parametrize(("column", "config"), [(23.5, {"ct_shift": 4.0}), (35.5, {"ct_rotation": 10.0})])
-def test_errors_of_registration_move_the_ct_alone(column, config):
-    pair = blob(23.5, column)
+def disc():
+    y, x = np.mgrid[:64, :64]
+    return np.exp(-((y - 31.5) ** 2 + (x - 31.5) ** 2) / 20).astype(np.float32)
+
+
+@pytest.mark.parametrize("amount", [1.0, 4.0, 8.0])
+def test_a_shift_has_its_length(amount):
+    moved = move_ct(disc(), np.random.default_rng(0), shift=amount)
+    step = np.subtract(ndimage.center_of_mass(moved), ndimage.center_of_mass(disc()))
+    assert np.hypot(*step) == pytest.approx(amount, abs=0.01)  # measured: 1e-3
+
+
+def test_a_rotation_has_its_angle_and_leaves_the_centre():
+    y, x = np.mgrid[:64, :64] - 31.5
+    bar = ((np.abs(y) < 3) & (np.abs(x) < 20)).astype(np.float32)
+    moved = move_ct(bar, np.random.default_rng(0), rotation=10.0)
+    angle = 0.5 * np.arctan2(2 * (moved * x * y).sum(), (moved * (x**2 - y**2)).sum())
+    assert abs(np.rad2deg(angle)) == pytest.approx(10, abs=0.1)  # measured: .02
+    np.testing.assert_allclose(ndimage.center_of_mass(moved), 31.5, atol=0.01)
+
+
+def test_nothing_moves_by_nothing_and_draws_do_not_depend_on_the_amount():
+    np.testing.assert_array_equal(move_ct(disc(), np.random.default_rng(0)), disc())
+    small, large = (move_ct(disc(), np.random.default_rng(1), shift=amount) for amount in (2.0, 4.0))
+    a, b = (np.subtract(ndimage.center_of_mass(image), 31.5) for image in (small, large))
+    np.testing.assert_allclose(2 * a, b, atol=0.01)
+
+
+def test_windows_move_together():
+    one, two = (
+        move_ct(ct, np.random.default_rng(1), shift=3.0, rotation=5.0, elastic=1.0)
+        for ct in (disc(), np.stack([disc(), np.zeros_like(disc())]))
+    )
+    np.testing.assert_array_equal(two[0], one)
+    assert not two[1].any()
+
+
+def test_the_elastic_field_has_its_size():
+    ramp = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (128, 128))
+    moved = move_ct(np.ascontiguousarray(ramp), np.random.default_rng(0), elastic=2.0)
+    inside = np.s_[16:-16, 16:-16]
+    along = (moved - ramp)[inside] * 127  # the displacement in pixels along one of both axes
+    assert 0.7 < np.sqrt(np.square(along).mean()) < 2.0  # 2 / sqrt 2 = 1.4 over the whole field
+
+
+@pytest.mark.parametrize("part", ["shift", "rotation", "elastic"])
+def test_a_share_of_the_cts_is_misplaced_and_no_target(part):
+    ct = np.random.default_rng(0).random((48, 48)).astype(np.float32)
+    pair = Example("a", "s", ct, ct.astype(np.complex64))
+    parts = dict.fromkeys(("ct_shift", "ct_rotation", "ct_elastic"), 0.0) | {f"ct_{part}": 4.0}
+    config = AugmentConfig(flip=False, rotate90=False, ct_misplaced=0.4, **parts)
     rng = np.random.default_rng(0)
-    drawn = [augment(pair, AugmentConfig(flip=False, rotate90=False, **config), rng) for _ in range(40)]
-    for out in drawn:
-        np.testing.assert_allclose(out.target, pair.target, atol=F32)
-    moved = np.stack([centroid(out.ct) for out in drawn]) - 23.5
-    if "ct_shift" in config:
-        assert 3 < np.abs(moved).max() <= 4.01
-    else:  # about the centre
-        np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), 12, atol=0.05)
-        assert 8 < np.abs(np.rad2deg(np.arctan2(moved[:, 0], moved[:, 1]))).max() <= 10.05
+    drawn = [augment(pair, config, rng) for _ in range(200)]
+    assert all((out.target == pair.target).all() for out in drawn)
+    assert 0.3 < np.mean([(out.ct != pair.ct).any() for out in drawn]) < 0.5  # three standard deviations of a share
 
 
-def test_errors_of_registration_come_on_top_of_what_moves_both():
-    config = AugmentConfig(flip=False, rotate90=False, shift=6.0, ct_shift=1.0)
+def test_a_misplaced_ct_lies_up_to_as_far_as_is_said_off_what_moves_both():
+    config = AugmentConfig(
+        flip=False, rotate90=False, shift=6.0, ct_misplaced=1.0, ct_shift=2.0, ct_rotation=0.0, ct_elastic=0.0
+    )
     rng = np.random.default_rng(0)
     drawn = [augment(blob(23.5, 23.5), config, rng) for _ in range(40)]
-    apart = np.stack([centroid(out.ct) - centroid(out.target.real) for out in drawn])
-    assert 0.8 < np.abs(apart).max() <= 1.01
+    apart = [np.linalg.norm(centroid(out.ct) - centroid(out.target.real)) for out in drawn]
+    assert min(apart) < 0.3 and 1.7 < max(apart) <= 2.01
 
 
-@pytest.mark.parametrize("field", ["rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation"])
+@pytest.mark.parametrize("field", ["rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_elastic"])
 def test_negative_augmentation_is_refused(field):
     with pytest.raises(ValueError, match=f"augment.{field} is -1"):
         AugmentConfig(**{field: -1.0})
-    with pytest.raises(ValueError, match="ct_dropout is 1.5"):
-        AugmentConfig(ct_dropout=1.5)
+    for share in ("ct_dropout", "ct_misplaced"):
+        with pytest.raises(ValueError, match=f"augment.{share} is 1.5"):
+            AugmentConfig(**{share: 1.5})
 
 
 def test_phase_is_smooth_and_reaches_its_maximum():

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.evaluation import modality
@@ -25,51 +24,6 @@ def trusting(measurement):
 def careful(measurement):
     """Return what was measured; no CT."""
     return Reconstruction(adjoint(measurement.kspace, measurement.mask))
-
-
-def disc():
-    y, x = np.mgrid[:64, :64]
-    return np.exp(-((y - 31.5) ** 2 + (x - 31.5) ** 2) / 20).astype(np.float32)
-
-
-@pytest.mark.parametrize("amount", [1.0, 4.0, 8.0])
-def test_a_shift_has_its_length(amount):
-    moved = modality.move_ct(disc(), np.random.default_rng(0), shift=amount)
-    step = np.subtract(ndimage.center_of_mass(moved), ndimage.center_of_mass(disc()))
-    assert np.hypot(*step) == pytest.approx(amount, abs=0.01)  # measured: 1e-3
-
-
-def test_a_rotation_has_its_angle_and_leaves_the_centre():
-    y, x = np.mgrid[:64, :64] - 31.5
-    bar = ((np.abs(y) < 3) & (np.abs(x) < 20)).astype(np.float32)
-    moved = modality.move_ct(bar, np.random.default_rng(0), rotation=10.0)
-    angle = 0.5 * np.arctan2(2 * (moved * x * y).sum(), (moved * (x**2 - y**2)).sum())
-    assert abs(np.rad2deg(angle)) == pytest.approx(10, abs=0.1)  # measured: .02
-    np.testing.assert_allclose(ndimage.center_of_mass(moved), 31.5, atol=0.01)
-
-
-def test_nothing_moves_by_nothing_and_draws_do_not_depend_on_the_amount():
-    np.testing.assert_array_equal(modality.move_ct(disc(), np.random.default_rng(0)), disc())
-    small, large = (modality.move_ct(disc(), np.random.default_rng(1), shift=amount) for amount in (2.0, 4.0))
-    a, b = (np.subtract(ndimage.center_of_mass(image), 31.5) for image in (small, large))
-    np.testing.assert_allclose(2 * a, b, atol=0.01)
-
-
-def test_windows_move_together():
-    one, two = (
-        modality.move_ct(ct, np.random.default_rng(1), shift=3.0, rotation=5.0, elastic=1.0)
-        for ct in (disc(), np.stack([disc(), np.zeros_like(disc())]))
-    )
-    np.testing.assert_array_equal(two[0], one)
-    assert not two[1].any()
-
-
-def test_the_elastic_field_has_its_size():
-    ramp = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (128, 128))
-    moved = modality.move_ct(np.ascontiguousarray(ramp), np.random.default_rng(0), elastic=2.0)
-    inside = np.s_[16:-16, 16:-16]
-    along = (moved - ramp)[inside] * 127  # the displacement in pixels along one of both axes
-    assert 0.7 < np.sqrt(np.square(along).mean()) < 2.0  # 2 / sqrt 2 = 1.4 over the whole field
 
 
 def test_ablations_exchange_the_ct_and_nothing_else():
