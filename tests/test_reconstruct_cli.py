@@ -17,7 +17,7 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, to_dict
-from atlf_jax.data import prepare
+from atlf_jax.data import AugmentConfig, prepare
 from atlf_jax.data.dicom import read_scan
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.files import fingerprint
@@ -519,6 +519,38 @@ def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
     assert (error.data[..., 2] == 0).all() and error.data[..., 1].max() > 100
     call(source, out, *flags, "--hard_consistency", "--overwrite")  # everything was measured: nothing can be wrong
     assert read_nifti(tmp_path / "out_error.nii.gz").data.max() < 1e-5 * data.max()  # measured 3e-7
+
+
+def trusting(measurement):
+    """A network that takes the CT for the image, where there is one."""
+    there = (measurement.ct.max((-2, -1)) > 0)[:, None, None]
+    image = atlf.adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
+    return atlf.Reconstruction(jnp.where(there, measurement.ct.astype(jnp.complex64), image))
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
+    config = Config(augment=AugmentConfig(ct_dropout=0.2))
+    trained = {"config": to_dict(config), "step": 1}
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(trusting, trained_for(config)))
+    monkeypatch.setattr(command, "_trained", lambda *_: trained)
+    data = head((64, 64, 3))
+    source = save(tmp_path / "mr.nii.gz", data)
+    like = data if helps else data[::-1]
+    ct = save(tmp_path / "ct.nii.gz", 80 * like / data.max())  # the brain window, which this configuration has
+    flags = ("--checkpoint", "net", "--mask.acceleration", "2", "--check_ct")
+    refused(source, tmp_path / "out.nii.gz", *flags, words=("--check_ct asks whether the CT helps", "--ct.path"))
+    files = (source, tmp_path / "out.nii.gz", *flags, "--ct.path", ct, "--ct.no_clean")
+    call(*files)
+    facts, told = json.loads((tmp_path / "out.json").read_text()), capsys.readouterr().err
+    gain = facts["ct_gain_on_withheld_samples_db"]
+    assert f"samples that were kept back are foretold {gain:+.2f} dB better" in told
+    assert any("the CT does not help" in words for words in facts["warnings"]) is not helps
+    assert ("warning the CT does not help" in told) is not helps
+    assert gain > 3 if helps else gain < 0
+    plain = Config()
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(trusting, trained_for(plain)))
+    refused(*files, "--overwrite", words=("was not trained for both", "aanlib-best"))
 
 
 def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):

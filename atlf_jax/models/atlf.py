@@ -162,6 +162,8 @@ class ReconstructionConfig:
     """Resolution levels of the BRB; 1 = ISTA-Net+'s block, more = coarser copies inside it."""
     brb_width_factor: int = 1
     """Growth of the BRB's width from level to level."""
+    sees_correction: bool = False
+    """Give conv_D also what data consistency changed in the phase before: how wrong it was about what was measured."""
     skip: Literal["before_dc", "nullspace", "none"] = "before_dc"
     """Residual: before data consistency, through the unmeasured samples only, or none."""
     dc: Literal["soft", "hard", "none"] = "soft"
@@ -181,6 +183,8 @@ class ReconstructionConfig:
                 raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}: change either")
         if self.phases < 1:
             raise ValueError(f"got {self.phases} phases, wanted at least 1")
+        if self.sees_correction and self.dc == "none":
+            raise ValueError("sees_correction is on but dc none corrects nothing: set dc to soft or hard, or it off")
         if self.share_phases and self.avat_every > 1:
             raise ValueError("share_phases has one set of weights for every phase: set avat_every to 1")
         if not 0 <= self.mu_classes <= len(MU_VALUES):
@@ -344,12 +348,13 @@ class Phase(nn.Module):
     """One unrolled phase.
 
     r = x - rho A^H(A x - y)                        gradient step (ISTA)
-    f = conv_D(r) + what the CT adapter adds;  a = f + AVAT(f; mu)
+    f = conv_D(r[, c]) + what the CT adapter adds;  a = f + AVAT(f; mu)
     d = AdaIN(a, style(x_F))
-    g, e = BRB(d);  x <- DC_v(r + conv_G(g); y, M, S)
+    g, e = BRB(d);  u = r + conv_G(g);  x <- DC_v(u; y, M, S);  c <- x - u
 
-    Returns the image, mean(e^2) per example and the path cost per example. rho and v have gradients and ranges of
-    their own: trained rho exceed 1. Source: ISTA-Net+ (Zhang and Ghanem 2018) around the published diagram.
+    Returns the image, the correction c (None where no phase sees it), mean(e^2) per example and the path cost per
+    example. rho and v have gradients and ranges of their own: trained rho exceed 1. Source: ISTA-Net+ (Zhang and
+    Ghanem 2018) around the published diagram; c is ours.
     """
 
     config: ReconstructionConfig
@@ -360,19 +365,21 @@ class Phase(nn.Module):
     def __call__(
         self,
         x: Complex[Array, "b h w"],
+        correction: Complex[Array, "b h w"] | None,
         measurement: Measurement,
         fused: Float[Array, "b h w"] | None,
         mu_index: Int[Array, " b"] | None,
         deterministic: bool,
-    ) -> tuple[Complex[Array, "b h w"], Float[Array, " b"], Float[Array, " b"]]:
+    ) -> tuple[Complex[Array, "b h w"], Complex[Array, "b h w"] | None, Float[Array, " b"], Float[Array, " b"]]:
         c = self.config
         y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps
         channels = 2 if c.complex else 1
         rho = self.param("rho", nn.initializers.constant(0.5), (), x.real.dtype)
         r = self._project(gradient(x, y, mask, rho, maps))
 
-        image = _features(to_channels(r)[..., :channels], self.dtype)  # [b, h, w, 1|2]
-        f = Conv(c.width, kernel_init=xavier, name="conv_D")(pixel_unshuffle(image, c.stride))
+        seen = [to_channels(image)[..., :channels] for image in (r, correction) if image is not None]
+        seen = _features(jnp.concatenate(seen, axis=-1), self.dtype)  # [b, h, w, 1|2|4]
+        f = Conv(c.width, kernel_init=xavier, name="conv_D")(pixel_unshuffle(seen, c.stride))
         if c.aux_concat != "none":  # the same as further channels of conv_D, with an initialisation of their own
             kernel_init = nn.initializers.zeros if c.neutral_start else xavier
             aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
@@ -413,9 +420,10 @@ class Phase(nn.Module):
 
         if c.skip == "nullspace":
             update = update - normal(update, mask, maps)
-        x = update if c.skip == "none" else r + update
-        x = self._project(self._data_consistency(x, y, mask, maps))
-        return x, jnp.square(wide(e)).mean((1, 2, 3)), cost
+        u = update if c.skip == "none" else r + update
+        x = self._project(self._data_consistency(u, y, mask, maps))
+        correction = x - self._project(u) if c.sees_correction else None
+        return x, correction, jnp.square(wide(e)).mean((1, 2, 3)), cost
 
     def _project(self, x: Complex[Array, "b h w"]) -> Complex[Array, "b h w"]:
         return x if self.config.complex else x.real.astype(x.dtype)
@@ -479,10 +487,11 @@ class ATLFNet(nn.Module):
         )
         if not r.complex:
             x = x.real.astype(x.dtype)
+        correction = jnp.zeros_like(x) if r.sees_correction else None
         symmetry, cost = 0.0, 0.0
         for phase in self.phases:
-            arrays = (x, measurement, fused, mu_index)
-            x, phase_symmetry, phase_cost = (
+            arrays = (x, correction, measurement, fused, mu_index)
+            x, correction, phase_symmetry, phase_cost = (
                 recompute(phase, *arrays, deterministic=deterministic)
                 if r.remat
                 else phase(*arrays, deterministic=deterministic)
@@ -574,6 +583,7 @@ def best() -> ATLFConfig:
         brb_levels=3,
         avat=False,
         adain="none",
+        sees_correction=True,
         ct_adapter="ct+guide",
         adapter_width=16,
     )

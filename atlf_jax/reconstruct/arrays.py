@@ -17,6 +17,7 @@ from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models.inference import Model, as_function
 from atlf_jax.models.uncertainty import spread
+from atlf_jax.models.withheld import Foretold, foretell
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -81,6 +82,7 @@ class Result(NamedTuple):
     misfit: float  # |A x - y|^2 over the measured samples
     energy: float  # |y|^2
     error: Float32[np.ndarray, "h w"] | None = None  # expected |error| of the magnitude, where asked for
+    foretold: Foretold | None = None  # how well samples are foretold with and without the CT, where asked for
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Settings:
     """Slices on the device at a time."""
     error_scale: float | None = None
     """Times how much mirror copies differ: the expected error; None: no error is asked for."""
+    check_ct: bool = False
+    """Also see how well samples that are kept back are foretold with and without the CT."""
 
 
 def load_model(checkpoint: str | Path, *, which: Literal["best", "latest"] = "best") -> Network:
@@ -329,12 +333,17 @@ def solve(
         if settings.error_scale is not None and model is not None:
             differing = spread(partial(_magnitude, model, hard), measurement, image=jnp.abs(image) / scale)
             error = np.asarray(settings.error_scale * scale * differing)
+        foretold = None
+        if settings.check_ct and model is not None:
+            square = np.asarray(scale[:, 0, 0]) ** 2
+            foretold = Foretold(*(square * part for part in foretell(model, measurement)))
         image, start, misfit, energy = map(np.asarray, (image, start, misfit, energy))
         for index in range(len(records)):
             if placement is not None and model is not None:
                 placement.add(np.asarray(ct_picture(records[index].ct[None])[0]), start[index])
             expected = None if error is None else error[index]
-            yield Result(image[index], start[index], float(misfit[index]), float(energy[index]), expected)
+            told = None if foretold is None else Foretold(*(part[index] for part in foretold))
+            yield Result(image[index], start[index], float(misfit[index]), float(energy[index]), expected, told)
 
 
 def _magnitude(model: Model, hard: bool, measurement: Measurement) -> Array:

@@ -27,6 +27,7 @@ from atlf_jax.data import DataConfig
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models.uncertainty import Calibration
+from atlf_jax.models.withheld import Foretold
 from atlf_jax.ops import ct_picture
 from atlf_jax.reconstruct.arrays import (
     CoilMaps,
@@ -90,6 +91,9 @@ class Arguments:
     """Put the measured samples back after the network."""
     uncertainty: bool = False
     """Also write STEM_error, the expected absolute error of every pixel; three more reconstructions a slice."""
+    check_ct: bool = False
+    """Also tell whether the CT helps: how much better the network foretells measured samples that are kept back with it
+    than without; two more reconstructions a slice."""
     batch_size: int = 4
     """Slices on the device at a time."""
     panels: bool = False
@@ -147,6 +151,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         calibration = _calibration(arguments)
         settings = replace(settings, error_scale=calibration.scale)
         model_facts |= {"uncertainty": calibration._asdict()}
+    if arguments.check_ct:
+        _check_ct(arguments, model, scan)
+        settings = replace(settings, check_ct=True)
     facts = _facts(scan) | {"model": model_facts, "coils": settings_facts, "warnings": _warnings(model, scan)}
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
@@ -160,15 +167,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
             scan.write(folder / out.name, images)
         if study.errors is not None:
             scan.write(folder / side_files["error"].name, study.errors)
-        out_of_place = study.placement.warnings()
-        facts["warnings"] += out_of_place
+        of_the_ct = study.placement.warnings() + study.harm()
+        facts["warnings"] += of_the_ct
         facts |= study.facts() | {"versions": _versions()}
         (folder / side_files["json"].name).write_text(json.dumps(facts, indent=1) + "\n")
         if arguments.panels:
             (folder / side_files["png"].name).write_bytes(_panels(scan, study.panels))
         for path in (*side_files.values(), out):
             (folder / path.name).replace(path)
-    _warn(console, out_of_place)
+    _warn(console, of_the_ct)
+    if arguments.check_ct:
+        gain = facts["ct_gain_on_withheld_samples_db"]
+        console.print(f"with the CT, samples that were kept back are foretold {gain:+.2f} dB better", highlight=False)
     console.print(
         f"{out}: data-consistency residual {facts['data_consistency_residual']:.3g}, {facts['seconds']['total']:.1f} s",
         highlight=False,
@@ -196,6 +206,7 @@ class _Study:
         self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
         self.placement = Placement()
+        self.foretold = Foretold(np.zeros(()), np.zeros(()))
         self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 
     def images(self) -> Iterator[np.ndarray]:
@@ -217,6 +228,8 @@ class _Study:
                     self._worst = max(self._worst, math.sqrt(result.misfit / result.energy))
                 if index in self._wanted:
                     self.panels[index] = (scan[index], result)
+                if result.foretold is not None:
+                    self.foretold = Foretold(*(a + b for a, b in zip(self.foretold, result.foretold, strict=True)))
                 if result.error is not None:
                     self._keep(index, scan.finish(result.error.astype(np.complex64)))
                 yield scan.finish(result.image).astype(np.float32)
@@ -231,13 +244,23 @@ class _Study:
             self.errors = np.lib.format.open_memmap(self._folder / "errors.npy", "w+", np.float32, shape)
         self.errors[index] = error
 
+    def harm(self) -> list[str]:
+        """Say it where the CT was asked about and does not help."""
+        if not self._settings.check_ct or self.foretold.gain > 0:
+            return []
+        return [
+            f"the CT does not help: with it, samples that were kept back are foretold {-self.foretold.gain:.2f} dB "
+            "worse than without; register it to the MR, or leave it out"
+        ]
+
     def facts(self) -> dict[str, Any]:
-        """Return residual and timing."""
+        """Return residual, timing and, where asked for, what the CT brings."""
         rest = len(self._scan) - self._settings.batch_size
         seconds = {"total": round(self._total, 3), "first_batch": round(self._first, 3)}
         if rest > 0:
             seconds["slice"] = round((self._total - self._first) / rest, 4)
-        return {
+        checked = {"ct_gain_on_withheld_samples_db": round(self.foretold.gain, 3)} if self._settings.check_ct else {}
+        return checked | {
             "data_consistency_residual": math.sqrt(self._misfit / self._energy),
             "worst_slice_residual": self._worst,
             "seconds": seconds,
@@ -335,6 +358,17 @@ def _calibration(arguments: Arguments) -> Calibration:
             "--uncertainty, pack it by python -m atlf_jax.models.pretrained pack --calibration, and give that file"
         )
     return calibration
+
+
+def _check_ct(arguments: Arguments, model: Network | None, scan: Scan) -> None:
+    """Refuse to ask what a CT brings where there is none, or the network cannot do without."""
+    if not scan.has_ct:
+        raise ValueError("--check_ct asks whether the CT helps, and there is none; give it with --ct.path")
+    if model is None or not model.trained.with_and_without_ct:
+        raise ValueError(
+            "--check_ct compares a network with itself without the CT, and this one was not trained for both; choose "
+            "one that was (augment.ct_dropout above 0), such as --checkpoint aanlib-best"
+        )
 
 
 def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) -> dict[str, Any]:

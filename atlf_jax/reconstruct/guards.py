@@ -48,6 +48,7 @@ class TrainedFor(NamedTuple):
     phase: float = 0.0
     noise: float = 0.0
     windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
+    with_and_without_ct: bool = False
 
 
 @jaxtyped(typechecker=beartype)
@@ -132,6 +133,7 @@ def trained_for(config: "Config") -> TrainedFor:
         phase=data.acquisition.phase,
         noise=data.acquisition.noise,
         windows=data.ct_windows,
+        with_and_without_ct=config.model.sees_ct and config.augment.ct_dropout > 0,
     )
 
 

@@ -224,12 +224,31 @@ def test_a_phase_without_an_update_is_a_gradient_step():
     measurement, _ = measure()
     x = jnp.asarray(np.random.default_rng(3).standard_normal((2, 16, 16, 2)) @ [1, 1j], jnp.complex64)
     config = small(dc="none", avat=False, adain="none").reconstruction
-    phase, others = Phase(config), (measurement, None, None, True)
+    phase, others = Phase(config), (None, measurement, None, None, True)
     params = jax.eval_shape(phase.init, jax.random.key(0), x, *others)["params"]
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params) | {"rho": jnp.float32(0.3)}
     mask = np.asarray(measurement.mask)
     want = x - 0.3 * ifft2c(mask * (fft2c(x) - measurement.kspace))
     np.testing.assert_allclose(phase.apply({"params": params}, x, *others)[0], want, atol=F32 * np.abs(want).max())
+
+
+def test_a_phase_sees_what_data_consistency_changed_in_the_one_before():
+    measurement, _ = measure()
+    config = small(avat=False, adain="none", sees_correction=True).reconstruction
+    rng = np.random.default_rng(3)
+    x, given = (jnp.asarray(rng.standard_normal((2, 16, 16, 2)) @ [1, 1j], jnp.complex64) for _ in range(2))
+    phase, others = Phase(config), (measurement, None, None, True)
+    variables = phase.init(jax.random.key(0), x, given, *others)
+    (after, correction, *_), (other, *_) = (phase.apply(variables, x, c, *others) for c in (given, 2 * given))
+    # x = (u + v y) / (1 + v) where sampled, with v = 1 at the start: the correction x - u is y - x
+    want = measurement.mask * (measurement.kspace - fft2c(after))
+    np.testing.assert_allclose(fft2c(correction), want, atol=F32 * np.abs(want).max())
+    assert np.abs(other - after).max() > 1e-3 * np.abs(after).max()
+
+
+def test_a_correction_needs_data_consistency():
+    with pytest.raises(ValueError, match="dc none corrects nothing"):
+        ReconstructionConfig(dc="none", sees_correction=True)
 
 
 def test_several_coils_with_every_consistency():
@@ -274,6 +293,7 @@ RECONSTRUCTION_SWITCHES = {
     "ct_adapter": "ct",
     "shrink": "none",
     "brb_levels": 2,
+    "sees_correction": True,
     "skip": "nullspace",
     "dc": "hard",
 }
