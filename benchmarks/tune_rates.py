@@ -44,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             run = out / f"{name}_{rate:g}"
             if not finished(run):
                 stage = "--train.reconstruction"
-                options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}", "--train.joint.steps=0")
+                options = (
+                    f"{stage}.steps={arguments.steps}",
+                    f"{stage}.learning_rate={rate}",
+                    "--train.adapters.steps=0",
+                )
                 train(name, run, *options, "--train.eval_every=100000")
             row[f"{rate:g}"] = psnr(run, arguments.steps)
         rows.append(row | {"CPU s a run": training_seconds(run)})
@@ -60,7 +64,7 @@ def psnr(run: Path, steps: int) -> float:
         ValueError: the run took another number of steps.
     """
     train = from_dict(Config, load(run, "latest")[0]).train
-    taken = train.reconstruction.steps + train.joint.steps
+    taken = train.reconstruction.steps + train.adapters.steps + train.joint.steps
     if taken != steps:
         raise ValueError(f"{run} took {taken} steps, wanted {steps}: give another --out, or these --steps")
     lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())

@@ -259,7 +259,7 @@ def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> No
         config = load_config(CONFIGS / f"{name}.py")
         none, steps = StageConfig(), {"eval_every": 1, "picture_every": 1}
         stage = dataclasses.replace(config.train.reconstruction, steps=100, learning_rate=1.0, schedule="cosine")
-        stages = {"autoencode": none, "fusion": none, "reconstruction": stage, "joint": none}
+        stages = {"autoencode": none, "fusion": none, "reconstruction": stage, "adapters": none, "joint": none}
         loss = dataclasses.replace(config.train.loss, gamma_symmetry=0.0)  # of networks that have such a residual
         train = dataclasses.replace(config.train, **stages, **steps, loss=loss)
         of_the_ct = dict.fromkeys(("ct_dropout", "ct_gamma", "ct_misplaced"), 0.0)

@@ -152,8 +152,8 @@ class ReconstructionConfig:
     aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
     """Also give conv_D channels: the fused image, or the CT."""
     ct_adapter: Literal["none", "ct", "guide", "ct+guide"] = "none"
-    """What adapters beside the phases see, which training leaves out before its joint stage: the CT, or what its edges
-    change in the gradient of the image's total variation, for which display windows and contrast matter little."""
+    """What adapters beside the phases see, which training leaves out before its stages adapters and joint: the CT, or
+    what its edges change in the gradient of the image's total variation, for which display windows matter little."""
     adapter_width: int = 32
     """Features inside an adapter."""
     shrink: Literal["soft", "none"] = "soft"

@@ -367,7 +367,7 @@ def _check_ct(arguments: Arguments, model: Network | None, scan: Scan) -> None:
     if model is None or not model.trained.with_and_without_ct:
         raise ValueError(
             "--check_ct compares a network with itself without the CT, and this one was not trained for both; choose "
-            "one that was (augment.ct_dropout above 0), such as --checkpoint aanlib-best"
+            "one that was (with augment.ct_dropout or train.adapters), such as --checkpoint aanlib-best"
         )
 
 

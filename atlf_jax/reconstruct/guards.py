@@ -133,7 +133,7 @@ def trained_for(config: "Config") -> TrainedFor:
         phase=data.acquisition.phase,
         noise=data.acquisition.noise,
         windows=data.ct_windows,
-        with_and_without_ct=config.model.sees_ct and config.augment.ct_dropout > 0,
+        with_and_without_ct=config.model.sees_ct and (config.augment.ct_dropout > 0 or config.train.adapters.steps > 0),
     )
 
 

@@ -136,6 +136,7 @@ OBJECTIVES: dict[str, Callable[..., Outcome]] = {
     "autoencode": autoencode,
     "fusion": fusion,
     "reconstruction": reconstruction,
+    "adapters": reconstruction,
     "joint": joint,
 }
 

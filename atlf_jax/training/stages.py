@@ -10,7 +10,7 @@ from atlf_jax.training.optimiser import StageConfig
 
 __all__ = ["STAGES", "Stage", "TrainConfig", "stage_at", "stages"]
 
-STAGES = ("autoencode", "fusion", "reconstruction", "joint")  # in the order of a run
+STAGES = ("autoencode", "fusion", "reconstruction", "adapters", "joint")  # in the order of a run
 
 
 @beartype
@@ -24,6 +24,8 @@ class TrainConfig:
     """Phase II of the fusion process: learn the fused image."""
     reconstruction: StageConfig = field(default_factory=StageConfig)
     """Train the reconstruction process while the fusion process is frozen and CT adapters are left out."""
+    adapters: StageConfig = field(default_factory=StageConfig)
+    """Train the CT adapters while all else is frozen, so that without a CT the network stays what it was."""
     joint: StageConfig = field(default_factory=StageConfig)
     """Train everything together, CT adapters too."""
     loss: LossConfig = field(default_factory=LossConfig)

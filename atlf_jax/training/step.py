@@ -25,6 +25,7 @@ TRAINED: dict[str, Callable[[tuple[str, ...]], bool]] = {  # which parameters a 
     "autoencode": lambda path: path[0] == FUSION,
     "fusion": lambda path: path[0] == FUSION,
     "reconstruction": lambda path: path[0] != FUSION and ADAPTER not in path,
+    "adapters": lambda path: ADAPTER in path,
     "joint": lambda path: True,
 }
 

@@ -131,7 +131,7 @@ def test_pictures_are_one_row_of_the_batch(tiny, variables, batch, stage) -> Non
     pictures = outcome(stage, tiny(), variables, batch).pictures
     assert list(pictures)[0] == "ct" and "zero-filled" in pictures
     assert {picture.shape for picture in pictures.values()} == {batch.target.shape}
-    if stage in ("reconstruction", "joint"):
+    if stage in ("reconstruction", "adapters", "joint"):
         assert list(pictures) == ["ct", "zero-filled", "fused", "reconstruction", "target", "error"]
         np.testing.assert_allclose(pictures["error"], abs(pictures["reconstruction"] - pictures["target"]), atol=1e-7)
 

@@ -40,11 +40,11 @@ def test_the_tables_have_the_same_stages() -> None:
     assert OBJECTIVES.keys() == TRAINED.keys()
 
 
-def test_adapters_are_left_out_before_the_joint_stage(programs, tiny, batch, mesh) -> None:
+def test_adapters_are_left_out_before_their_stage(programs, tiny, batch, mesh) -> None:
     model = tiny(adapted=True)
     params = initialise(model, batch, seed=0, mesh=mesh).params
     changed = params | {ADAPTER: jax.tree.map(lambda leaf: leaf + 1, params[ADAPTER])}
-    for name, left_out in (("reconstruction", True), ("joint", False)):
+    for name, left_out in (("reconstruction", True), ("adapters", False), ("joint", False)):
         a, b = (programs(name, model=model).evaluate({"params": p}, place(batch, mesh)) for p in (params, changed))
         assert np.array_equal(a.terms["mse"], b.terms["mse"]) == left_out
 
@@ -55,6 +55,7 @@ def test_adapters_are_left_out_before_the_joint_stage(programs, tiny, batch, mes
         ("autoencode", {"fusion": True, "phase_0": False, ADAPTER: False}),
         ("fusion", {"fusion": True, "phase_0": False, ADAPTER: False}),
         ("reconstruction", {"fusion": False, "phase_0": True, ADAPTER: False}),
+        ("adapters", {"fusion": False, "phase_0": False, ADAPTER: True}),
         ("joint", {"fusion": True, "phase_0": True, ADAPTER: True}),
     ],
 )

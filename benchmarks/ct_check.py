@@ -1,0 +1,74 @@
+"""Whether withheld samples tell what the CT does to the image: ``python benchmarks/ct_check.py RUN_OR_WEIGHTS ...``.
+
+With ATLF_DATA_DIR. Each network reconstructs its own validation subjects with their CT, with that of another subject
+and without; what a CT brings to the image (against the true image, in dB of squared error over all slices of a subject)
+stands beside what it brings to the samples that were kept back, which needs no truth.
+"""
+
+import argparse
+import dataclasses
+from collections import defaultdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from atlf_jax.data import evaluation_batches, open_source
+from atlf_jax.evaluation.modality import ABLATIONS, Changed
+from atlf_jax.evaluation.scoring import mask_label
+from atlf_jax.masks import MaskConfig
+from atlf_jax.models.inference import as_function
+from atlf_jax.models.pretrained import load
+from atlf_jax.models.withheld import Foretold, foretell
+
+MASKS = (MaskConfig("random", 4.0, 0.08), MaskConfig("random", 10.0, 0.04), MaskConfig("radial", 10.0))
+CTS = {"its own": lambda source, index: source[index], "of another subject": ABLATIONS["CT of another subject"]}
+
+
+def main() -> None:
+    """Print a row for each subject, mask and CT, and how often both gains have the same sign."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--which", default="best", choices=["best", "latest"])
+    parser.add_argument("--masks", nargs="+", type=int, default=range(len(MASKS)), help="numbers of MASKS")
+    chosen = parser.parse_args()
+    console = Console(width=110)
+    table = Table(title="what the CT brings [dB]")
+    for heading in ("network", "subject", "mask", "CT", "to the image", "to withheld samples"):
+        table.add_column(heading)
+    agreed = []
+    for checkpoint in chosen.checkpoints:
+        network = load(checkpoint, chosen.which)
+        model = as_function(network.config.model, network.variables)
+        source = open_source(dataclasses.replace(network.config.data, workers=0), "valid")
+        for mask in (MASKS[number] for number in chosen.masks):
+            for name, change in CTS.items():
+                image, samples = defaultdict(list), defaultdict(list)
+                for batch, _ in evaluation_batches(Changed(source, change), mask=mask, batch_size=1):
+                    subject, square = source[int(batch.record[0])].subject, float(batch.scale[0]) ** 2
+                    without = batch.measurement._replace(ct=jnp.zeros_like(batch.measurement.ct))
+                    errors = [_error(model(seen).image, batch.target) for seen in (without, batch.measurement)]
+                    image[subject].append(square * np.array(errors))
+                    samples[subject].append(square * np.concatenate(foretell(model, batch.measurement)))
+                for subject in image:
+                    gains = [Foretold(*np.stack(parts[subject], axis=1)).gain for parts in (image, samples)]
+                    agreed.append((name, gains))
+                    told = (f"{gain:+.2f}" for gain in gains)
+                    console.print(checkpoint, subject, mask_label(mask), name, *gains)
+                    table.add_row(checkpoint.rsplit("/", 1)[-1], subject, mask_label(mask), name, *told)
+    console.print(table)
+    for name in CTS:
+        gains = np.array([pair for which, pair in agreed if which == name])
+        same = (np.sign(gains[:, 0]) == np.sign(gains[:, 1])).mean()
+        console.print(f"CT {name}: same sign in {same:.0%} of {len(gains)}")
+
+
+@jax.jit
+def _error(image: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.sum((jnp.abs(image) - jnp.abs(target)) ** 2)
+
+
+if __name__ == "__main__":
+    main()
