@@ -1,8 +1,9 @@
 """Does the CT help? By subject, in four folds: ``python -m benchmarks.cross_validation --out=runs/folds``.
 
 In each fold a network is trained on six subjects of AANLIB and scored on the other two, so that every subject is scored
-by networks that have not seen it; ``--methods`` names two experiments of ``configs/benchmark``, with the CT and
-without. The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
+by networks that have not seen it. ``--methods`` names an experiment of ``configs/benchmark`` that takes the CT, and
+others to compare it with. Without a CT, ``best`` is the network that its adapters were added to, so it needs no other.
+The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the runs, scores and the table")
-    add("--methods", nargs=2, default=["best", "best_no_ct"], metavar="NAME", help="with the CT, without")
+    add("--methods", nargs="+", default=["best"], metavar="NAME", help="one with the CT, others")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4], choices=range(1, len(FOLDS) + 1))
     add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
     add("--accelerations", nargs="+", type=float, default=[4.0, 10.0], choices=ACCELERATIONS)
@@ -91,8 +92,8 @@ def score(
     return rows
 
 
-def rows_of(rows: Sequence[Score], first: str, second: str) -> list[dict[str, Any]]:
-    """Return for each mask the mean PSNR of both methods, and what the first brings over each other variant.
+def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, Any]]:
+    """Return for each mask the mean PSNR of the first method, and what it gains over the others and its own variants.
 
     Means are taken by subject first. The interval is Student's at 95 % over subjects, which are independent, as slices
     of one are not; p is Wilcoxon's signed rank, over subjects and over slices.
@@ -103,7 +104,7 @@ def rows_of(rows: Sequence[Score], first: str, second: str) -> list[dict[str, An
     table = []
     for mask in dict.fromkeys(row.mask for row in rows):
         variants = {method: found for (where, method), found in psnr.items() if where == mask}
-        for other in [second, *(method for method in variants if method.startswith(f"{first}, "))]:
+        for other in [*others, *(method for method in variants if method.startswith(f"{first}, "))]:
             both = [key for key in variants.get(first, {}) if key in variants.get(other, {})]
             gains = {key: variants[first][key] - variants[other][key] for key in both}
             subjects = list(dict.fromkeys(subject for subject, _ in both))
