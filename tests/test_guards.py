@@ -10,11 +10,13 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.config import Config
-from atlf_jax.data import AcquisitionConfig, DataConfig, PhantomConfig, PhantomSource, PreparedConfig
+from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, PhantomConfig, PhantomSource, PreparedConfig
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.masks import MaskConfig
+from atlf_jax.models import ATLFConfig, ReconstructionConfig
 from atlf_jax.reconstruct import guards
 from atlf_jax.reconstruct.arrays import Network
+from atlf_jax.training import StageConfig, TrainConfig
 
 HEAD = PhantomSource(PhantomConfig(size=128, subjects=4, slices=8, split="valid"))[4]
 SHAPE = (128, 128)
@@ -119,6 +121,18 @@ def test_several_families_may_be_trained():
         assert guards.untrained(trained, mask, shape=SHAPE) == []
     words = guards.untrained(trained, drawn("radial", 12.0), shape=SHAPE)
     assert len(words) == 1 and "to 8.00x was" in words[0]
+
+
+def test_networks_that_can_do_without_a_ct_are_known():
+    augment, adapters = AugmentConfig(ct_dropout=0.2), TrainConfig(adapters=StageConfig(steps=1))
+    blind = ATLFConfig(use_fusion=False, use_ct=False, reconstruction=ReconstructionConfig(adain="none"))
+    for config, known in (
+        (Config(), False),
+        (Config(augment=augment), True),
+        (Config(train=adapters), True),
+        (Config(augment=augment, model=blind), False),
+    ):
+        assert guards.trained_for(config).with_and_without_ct is known
 
 
 def test_what_a_configuration_trains():

@@ -176,9 +176,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         for path in (*side_files.values(), out):
             (folder / path.name).replace(path)
     _warn(console, of_the_ct)
-    if arguments.check_ct:
-        gain = facts["ct_gain_on_withheld_samples_db"]
-        console.print(f"with the CT, samples that were kept back are foretold {gain:+.2f} dB better", highlight=False)
+    if (gain := facts.get("ct_gain_on_withheld_samples_db", 0)) > 0:
+        console.print(f"with the CT, samples that were kept back are foretold {gain:.2f} dB better", highlight=False)
     console.print(
         f"{out}: data-consistency residual {facts['data_consistency_residual']:.3g}, {facts['seconds']['total']:.1f} s",
         highlight=False,
