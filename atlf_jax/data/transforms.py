@@ -160,7 +160,8 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     Args:
         example: a validated pair.
         config: what to draw and how far.
-        rng: generator, consumed in the order of the lines below.
+        rng: generator of this record, consumed in the order of the lines below. What is drawn for the CT alone comes
+            from a stream beside it, so that a network that does not look at the CT is shown the same without.
 
     Returns:
         The changed pair, of the same size or as ``crop`` says; name and subject stay.
@@ -169,9 +170,10 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         ValueError: when the crop is larger than the image.
     """
     images = [example.ct, example.target]
-    if config.ct_misplaced and rng.random() < config.ct_misplaced:
-        far = {part: rng.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
-        images[0] = move_ct(example.ct, rng, **far)
+    of_ct = np.random.Generator(rng.bit_generator.jumped())
+    if config.ct_misplaced and of_ct.random() < config.ct_misplaced:
+        far = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
+        images[0] = move_ct(example.ct, of_ct, **far)
     if config.flip:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         images = [np.flip(image, axes) for image in images]
@@ -190,8 +192,8 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
             relative = np.maximum(np.abs(target) / peak, np.finfo(np.float32).tiny)
             target = target * relative ** (mr_exponent - 1)
     if config.ct_gamma:
-        ct = ct ** ((1 + config.ct_gamma) ** rng.uniform(-1, 1))
-    if config.ct_dropout and rng.random() < config.ct_dropout:
+        ct = ct ** ((1 + config.ct_gamma) ** of_ct.uniform(-1, 1))
+    if config.ct_dropout and of_ct.random() < config.ct_dropout:
         ct = np.zeros_like(ct)
     return example._replace(ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64))
 

@@ -189,9 +189,8 @@ def test_gamma_changes_contrast_and_keeps_range_and_phase():
 
 
 def test_ct_dropout_has_its_probability():
-    rng = np.random.default_rng(0)
     config = AugmentConfig(flip=False, rotate90=False, ct_dropout=0.3)
-    outputs = [augment(example(), config, rng) for _ in range(300)]
+    outputs = [augment(example(), config, np.random.default_rng(seed)) for seed in range(300)]
     dropped = [not out.ct.any() for out in outputs]
     assert 0.22 < np.mean(dropped) < 0.38  # three standard deviations of a share of 300
     assert all(out.target.any() for out in outputs)
@@ -258,18 +257,26 @@ def test_a_share_of_the_cts_is_misplaced_and_no_target(part):
     pair = Example("a", "s", ct, ct.astype(np.complex64))
     parts = dict.fromkeys(("ct_shift", "ct_rotation", "ct_elastic"), 0.0) | {f"ct_{part}": 4.0}
     config = AugmentConfig(flip=False, rotate90=False, ct_misplaced=0.4, **parts)
-    rng = np.random.default_rng(0)
-    drawn = [augment(pair, config, rng) for _ in range(200)]
+    drawn = [augment(pair, config, np.random.default_rng(seed)) for seed in range(200)]
     assert all((out.target == pair.target).all() for out in drawn)
     assert 0.3 < np.mean([(out.ct != pair.ct).any() for out in drawn]) < 0.5  # three standard deviations of a share
+
+
+def test_draws_for_the_ct_change_nothing_else_that_is_drawn():
+    pair, both = example(), {"shift": 3.0, "rotation": 5.0, "crop": (8, 0)}
+    plain, changed = AugmentConfig(**both), AugmentConfig(**both, ct_misplaced=1.0, ct_gamma=1.0, ct_dropout=0.5)
+    for seed in range(5):
+        first, second = (np.random.Generator(np.random.Philox(key=seed)) for _ in range(2))  # as the loader has them
+        one, two = augment(pair, plain, first), augment(pair, changed, second)
+        np.testing.assert_array_equal(one.target, two.target)
+        assert (one.ct != two.ct).any() and first.random() == second.random()
 
 
 def test_a_misplaced_ct_lies_up_to_as_far_as_is_said_off_what_moves_both():
     config = AugmentConfig(
         flip=False, rotate90=False, shift=6.0, ct_misplaced=1.0, ct_shift=2.0, ct_rotation=0.0, ct_elastic=0.0
     )
-    rng = np.random.default_rng(0)
-    drawn = [augment(blob(23.5, 23.5), config, rng) for _ in range(40)]
+    drawn = [augment(blob(23.5, 23.5), config, np.random.default_rng(seed)) for seed in range(40)]
     apart = [np.linalg.norm(centroid(out.ct) - centroid(out.target.real)) for out in drawn]
     assert min(apart) < 0.3 and 1.7 < max(apart) <= 2.01
 
