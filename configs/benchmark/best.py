@@ -2,9 +2,9 @@
 
 Source: ours. Command: ``python train.py --config=configs/benchmark/best.py``.
 First the network is trained without the CT: it becomes ``best_no_ct``, to the last bit. Then it is frozen, and adapters
-for the CT, which start at zero, are trained beside it: without a CT it stays what it was. In half of the pairs the CT lies off the MR, so
-that adapters learn to see whether it fits, and its grey levels are drawn anew for each, as the display windows of the
-pictures differ from subject to subject (docs/DESIGN.md, 42). A step of the second stage takes a third longer.
+for the CT, which start at zero, are trained beside it: without a CT it stays what it was. In half of the pairs the CT
+lies off the MR, so that adapters learn to see whether it fits, and its grey levels are drawn anew for each, as the
+display windows of the pictures differ from subject to subject (docs/DESIGN.md, 42).
 The loss has no symmetry residual (docs/DESIGN.md, 49). Samples are simulated without noise, so they replace the
 network's (46); noisy ones want dc "soft".
 """

@@ -1,7 +1,7 @@
 """ATLF-Net's preset ``best`` without CT and its adapters, to see what they bring; everything else as in ``base.py``.
 
-Source: ours. Command: ``python train.py --config=configs/benchmark/best_no_ct.py``. It is what
-``best`` is after its first stage, and without a CT.
+Source: ours. Command: ``python train.py --config=configs/benchmark/best_no_ct.py``. It is what ``best`` is
+after its first stage.
 """
 
 import dataclasses
