@@ -271,6 +271,21 @@ def test_experiments_of_the_benchmark_share_all_but_model_rate_and_steps() -> No
     assert len({json.dumps(to_dict(shared(name))) for name in methods}) == 1
 
 
+def test_the_first_stage_of_best_is_the_training_of_best_no_ct() -> None:
+    best, twin = (load_config(CONFIGS / "benchmark" / f"{name}.py") for name in ("best", "best_no_ct"))
+    assert dataclasses.replace(best.model.unadapted, use_ct=False) == dataclasses.replace(
+        twin.model.unadapted, use_ct=False
+    )
+    assert not twin.model.sees_ct and not best.model.unadapted.sees_ct
+
+    def plain(config: Config) -> Config:
+        train = dataclasses.replace(config.train, adapters=StageConfig(), eval_every=1, picture_every=1)
+        augment = dataclasses.replace(config.augment, ct_gamma=0.0, ct_misplaced=0.0, ct_dropout=0.0)
+        return dataclasses.replace(config, name="", model=ATLFConfig(), train=train, augment=augment)
+
+    assert plain(best) == plain(twin)
+
+
 def test_json_without_a_newer_field_takes_its_default() -> None:
     values = to_dict(TrainConfig(batch_size=8))
     del values["loss"]["l1"], values["joint"]

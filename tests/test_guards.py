@@ -13,7 +13,7 @@ from atlf_jax.config import Config
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, PhantomConfig, PhantomSource, PreparedConfig
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.masks import MaskConfig
-from atlf_jax.models import ATLFConfig, ReconstructionConfig
+from atlf_jax.models import PRESETS, ATLFConfig, ReconstructionConfig
 from atlf_jax.reconstruct import guards
 from atlf_jax.reconstruct.arrays import Network
 from atlf_jax.training import StageConfig, TrainConfig
@@ -124,12 +124,19 @@ def test_several_families_may_be_trained():
 
 
 def test_networks_that_can_do_without_a_ct_are_known():
-    augment, adapters = AugmentConfig(ct_dropout=0.2), TrainConfig(adapters=StageConfig(steps=1))
+    one = StageConfig(steps=1)
+    augment, adapters, joint = (
+        AugmentConfig(ct_dropout=0.2),
+        TrainConfig(adapters=one),
+        TrainConfig(adapters=one, joint=one),
+    )
     blind = ATLFConfig(use_fusion=False, use_ct=False, reconstruction=ReconstructionConfig(adain="none"))
     for config, known in (
         (Config(), False),
         (Config(augment=augment), True),
-        (Config(train=adapters), True),
+        (Config(train=adapters, model=PRESETS["best"]()), True),
+        (Config(train=joint, model=PRESETS["best"]()), False),  # the rest has learnt on with every CT
+        (Config(train=adapters), False),  # AdaIN sees the CT too
         (Config(augment=augment, model=blind), False),
     ):
         assert guards.trained_for(config).with_and_without_ct is known

@@ -549,6 +549,10 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     assert any("the CT does not help" in words for words in facts["warnings"]) is not helps
     assert ("warning the CT does not help" in told) is not helps
     assert gain > 3 if helps else gain < 0
+    np.save(tmp_path / "middle.npy", np.abs(np.arange(64) - 32) < 2)
+    call(*files, "--overwrite", "--sampling.file", tmp_path / "middle.npy")
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert facts["ct_gain_on_withheld_samples_db"] is None and "is not known" in facts["warnings"][-1]
     plain = Config()
     monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(trusting, trained_for(plain)))
     refused(*files, "--overwrite", words=("was not trained for both", "aanlib-best"))

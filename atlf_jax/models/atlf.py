@@ -223,6 +223,11 @@ class ATLFConfig:
         return self.use_ct and {r.adain, r.aux_concat, r.ct_adapter} != {"none"}
 
     @property
+    def unadapted(self) -> "ATLFConfig":
+        """The same network without CT adapters."""
+        return dataclasses.replace(self, reconstruction=dataclasses.replace(self.reconstruction, ct_adapter="none"))
+
+    @property
     def multiple(self) -> int:
         """Return the number of pixels of which both sides of an image must be a multiple."""
         return math.lcm(self.fusion.stride, self.reconstruction.stride)
@@ -455,8 +460,7 @@ class ATLFNet(nn.Module):
     @property
     def unadapted(self) -> "ATLFNet":
         """The same network without CT adapters: what they are added to."""
-        c = self.config
-        return ATLFNet(dataclasses.replace(c, reconstruction=dataclasses.replace(c.reconstruction, ct_adapter="none")))
+        return ATLFNet(self.config.unadapted)
 
     @property
     def mu_values(self) -> tuple[float, ...]:

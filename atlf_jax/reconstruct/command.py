@@ -176,8 +176,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         for path in (*side_files.values(), out):
             (folder / path.name).replace(path)
     _warn(console, of_the_ct)
-    if (gain := facts.get("ct_gain_on_withheld_samples_db", 0)) > 0:
-        console.print(f"with the CT, samples that were kept back are foretold {gain:.2f} dB better", highlight=False)
+    if study.foretold.gain > 0:
+        told = f"with the CT, samples that were kept back are foretold {study.foretold.gain:.2f} dB better"
+        console.print(told, highlight=False)
     console.print(
         f"{out}: data-consistency residual {facts['data_consistency_residual']:.3g}, {facts['seconds']['total']:.1f} s",
         highlight=False,
@@ -245,11 +246,14 @@ class _Study:
 
     def harm(self) -> list[str]:
         """Say it where the CT was asked about and does not help."""
-        if not self._settings.check_ct or self.foretold.gain > 0:
+        gain = self.foretold.gain
+        if not self._settings.check_ct or gain > 0:
             return []
+        if math.isnan(gain):
+            return ["whether the CT helps is not known: no sample outside the middle of k-space could be kept back"]
         return [
-            f"the CT does not help: with it, samples that were kept back are foretold {-self.foretold.gain:.2f} dB "
-            "worse than without; register it to the MR, or leave it out"
+            f"the CT does not help: with it, samples that were kept back are foretold {abs(gain):.2f} dB worse than "
+            "without; register it to the MR, or leave it out"
         ]
 
     def facts(self) -> dict[str, Any]:
@@ -258,7 +262,8 @@ class _Study:
         seconds = {"total": round(self._total, 3), "first_batch": round(self._first, 3)}
         if rest > 0:
             seconds["slice"] = round((self._total - self._first) / rest, 4)
-        checked = {"ct_gain_on_withheld_samples_db": round(self.foretold.gain, 3)} if self._settings.check_ct else {}
+        gain = None if math.isnan(self.foretold.gain) else round(self.foretold.gain, 3)
+        checked = {"ct_gain_on_withheld_samples_db": gain} if self._settings.check_ct else {}
         return checked | {
             "data_consistency_residual": math.sqrt(self._misfit / self._energy),
             "worst_slice_residual": self._worst,

@@ -133,8 +133,16 @@ def trained_for(config: "Config") -> TrainedFor:
         phase=data.acquisition.phase,
         noise=data.acquisition.noise,
         windows=data.ct_windows,
-        with_and_without_ct=config.model.sees_ct and (config.augment.ct_dropout > 0 or config.train.adapters.steps > 0),
+        with_and_without_ct=_with_and_without_ct(config),
     )
+
+
+def _with_and_without_ct(config: "Config") -> bool:
+    """Say whether a network learnt to use the CT, and also to do without."""
+    model, train = config.model, config.train
+    left_out = config.augment.ct_dropout > 0
+    beside = train.adapters.steps > 0 and not train.joint.steps and not getattr(model, "unadapted", model).sees_ct
+    return model.sees_ct and (left_out or beside)
 
 
 @beartype
