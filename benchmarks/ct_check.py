@@ -7,12 +7,14 @@ stands beside what it brings to the samples that were kept back, which needs no 
 
 import argparse
 import dataclasses
+import itertools
 from collections import defaultdict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from atlf_jax.data import evaluation_batches, open_source
@@ -23,7 +25,7 @@ from atlf_jax.models.inference import as_function
 from atlf_jax.models.pretrained import load
 from atlf_jax.models.withheld import Foretold, foretell
 
-MASKS = (MaskConfig("random", 4.0, 0.08), MaskConfig("random", 10.0, 0.04), MaskConfig("radial", 10.0))
+MASKS = (MaskConfig("random", 4.0, 0.08), MaskConfig("random", 10.0, 0.04))
 CTS = {"its own": lambda source, index: source[index], "of another subject": ABLATIONS["CT of another subject"]}
 
 
@@ -32,7 +34,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--which", default="best", choices=["best", "latest"])
-    parser.add_argument("--masks", nargs="+", type=int, default=range(len(MASKS)), help="numbers of MASKS")
     chosen = parser.parse_args()
     console = Console(width=110)
     table = Table(title="what the CT brings [dB]")
@@ -43,21 +44,20 @@ def main() -> None:
         network = load(checkpoint, chosen.which)
         model = as_function(network.config.model, network.variables)
         source = open_source(dataclasses.replace(network.config.data, workers=0), "valid")
-        for mask in (MASKS[number] for number in chosen.masks):
-            for name, change in CTS.items():
-                image, samples = defaultdict(list), defaultdict(list)
-                for batch, _ in evaluation_batches(Changed(source, change), mask=mask, batch_size=1):
-                    subject, square = source[int(batch.record[0])].subject, float(batch.scale[0]) ** 2
-                    without = batch.measurement._replace(ct=jnp.zeros_like(batch.measurement.ct))
-                    errors = [_error(model(seen).image, batch.target) for seen in (without, batch.measurement)]
-                    image[subject].append(square * np.array(errors))
-                    samples[subject].append(square * np.concatenate(foretell(model, batch.measurement)))
-                for subject in image:
-                    gains = [Foretold(*np.stack(parts[subject], axis=1)).gain for parts in (image, samples)]
-                    agreed.append((name, gains))
-                    told = (f"{gain:+.2f}" for gain in gains)
-                    console.print(checkpoint, subject, mask_label(mask), name, *gains)
-                    table.add_row(checkpoint.rsplit("/", 1)[-1], subject, mask_label(mask), name, *told)
+        cases = list(itertools.product(MASKS, CTS.items()))
+        for mask, (name, change) in track(cases, checkpoint, console=console):
+            image, samples = defaultdict(list), defaultdict(list)
+            for batch, _ in evaluation_batches(Changed(source, change), mask=mask, batch_size=1):
+                subject, square = source[int(batch.record[0])].subject, float(batch.scale[0]) ** 2
+                without = batch.measurement._replace(ct=jnp.zeros_like(batch.measurement.ct))
+                errors = [_error(model(seen).image, batch.target) for seen in (without, batch.measurement)]
+                image[subject].append(square * np.array(errors))
+                samples[subject].append(square * np.concatenate(foretell(model, batch.measurement)))
+            for subject in image:
+                gains = [Foretold(*np.stack(parts[subject], axis=1)).gain for parts in (image, samples)]
+                agreed.append((name, gains))
+                told = (f"{gain:+.2f}" for gain in gains)
+                table.add_row(checkpoint.rsplit("/", 1)[-1], subject, mask_label(mask), name, *told)
     console.print(table)
     for name in CTS:
         gains = np.array([pair for which, pair in agreed if which == name])
