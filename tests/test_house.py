@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
+    "program": 0,
     "ops": 1,
     "masks": 1,
     "losses": 2,
