@@ -1,7 +1,8 @@
 """AANLIB brain pairs at 10x, 2-D variable density; otherwise as ``aanlib_4x.py``.
 
 Command: ``python train.py --config=configs/aanlib_10x.py``. A 2-D mask does not let rows go by themselves, so crops are
-square, with masks of the same density on the crop's own grid. Cost and expected numbers: README, "Results".
+square, with masks of the same density on the crop's own grid. Cost and expected numbers:
+docs/results.md, "compact against ISTA-Net+".
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """ISTA-Net+ on the data, masks, losses and augmentation of ``aanlib_10x.py``, for the same time.
 
 Source: Zhang and Ghanem 2018. Command: ``python train.py --config=configs/aanlib_10x_istanet_plus.py``. The learning
-rate was tuned on case 41; the number of steps is what fits into the time that ``compact`` takes (README, "Results").
+rate was tuned on case 41; the number of steps is what fits into the time that ``compact`` takes
+(docs/results.md, "compact against ISTA-Net+").
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
 """AANLIB brain pairs at 4x, random lines; network ``compact``.
 
 Source: ours. Command: ``python train.py --config=configs/aanlib_4x.py`` with ATLF_DATA_DIR set.
-Trains on cases 2, 20, 32, 33 and 34, chooses the checkpoint on case 41; cases 28 and 37 are scored once by
-``python evaluate.py --checkpoint=runs/aanlib_4x --split=valid``. Cost and expected numbers: README, "Results".
+Trains on cases 2, 20, 32, 33 and 34, chooses the checkpoint on case 41; cases 28 and 37 are scored by
+``python evaluate.py --checkpoint=runs/aanlib_4x --split=valid`` and were scored twice in all: see
+docs/results.md, "compact against ISTA-Net+", for that, the cost and the expected numbers.
 """
 
 import dataclasses

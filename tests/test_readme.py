@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
@@ -14,8 +12,3 @@ def test_the_ten_lines_run(capsys):
     printed = capsys.readouterr().out
     assert "4x nominal" in printed
     assert 10 < float(re.search(r"zero-filled ([\d.]+) dB", printed).group(1)) < 35
-
-
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_links_lead_somewhere(path):
-    assert (Path(__file__).resolve().parent.parent / path).exists()

@@ -2,7 +2,8 @@
 
 Source: Feng et al. 2023. Command: ``python train.py --config=configs/benchmark/mtrans.py``.
 At its default size, for a step of 0.25 s of one core. It ends in data consistency, which the
-published network has not: without, it learns next to nothing in this time (README, "Learning rates").
+published network has not: without, it learns next to nothing in this time
+(docs/results.md, "How learning rates were tuned").
 """
 
 import runpy

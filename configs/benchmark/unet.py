@@ -2,7 +2,8 @@
 
 Source: Zbontar et al. 2018. Command: ``python train.py --config=configs/benchmark/unet.py``.
 At its published width, for a step of 0.28 s of one core. It ends in data consistency, which the
-published network has not: without, it learns next to nothing in this time (README, "Learning rates").
+published network has not: without, it learns next to nothing in this time
+(docs/results.md, "How learning rates were tuned").
 """
 
 import runpy
