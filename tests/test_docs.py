@@ -18,11 +18,12 @@ def without_code(text: str) -> str:
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     found: set[str] = set()
+    seen: dict[str, int] = {}
     for heading in re.findall(r"(?m)^#+ +(.+?)\s*$", without_code(page.read_text(encoding="utf-8"))):
         shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
         anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
-        repeats = sum(other == anchor or re.fullmatch(re.escape(anchor) + r"-\d+", other) is not None for other in found)
-        found.add(f"{anchor}-{repeats}" if repeats else anchor)
+        seen[anchor] = seen.get(anchor, -1) + 1
+        found.add(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
     return found
 
 
