@@ -1,11 +1,12 @@
 from . import config, data, evaluation, losses, masks, metrics, models, ops, solvers, training
 from .array_types import Batch, Measurement, Reconstruction
+from .interface import adjoint, fft2c, forward, ifft2c, normal
 from .masks import MASKS, Mask, MaskConfig, make_mask, seed_from_name
 from .metrics import METRICS, PROFILES
 from .models import MODELS, PRESETS, ATLFConfig, build
-from .ops import adjoint, birdcage_maps, fft2c, forward, ifft2c, normal, normalise_maps
-from .reconstruct import GuardWarning, load_model, reconstruct
-from .solvers import cg_sense
+from .ops import birdcage_maps, normalise_maps
+from .reconstruct import GuardWarning, ReconstructionRefused, load_model, reconstruct
+from .solvers import cg_sense, guided_total_variation, l1_wavelet, total_variation
 
 __all__ = [
     "MASKS",
@@ -20,6 +21,7 @@ __all__ = [
     "MaskConfig",
     "Measurement",
     "Reconstruction",
+    "ReconstructionRefused",
     "adjoint",
     "birdcage_maps",
     "build",
@@ -29,7 +31,9 @@ __all__ = [
     "evaluation",
     "fft2c",
     "forward",
+    "guided_total_variation",
     "ifft2c",
+    "l1_wavelet",
     "load_model",
     "losses",
     "make_mask",
@@ -42,6 +46,7 @@ __all__ = [
     "reconstruct",
     "seed_from_name",
     "solvers",
+    "total_variation",
     "training",
 ]
 

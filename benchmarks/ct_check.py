@@ -23,7 +23,7 @@ from atlf_jax.evaluation.scoring import mask_label
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models.inference import as_function
 from atlf_jax.models.pretrained import load
-from atlf_jax.models.withheld import Foretold, foretell
+from atlf_jax.models.withheld import WithheldErrors, withheld_errors
 
 MASKS = (MaskConfig("random", 4.0, 0.08), MaskConfig("random", 10.0, 0.04))
 CTS = {"its own": lambda source, index: source[index], "of another subject": ABLATIONS["CT of another subject"]}
@@ -52,9 +52,9 @@ def main() -> None:
                 without = batch.measurement._replace(ct=jnp.zeros_like(batch.measurement.ct))
                 errors = [_error(model(seen).image, batch.target) for seen in (without, batch.measurement)]
                 image[subject].append(square * np.array(errors))
-                samples[subject].append(square * np.concatenate(foretell(model, batch.measurement)))
+                samples[subject].append(square * np.concatenate(withheld_errors(model, batch.measurement)))
             for subject in image:
-                gains = [Foretold(*np.stack(parts[subject], axis=1)).gain for parts in (image, samples)]
+                gains = [WithheldErrors(*np.stack(parts[subject], axis=1)).gain for parts in (image, samples)]
                 agreed.append((name, gains))
                 told = (f"{gain:+.2f}" for gain in gains)
                 table.add_row(checkpoint.rsplit("/", 1)[-1], subject, mask_label(mask), name, *told)

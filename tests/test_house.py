@@ -11,10 +11,12 @@ PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
     "program": 0,
+    "inputs": 1,
     "ops": 1,
     "masks": 1,
     "losses": 2,
     "metrics": 2,
+    "interface": 2,
     "solvers": 2,
     "nn": 2,
     "models": 3,

@@ -1,12 +1,12 @@
 """Whether the CT of a scan helps, without knowing the truth: by measured samples that the network is not shown.
 
-A fifth of the samples outside the middle of k-space is kept back. The network reconstructs from the others, with the CT
-and without, and either image foretells the samples that were kept back. It is cross-validation in k-space, as in the
+A fifth of the samples outside the middle of k-space is withheld. The network reconstructs from the others, with the CT
+and without, and either image predicts the samples that were withheld. It is cross-validation in k-space, as in the
 choice of regularisation weights and, for training, in SSDU (Yaman et al. 2020). How well it tells what the CT does to
 the error of the image is measured by ``benchmarks/ct_check.py``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,39 +17,62 @@ from jaxtyping import Bool, Float, jaxtyped
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.ops import forward
 
-__all__ = ["Foretold", "foretell", "withhold"]
+__all__ = ["WithheldErrors", "gain_interval", "withheld_energy_and_error", "withheld_errors", "withhold"]
 
 SHARE = 0.2  # of the samples outside the middle
-MIDDLE = 0.08  # of each side, never kept back: as wide as the fully sampled centres that networks are trained with
+MIDDLE = 0.08  # of each side, never withheld: as wide as the fully sampled centres that networks are trained with
 
 
-class Foretold(NamedTuple):
-    """Squared errors over the samples that were kept back, in the units of k-space."""
+class WithheldErrors(NamedTuple):
+    """Squared errors of predicting the samples that were withheld, in the units of k-space."""
 
     without: Float[Array, "*b"]  # of the image that was reconstructed without the CT
     with_ct: Float[Array, "*b"]
 
     @property
     def gain(self) -> float:
-        """What the CT brings, in decibel, over all examples together; NaN where no sample was kept back."""
+        """What the CT brings, in dB, over all examples together; NaN where no sample was withheld."""
         without, with_ct = (float(np.sum(part, dtype=np.float64)) for part in self)
         return 10 * float(np.log10(without / with_ct)) if with_ct else float("nan")
 
 
+@beartype
+def gain_interval(errors: Sequence[WithheldErrors], *, seed: int = 0) -> tuple[float, float, float]:
+    """Return what the CT brings in dB over all slices, and its 95 % bootstrap interval over slices.
+
+    Args:
+        errors: of single slices.
+        seed: of the draws.
+
+    Returns:
+        gain, lower and upper end; the ends are NaN for fewer than two slices.
+
+    Example:
+        >>> gain, low, high = gain_interval([WithheldErrors(np.float64(2), np.float64(1))] * 3)
+        >>> round(gain, 2) == round(low, 2) == round(high, 2) == 3.01
+        True
+    """
+    pairs = np.array([[float(np.sum(part)) for part in each] for each in errors]).reshape(-1, 2)
+    drawn = np.random.default_rng(seed).integers(len(pairs), size=(2000, len(pairs))) if len(pairs) > 1 else []
+    gains = [10 * np.log10(a / b) if b else np.nan for a, b in (pairs.sum(0), *(pairs[rows].sum(0) for rows in drawn))]
+    ends = np.nanpercentile(gains[1:], (2.5, 97.5)) if np.isfinite(gains[1:]).any() else (np.nan, np.nan)
+    return float(gains[0]), float(ends[0]), float(ends[1])
+
+
 @jaxtyped(typechecker=beartype)
 def withhold(mask: Bool[Array, "b #h w"], *, seed: int = 0) -> Bool[np.ndarray, "b #h w"]:
-    """Draw the samples to keep back: whole lines where the mask is of lines.
+    """Draw the samples to withhold: whole lines where the mask is of lines.
 
     Args:
         mask: True = acquired; ``[b, 1, w]`` of lines.
         seed: of the draw, which is the same for all examples of a shape.
 
     Returns:
-        True = kept back; shaped as ``mask``.
+        True = withheld; shaped as ``mask``.
 
     Example:
-        >>> kept_back = withhold(np.ones((1, 1, 256), bool))
-        >>> int(kept_back.sum()), int(kept_back[0, 0, 118:138].sum())
+        >>> withheld = withhold(np.ones((1, 1, 256), bool))
+        >>> int(withheld.sum()), int(withheld[0, 0, 118:138].sum())
         (49, 0)
     """
     rows, columns = mask.shape[-2:]
@@ -60,27 +83,51 @@ def withhold(mask: Bool[Array, "b #h w"], *, seed: int = 0) -> Bool[np.ndarray, 
 
 
 @beartype
-def foretell(model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0) -> Foretold:
-    """Reconstruct twice from fewer samples, without the CT and with it, and look at those that were kept back.
+def withheld_errors(
+    model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0
+) -> WithheldErrors:
+    """Reconstruct twice from fewer samples, without the CT and with it, and predict those that were withheld.
 
     Args:
         model: a network that can do without a CT, such as ``best``; one that cannot makes any CT look well.
         measurement: as the network takes it.
-        seed: of the samples that are kept back.
+        seed: of the samples that are withheld.
 
     Source: ours; see the module.
     """
-    kept_back = withhold(measurement.mask, seed=seed)
-    with_coils = measurement.kspace.ndim == 4
-    where = kept_back[:, None] if with_coils else kept_back
-    fewer = measurement._replace(
-        kspace=jnp.where(where, 0, measurement.kspace), mask=jnp.asarray(measurement.mask) & ~kept_back
-    )
-
-    def error(ct: Array) -> Float[np.ndarray, " b"]:
-        image = model(fewer._replace(ct=ct)).image
-        missed = forward(image, kept_back, measurement.coil_maps) - jnp.where(where, measurement.kspace, 0)
-        return np.asarray(jnp.sum(jnp.abs(missed) ** 2, axis=tuple(range(1, missed.ndim))))
-
+    fewer, withheld, samples = _split(measurement, seed)
     ct = jnp.asarray(measurement.ct)
-    return Foretold(error(jnp.zeros_like(ct)), error(ct))
+    pair = (model(fewer._replace(ct=each)).image for each in (jnp.zeros_like(ct), ct))
+    return WithheldErrors(*(_energy(forward(image, withheld, measurement.coil_maps) - samples) for image in pair))
+
+
+@beartype
+def withheld_energy_and_error(
+    model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
+    """Return the energy of the samples that were withheld, and that of a network's error in predicting them.
+
+    Zeros predict as badly as the energy: a network whose error is larger makes the image worse than zero-filled.
+
+    Args:
+        model: any network.
+        measurement: as the network takes it.
+        seed: of the samples that are withheld.
+    """
+    fewer, withheld, samples = _split(measurement, seed)
+    predicted = forward(model(fewer).image, withheld, measurement.coil_maps)
+    return _energy(samples), _energy(predicted - samples)
+
+
+def _split(measurement: Measurement, seed: int) -> tuple[Measurement, Array, Array]:
+    """Return the measurement without the withheld samples, where these are, and the samples themselves."""
+    withheld = withhold(measurement.mask, seed=seed)
+    where = withheld[:, None] if measurement.kspace.ndim == 4 else withheld
+    left = measurement._replace(
+        kspace=jnp.where(where, 0, measurement.kspace), mask=jnp.asarray(measurement.mask) & ~withheld
+    )
+    return left, withheld, jnp.where(where, measurement.kspace, 0)
+
+
+def _energy(samples: Array) -> Float[np.ndarray, " b"]:
+    return np.asarray(jnp.sum(jnp.abs(samples) ** 2, axis=tuple(range(1, samples.ndim))))

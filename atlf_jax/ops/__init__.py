@@ -4,6 +4,7 @@ from atlf_jax.ops import consistency
 from atlf_jax.ops.coils import (
     compression_matrix,
     espirit_maps,
+    low_resolution_images,
     low_resolution_maps,
     mix_coils,
     noise_covariance,
@@ -36,6 +37,7 @@ __all__ = [
     "fwt",
     "ifft2c",
     "iwt",
+    "low_resolution_images",
     "low_resolution_maps",
     "magnitude",
     "mix_coils",

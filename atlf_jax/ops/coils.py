@@ -20,6 +20,7 @@ from atlf_jax.ops.operators import normalise_maps
 __all__ = [
     "compression_matrix",
     "espirit_maps",
+    "low_resolution_images",
     "low_resolution_maps",
     "mix_coils",
     "noise_covariance",
@@ -51,9 +52,25 @@ def low_resolution_maps(
     Source: the estimate before refinement in E2E-VarNet (Sriram et al. 2020); departure: a square with a Hann window,
     against the ringing of its sharp edge, in place of all rows of the ACS lines.
     """
+    return normalise_maps(low_resolution_images(kspace, calibration=calibration))
+
+
+@jaxtyped(typechecker=beartype)
+def low_resolution_images(
+    kspace: Complex[Array, "*b h w"], *, calibration: int | tuple[int, int] = 24
+) -> Complex[Array, "*b h w"]:
+    """Reconstruct the centre of k-space alone, under a Hann window: smooth images with the smooth part of the phase.
+
+    Args:
+        kspace: ``[*b, h, w]``, fully sampled in the central square.
+        calibration: side of the square in samples, or (rows, columns).
+
+    Returns:
+        Images ``[*b, h, w]``.
+    """
     h, w = kspace.shape[-2:]
     window = np.outer(*map(_hann, (h, w), _sides(calibration)))  # [h w]
-    return normalise_maps(ifft2c(kspace * jnp.asarray(window, kspace.dtype).reshape((1,) * (kspace.ndim - 2) + (h, w))))
+    return ifft2c(kspace * jnp.asarray(window, kspace.dtype).reshape((1,) * (kspace.ndim - 2) + (h, w)))
 
 
 @jaxtyped(typechecker=beartype)

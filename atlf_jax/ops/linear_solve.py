@@ -1,6 +1,7 @@
-"""Conjugate gradients for Hermitian systems, with an implicit gradient."""
+"""Conjugate gradients for Hermitian systems, with an implicit or an unrolled gradient."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from beartype import beartype
@@ -12,7 +13,11 @@ __all__ = ["solve_hermitian"]
 
 @jaxtyped(typechecker=beartype)
 def solve_hermitian(
-    matvec: Callable[[Array], Array], right: Complex[Array, "*b h w"], *, iterations: int
+    matvec: Callable[[Array], Array],
+    right: Complex[Array, "*b h w"],
+    *,
+    iterations: int,
+    gradient: Literal["implicit", "unrolled"] = "implicit",
 ) -> Complex[Array, "*b h w"]:
     """Solve ``H x = right`` by conjugate gradients from ``x = 0``, each example with its own step lengths.
 
@@ -21,10 +26,12 @@ def solve_hermitian(
             over arrays that are differentiated.
         right: ``[*b, h, w]``.
         iterations: fixed in number, so that one program serves every input.
+        gradient: "unrolled" differentiates the iterations: exact for any number of them, and in reverse mode every
+            iterate is stored. "implicit" solves the transposed system with as many iterations and stores none: it is
+            the gradient of the exact solution, and off by as much as the iterations are from their end.
 
     Returns:
-        ``[*b, h, w]``. Its gradient is implicit: it solves the transposed system with as many iterations and stores
-        none of the iterates, and is exact to the accuracy of the solution.
+        ``[*b, h, w]``.
 
     Source: Hestenes and Stiefel 1952; ``jax.scipy.sparse.linalg.cg`` has one step length for the whole batch, which
     would make an example's result depend on its neighbours.
@@ -49,5 +56,7 @@ def solve_hermitian(
 
         return lax.fori_loop(0, iterations, step, (jnp.zeros_like(right), right, right, inner(right, right)))[0]
 
+    if gradient == "unrolled":
+        return solve(matvec, right)
     # The transpose of a Hermitian operator is its conjugate, not itself: `symmetric` would be wrong here.
     return lax.custom_linear_solve(matvec, right, solve, transpose_solve=solve)

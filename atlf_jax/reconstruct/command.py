@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,22 +26,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from atlf_jax.data import DataConfig
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.masks import MaskConfig
-from atlf_jax.models.uncertainty import Calibration
-from atlf_jax.models.withheld import Foretold
+from atlf_jax.models.inference import Model
+from atlf_jax.models.withheld import WithheldErrors
 from atlf_jax.ops import ct_picture
-from atlf_jax.reconstruct.arrays import (
-    CoilMaps,
-    Model,
-    Network,
-    Record,
-    Result,
-    Settings,
-    calibration_sides,
-    check_windows,
-    load_model,
-    solve,
+from atlf_jax.reconstruct.examine import (
+    Examined,
+    check_for_ct_check,
+    ct_benefit,
+    examine,
+    judge_images,
+    measured_numbers,
+    probe_indices,
 )
 from atlf_jax.reconstruct.guards import Placement, foreign, other_windows, untrained
+from atlf_jax.reconstruct.judgement import Finding, Judgement
+from atlf_jax.reconstruct.network import Network, check_windows, error_scale, load_model
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -51,6 +50,16 @@ from atlf_jax.reconstruct.scans import (
     Scan,
     load_array,
     open_scan,
+)
+from atlf_jax.reconstruct.slices import (
+    SMALLEST_CENTRE,
+    CoilMaps,
+    Record,
+    Result,
+    Settings,
+    calibration_sides,
+    solve,
+    too_small_a_centre,
 )
 
 __all__ = ["Arguments", "main", "run"]
@@ -92,10 +101,12 @@ class Arguments:
     uncertainty: bool = False
     """Also write STEM_error, the expected absolute error of every pixel; three more reconstructions a slice."""
     check_ct: bool = False
-    """Also tell whether the CT helps: how much better the network foretells measured samples that are kept back with it
-    than without; two more reconstructions a slice."""
+    """Also measure whether the CT helps: how much better the network predicts withheld samples with it than without;
+    two more reconstructions a slice."""
+    force: bool = False
+    """Write the image even where it is judged to be wrong (docs/trust.md, "Levels of judgement")."""
     batch_size: int = 4
-    """Slices on the device at a time."""
+    """Slices on the device at a time; no more than there are."""
     panels: bool = False
     """Also write a .png with three slices."""
     overwrite: bool = False
@@ -148,39 +159,43 @@ def run(arguments: Arguments) -> dict[str, Any]:
     model, model_facts = _model(arguments)
     check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
-        calibration = _calibration(arguments)
-        settings = replace(settings, error_scale=calibration.scale)
-        model_facts |= {"uncertainty": calibration._asdict()}
+        settings = replace(settings, error_scale=error_scale(model))
+        model_facts |= {"uncertainty": model.calibration._asdict()}
     if arguments.check_ct:
-        _check_ct(arguments, model, scan)
+        check_for_ct_check(model, has_ct=scan.has_ct)
         settings = replace(settings, check_ct=True)
-    facts = _facts(scan) | {"model": model_facts, "coils": settings_facts, "warnings": _warnings(model, scan)}
+    facts = _facts(scan) | {"model": model_facts, "coils": settings_facts}
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
-    _warn(console, facts["warnings"])
+    examined = examine([scan[index] for index in probe_indices(len(scan))], settings, model)
+    findings = _never_trained(model, scan) + examined.findings
+    facts["judgement"] = Judgement(tuple(findings)).record()
+    _say(console, findings)
+    Judgement(tuple(findings)).raise_if_refused(force=arguments.force)
     if arguments.dry_run:
         console.print("dry run: nothing was written", highlight=False)
         return facts
     with _staged(out) as folder:
-        study = _Study(scan, settings, model, console, folder, keep_panels=arguments.panels)
+        study = _Study(scan, examined, model, console, folder, keep_panels=arguments.panels)
         with closing(study.images()) as images:  # ends the progress bar before an error is told
             scan.write(folder / out.name, images)
         if study.errors is not None:
             scan.write(folder / side_files["error"].name, study.errors)
-        of_the_ct = study.placement.warnings() + study.harm()
-        facts["warnings"] += of_the_ct
-        facts |= study.facts() | {"versions": _versions()}
+        judgement = study.judge(findings)
+        _say(console, judgement.findings[len(findings) :])
+        judgement.raise_if_refused(force=arguments.force)
+        facts |= {"judgement": judgement.record()} | study.facts() | {"versions": _versions()}
         (folder / side_files["json"].name).write_text(json.dumps(facts, indent=1) + "\n")
         if arguments.panels:
             (folder / side_files["png"].name).write_bytes(_panels(scan, study.panels))
         for path in (*side_files.values(), out):
             (folder / path.name).replace(path)
-    _warn(console, of_the_ct)
-    if study.foretold.gain > 0:
-        told = f"with the CT, samples that were kept back are foretold {study.foretold.gain:.2f} dB better"
-        console.print(told, highlight=False)
+    if arguments.check_ct:
+        console.print(ct_benefit(study.withheld)[1], highlight=False, soft_wrap=True)
+    verdict = judgement.level if judgement.level != "refused" else "refused, and forced"
     console.print(
-        f"{out}: data-consistency residual {facts['data_consistency_residual']:.3g}, {facts['seconds']['total']:.1f} s",
+        f"{out}: {verdict}; the image explains {facts['measured_energy_explained']:.1%} of what was measured, "
+        f"{facts['seconds']['total']:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
@@ -193,20 +208,21 @@ class _Study:
     def __init__(
         self,
         scan: Scan,
-        settings: Settings,
+        examined: Examined,
         model: Model | None,
         console: Console,
         folder: Path,
         *,
         keep_panels: bool,
     ) -> None:
-        self._scan, self._settings, self._model, self._console = scan, settings, model, console
+        self._scan, self._settings, self._model, self._console = scan, examined.settings, model, console
+        self._acquired = examined.mask
         self._wanted = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
-        self._misfit = self._energy = self._worst = self._total = self._first = 0.0
+        self._total = self._first = 0.0
         self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
         self.placement = Placement()
-        self.foretold = Foretold(np.zeros(()), np.zeros(()))
+        self._numbers: list[Result] = []  # without their images
         self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 
     def images(self) -> Iterator[np.ndarray]:
@@ -219,22 +235,18 @@ class _Study:
         columns = (TextColumn("slices"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("slices", total=len(scan))
-            records = (scan[index] for index in range(len(scan)))
+            records = (self._record(index) for index in range(len(scan)))
             for index, result in enumerate(solve(records, self._settings, self._model, self.placement)):
                 self._first = self._first or time.perf_counter() - start
-                self._misfit += result.misfit
-                self._energy += result.energy
-                if result.energy:
-                    self._worst = max(self._worst, math.sqrt(result.misfit / result.energy))
+                nothing = np.zeros((0, 0))
+                self._numbers.append(result._replace(image=nothing, start=nothing, error=None))
                 if index in self._wanted:
                     self.panels[index] = (scan[index], result)
-                if result.foretold is not None:
-                    self.foretold = Foretold(*(a + b for a, b in zip(self.foretold, result.foretold, strict=True)))
                 if result.error is not None:
                     self._keep(index, scan.finish(result.error.astype(np.complex64)))
                 yield scan.finish(result.image).astype(np.float32)
                 progress.advance(task)
-        if self._energy == 0:
+        if not any(result.energy for result in self._numbers):
             raise ValueError("k-space is zero at every sample that the mask acquires; is the mask the right one?")
         self._total = time.perf_counter() - start
 
@@ -244,17 +256,23 @@ class _Study:
             self.errors = np.lib.format.open_memmap(self._folder / "errors.npy", "w+", np.float32, shape)
         self.errors[index] = error
 
-    def harm(self) -> list[str]:
-        """Say it where the CT was asked about and does not help."""
-        gain = self.foretold.gain
-        if not self._settings.check_ct or gain > 0:
-            return []
-        if math.isnan(gain):
-            return ["whether the CT helps is not known: no sample outside the middle of k-space could be kept back"]
-        return [
-            f"the CT does not help: with it, samples that were kept back are foretold {abs(gain):.2f} dB worse than "
-            "without; register it to the MR, or leave it out"
-        ]
+    def _record(self, index: int) -> Record:
+        record = self._scan[index]
+        return record if self._acquired is None else record._replace(mask=record.mask & self._acquired)
+
+    @property
+    def withheld(self) -> list[WithheldErrors]:
+        """How well withheld samples of each slice were predicted, where that was asked for."""
+        return [result.withheld for result in self._numbers if result.withheld is not None]
+
+    def judge(self, findings: Sequence[Finding]) -> Judgement:
+        """Judge the finished images.
+
+        Args:
+            findings: from before the work.
+        """
+        check_ct = self._settings.check_ct
+        return judge_images(findings, self._numbers, self._model, self.placement, check_ct=check_ct)
 
     def facts(self) -> dict[str, Any]:
         """Return residual, timing and, where asked for, what the CT brings."""
@@ -262,13 +280,9 @@ class _Study:
         seconds = {"total": round(self._total, 3), "first_batch": round(self._first, 3)}
         if rest > 0:
             seconds["slice"] = round((self._total - self._first) / rest, 4)
-        gain = None if math.isnan(self.foretold.gain) else round(self.foretold.gain, 3)
-        checked = {"ct_gain_on_withheld_samples_db": gain} if self._settings.check_ct else {}
-        return checked | {
-            "data_consistency_residual": math.sqrt(self._misfit / self._energy),
-            "worst_slice_residual": self._worst,
-            "seconds": seconds,
-        }
+        numbers = measured_numbers(self._numbers, check_ct=self._settings.check_ct)
+        worst = max(math.sqrt(result.misfit / result.energy) for result in self._numbers if result.energy)
+        return numbers | {"worst_slice_residual": worst, "seconds": seconds}
 
 
 def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
@@ -296,9 +310,11 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
 
 def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any] | None]:
     """Return how slices become images, and what is told of the coils."""
-    settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=arguments.batch_size)
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size is {arguments.batch_size}; wanted 1 or more slices")
+    sides = calibration_sides(scan.mask.mask, scan.shape)
+    batch_size = min(arguments.batch_size, len(scan))
+    settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=batch_size, calibration=sides)
     if not scan.coils:
         if arguments.noise_covariance or arguments.virtual_coils is not None:
             raise ValueError(f"{arguments.input} has no coil axis: there is nothing to whiten or to compress")
@@ -310,8 +326,9 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
     settings = replace(settings, whitening=whitening, virtual_coils=arguments.virtual_coils)
     if arguments.kspace.coil_maps:
         return settings, facts | {"maps": "given"}
-    sides = calibration_sides(scan.mask.mask, scan.shape)
-    return replace(settings, coils=arguments.coils, calibration=sides), facts | {
+    if min(sides) < SMALLEST_CENTRE:
+        raise ValueError(too_small_a_centre())
+    return replace(settings, coils=arguments.coils), facts | {
         "maps": arguments.coils,
         "calibration": list(sides),
     }
@@ -349,32 +366,6 @@ def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
     }
 
 
-def _calibration(arguments: Arguments) -> Calibration:
-    """Return what turns the spread of a network's mirror copies into an expected error."""
-    from atlf_jax.models.pretrained import calibration_of
-
-    if arguments.method != "network":
-        raise ValueError("--uncertainty is of a trained network; leave out --method zero_filled")
-    calibration = calibration_of(_trained(arguments.checkpoint, arguments.which))
-    if calibration is None:
-        raise ValueError(
-            f"{arguments.checkpoint} is not calibrated, so it cannot tell its error; fit it by evaluate.py "
-            "--uncertainty, pack it by python -m atlf_jax.models.pretrained pack --calibration, and give that file"
-        )
-    return calibration
-
-
-def _check_ct(arguments: Arguments, model: Network | None, scan: Scan) -> None:
-    """Refuse to ask what a CT brings where there is none, or the network cannot do without."""
-    if not scan.has_ct:
-        raise ValueError("--check_ct asks whether the CT helps, and there is none; give it with --ct.path")
-    if model is None or not model.trained.with_and_without_ct:
-        raise ValueError(
-            "--check_ct compares a network with itself without the CT, and this one was not trained for both; choose "
-            "one that was (with augment.ct_dropout or train.adapters), such as --checkpoint aanlib-best"
-        )
-
-
 def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) -> dict[str, Any]:
     """Return what is known of a trained network."""
     from atlf_jax.models.pretrained import read_facts  # Orbax takes a second to import
@@ -382,20 +373,22 @@ def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) ->
     return read_facts(checkpoint, which)
 
 
-def _warnings(model: Network | None, scan: Scan) -> list[str]:
+def _never_trained(model: Network | None, scan: Scan) -> list[Finding]:
     """Say what of the scan the network was never trained for."""
     if model is None:
         return []
-    words = untrained(model.trained, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    found = untrained(model.trained, scan.mask.mask, shape=scan.shape, coils=scan.coils)
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
-        words += other_windows(model.trained, window if isinstance(window, tuple) else (window,))
-    return words + foreign(model.trained, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast)
+        found += other_windows(model.trained, window if isinstance(window, tuple) else (window,))
+    found += foreign(model.trained, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast)
+    return [Finding("never trained", "doubtful", reason, "") for reason in found]
 
 
-def _warn(console: Console, warnings: list[str]) -> None:
-    for words in warnings:
-        console.print(f"warning {words}", highlight=False, soft_wrap=True, style="yellow")
+def _say(console: Console, findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        colour = "red" if finding.level == "refused" else "yellow"
+        console.print(f"{finding.level}: {finding}", highlight=False, soft_wrap=True, style=colour)
 
 
 def _facts(scan: Scan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import scipy
 from beartype import beartype
 from jaxtyping import Bool, Float, jaxtyped
 
@@ -31,7 +32,8 @@ SMALLEST = 64  # pixels of the shorter side: below, a slice has too few for its 
 MARGIN = 0.07  # part by which a moved copy must be better (docs/DESIGN.md); pairs in place reach 0.053
 TOLERANCE = 0.1  # part by which an acceleration may leave the range that was trained
 PICTURES = {"aanlib": "pictures of a teaching atlas (AANLIB)", "phantom": "generated heads"}
-DRAWS = 64  # masks that the range is taken from, where their number of lines is drawn
+DRAWS = 64  # masks that the range is taken from, of families whose number of samples hardly varies
+RARE = 1e-4  # part of the masks of a family that may lie outside its range, at either end
 
 
 class GuardWarning(UserWarning):
@@ -49,6 +51,7 @@ class TrainedFor(NamedTuple):
     noise: float = 0.0
     windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
     with_and_without_ct: bool = False
+    real_image: bool = False  # the image has no imaginary part, so that phase must be taken off before
 
 
 @jaxtyped(typechecker=beartype)
@@ -134,6 +137,7 @@ def trained_for(config: "Config") -> TrainedFor:
         noise=data.acquisition.noise,
         windows=data.ct_windows,
         with_and_without_ct=_with_and_without_ct(config),
+        real_image=not getattr(getattr(config.model, "reconstruction", config.model), "complex", True),
     )
 
 
@@ -166,18 +170,18 @@ def untrained(
     """
     words = []
     if coils > 1:
-        words.append(f"the network was never trained on several coils, and k-space has {coils}")
+        words.append(f"k-space has {coils} coils, and the network was trained with one")
     if trained.sizes and shape not in trained.sizes:
         sizes = " and ".join(map(_size, trained.sizes))
-        words.append(f"a matrix of {_size(shape)} was never trained, {sizes} was")
+        words.append(f"image size {_size(shape)} was not trained (trained: {sizes})")
     effective = mask.size / max(mask.sum(), 1)
     low, high = _accelerations(trained.masks, shape)
     if not low / (1 + TOLERANCE) <= effective <= high * (1 + TOLERANCE):
-        words.append(f"{effective:.2f}x acceleration was never trained, {low:.2f}x to {high:.2f}x was")
+        words.append(f"{effective:.2f}x acceleration was not trained (trained: {low:.2f}x to {high:.2f}x)")
     families = {_family(config.kind in LINE_MASKS) for config in trained.masks}
     family = _family(bool((mask == mask[..., :1, :]).all()))
     if family not in families and not mask.all():
-        words.append(f"a mask of {family} was never trained, {' and '.join(sorted(families))} were")
+        words.append(f"a mask of {family} was not trained (trained: {' and '.join(sorted(families))})")
     return words
 
 
@@ -238,12 +242,25 @@ def _contrast(data: "DataConfig") -> str:
 
 def _accelerations(masks: Sequence[MaskConfig], shape: tuple[int, int]) -> tuple[float, float]:
     """Return the lowest and the highest effective acceleration of the masks at a size."""
-    drawn = []
+    drawn = [pair[0] for config in masks for pair in config.pairs]
     for config in masks:
+        if config.kind == "random":  # the number of lines beside the centre is binomial
+            drawn += [edge for pair in config.pairs for edge in _random_accelerations(config, *pair, shape[1])]
+            continue
         draws = DRAWS * len(config.pairs) if config.kind in LINE_MASKS else len(config.pairs)
         drawn += [make_mask(config, shape, seed=seed).effective for seed in range(draws)]
-    nominal = [pair[0] for config in masks for pair in config.pairs]
-    return min(drawn + nominal), max(drawn + nominal)
+    return min(drawn), max(drawn)
+
+
+def _random_accelerations(
+    config: MaskConfig, acceleration: float, center_fraction: float, width: int
+) -> tuple[float, float]:
+    """Return the lowest and highest acceleration of all but ``RARE`` of the masks ``random`` at each end."""
+    center = round(width * center_fraction) if config.center_lines is None else config.center_lines
+    others = width - center
+    probability = min(max((width / acceleration - center) / max(others, 1), 0), 1)
+    fewest, most = scipy.stats.binom.ppf((RARE, 1 - RARE), others, probability)
+    return width / (center + most), width / max(center + fewest, 1)
 
 
 def _family(lines: bool) -> str:

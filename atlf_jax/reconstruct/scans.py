@@ -21,7 +21,7 @@ from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
-from atlf_jax.reconstruct.arrays import Record
+from atlf_jax.reconstruct.slices import Record
 
 __all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "load_array", "open_scan"]
 

@@ -5,8 +5,7 @@ scores them. To add one, write ``solvers/x.py`` and its row, with settings from 
 """
 
 from collections.abc import Callable
-
-from jaxtyping import Array, Float
+from typing import Any
 
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.ops import ct_picture
@@ -17,26 +16,21 @@ from atlf_jax.solvers.total_variation import guided_total_variation, total_varia
 
 __all__ = ["SOLVERS", "cg_sense", "edge_field", "guided_total_variation", "l1_wavelet", "total_variation"]
 
-Scalar = float | Float[Array, ""]
-
-
 # Defaults for images with max|A^H y| = 1, chosen by `python -m benchmarks.tune_solvers` on two or three slices of
 # case 41 only; eta = .1 is the largest that was tried.
 
 
-def _total_variation(measurement: Measurement, *, regularisation: Scalar = 3e-3) -> Reconstruction:
+def _total_variation(measurement: Measurement, *, regularisation: Any = 3e-3) -> Reconstruction:
     kspace, mask, _, coil_maps = measurement
     return Reconstruction(total_variation(kspace, mask, coil_maps, regularisation=regularisation, isotropic=True))
 
 
-def _l1_wavelet(measurement: Measurement, *, regularisation: Scalar = 3e-3) -> Reconstruction:
+def _l1_wavelet(measurement: Measurement, *, regularisation: Any = 3e-3) -> Reconstruction:
     kspace, mask, _, coil_maps = measurement
     return Reconstruction(l1_wavelet(kspace, mask, coil_maps, regularisation=regularisation))
 
 
-def _guided_total_variation(
-    measurement: Measurement, *, regularisation: Scalar = 3e-3, eta: Scalar = 0.1
-) -> Reconstruction:
+def _guided_total_variation(measurement: Measurement, *, regularisation: Any = 3e-3, eta: Any = 0.1) -> Reconstruction:
     kspace, mask, ct, coil_maps = measurement
     ct = ct_picture(ct)
     return Reconstruction(

@@ -1,14 +1,59 @@
-"""What iterative solvers share: examples that do not see each other, a bound for step lengths, and when to end."""
+"""What iterative solvers share: checked arguments, examples that do not see each other, step lengths, and the loop."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from atlf_jax.array_types import Array
+from atlf_jax.inputs import as_coil_maps, as_kspace, as_mask
 from atlf_jax.ops.operators import check_ranks
 
-__all__ = ["normal_bound", "per_example", "still_moving"]
+__all__ = ["iterate", "measured", "normal_bound", "per_example", "still_moving"]
+
+
+def measured(kspace: Any, mask: Any, coil_maps: Any = None) -> tuple[Array, Array, Array | None]:
+    """Return k-space, mask and coil maps with the axes that they must have, in one precision.
+
+    Args:
+        kspace: complex ``[*b, h, w]``, with coil maps ``[*b, c, h, w]``.
+        mask: a ``Mask``, or bool ``[w]``, ``[1|h, w]`` or ``[*#b, 1|h, w]``.
+        coil_maps: complex ``[c, h, w]`` or ``[*#b, c, h, w]``; None = one coil.
+
+    Raises:
+        ValueError: what cannot be meant, in one sentence (see ``inputs``).
+    """
+    kspace = as_kspace(kspace)
+    if coil_maps is None:
+        return kspace, as_mask(mask, kspace.shape), None
+    if kspace.ndim < 3:
+        raise ValueError(f"k-space has shape {kspace.shape}, wanted [c, h, w] or more axes with coil maps")
+    mask = as_mask(mask, kspace.shape[:-3] + kspace.shape[-2:])
+    return kspace, mask, as_coil_maps(coil_maps, kspace.shape).astype(kspace.dtype)
+
+
+def iterate(step: Callable[[tuple], tuple], state: tuple, *, iterations: int | Array, fixed: bool) -> tuple:
+    """Repeat ``state -> state``; a state's last entry says whether it still moves.
+
+    Args:
+        step: one iteration.
+        state: the first one.
+        iterations: how many at most; a Python number where ``fixed``.
+        fixed: make all of them, which can be differentiated in both modes: in reverse mode the state of each iteration
+            is stored, and nothing else. Otherwise end where nothing moves any more.
+
+    Returns:
+        The last state.
+    """
+    if fixed:
+        return lax.scan(lambda carry, _: (jax.checkpoint(step)(carry), None), state, length=iterations)[0]
+
+    def go_on(numbered: tuple) -> Array:
+        return (numbered[0] < iterations) & numbered[1][-1]
+
+    return lax.while_loop(go_on, lambda numbered: (numbered[0] + 1, step(numbered[1])), (0, state))[1]
 
 
 def per_example(

@@ -1,5 +1,7 @@
 """Total variation, guided or not, and L1-wavelet: against sigpy, dense optima, and each other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,9 +220,27 @@ def test_nothing_measured_is_nothing(solve):
     np.testing.assert_array_equal(solve(empty, jnp.ones((1, 1, 8), bool), maps, regularisation=0.1), 0)
 
 
-def test_axes_must_match():
-    with pytest.raises(ValueError, match=r"got a mask of shape \(1, 8\)"):
-        total_variation(jnp.zeros((2, 8, 8), jnp.complex64), jnp.ones((1, 8), bool), regularisation=0.1)
+def test_sides_must_match():
+    with pytest.raises(ValueError, match=r"mask has shape \(1, 1, 9\), wanted \[8\], \[1, 8\] or \[8, 8\]"):
+        total_variation(jnp.zeros((2, 8, 8), jnp.complex64), jnp.ones((1, 9), bool), regularisation=0.1)
+
+
+@pytest.mark.parametrize("solve", [partial(total_variation, isotropic=True), l1_wavelet])
+def test_gradients_of_data_and_regularisation_are_those_of_finite_differences(solve, x64, draw):
+    kspace, direction = draw(8, 8), draw(8, 8)
+    mask = np.random.default_rng(1).uniform(size=8) < 0.6
+
+    def loss(along, regularisation):
+        image = solve(kspace + along * direction, mask, regularisation=regularisation, iterations=8)
+        return jnp.sum(jnp.abs(image) ** 4)
+
+    got = jax.grad(loss, argnums=(0, 1))(0.0, 0.05)
+    step = 1e-6
+    wanted = (
+        (loss(step, 0.05) - loss(-step, 0.05)) / (2 * step),
+        (loss(0.0, 0.05 + step) - loss(0.0, 0.05 - step)) / (2 * step),
+    )
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
