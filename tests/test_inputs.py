@@ -23,6 +23,8 @@ LINES[8:16] = LINES[::3] = True
 MASK = LINES[None]
 MAPS = np.asarray(atlf.birdcage_maps((H, W), C))
 COILS = fft2c_numpy(MAPS * OBJECT)
+WIDE = (((Y - 16) / 15) ** 2 + ((X - 11) / 11) ** 2 < 1).astype(np.complex64)
+FULL_COILS = fft2c_numpy(MAPS * WIDE)
 DRAWN = atlf.make_mask(atlf.MaskConfig("equispaced", 3.0, 0.3), (H, W), seed=1)
 RIGHT = np.asarray(atlf.ops.adjoint(KSPACE, MASK))
 CT = np.abs(OBJECT).real / 2
@@ -88,7 +90,7 @@ REFUSED = [
     Slip("no sample", rec(mask=np.zeros(W, bool)), "no sample"),
     Slip("mask of another width", rec(mask=np.ones(W + 1, bool)), "wanted [24], [1, 24] or [32, 24]"),
     Slip("transposed mask", rec(mask=LINES[:, None]), "mask has shape"),
-    Slip("coils without a word", rec(COILS), "looks like 4 coils"),
+    Slip("coils without a word", rec(FULL_COILS, np.ones(W, bool)), "coils of one slice"),
     Slip("coils of several slices", rec(np.stack([COILS, COILS])), "has coils"),
     Slip("maps of fewer coils", rec(COILS, coil_maps=MAPS[:3]), "coil_maps have shape"),
     Slip("real maps", rec(COILS, coil_maps=np.abs(MAPS)), "wanted complex"),
@@ -111,7 +113,9 @@ REFUSED = [
     Slip("a network of one image", lambda: NETWORK(BATCH._replace(kspace=KSPACE)), "[b, h, w]"),
     Slip("cg_sense without maps", lambda: atlf.cg_sense(COILS, MASK, None), "coil_maps is None"),
     Slip("negative regularisation", lambda: atlf.cg_sense(COILS, MASK, MAPS, regularisation=-1), "0 or more"),
-    Slip("regularisation of many", lambda: atlf.total_variation(KSPACE, MASK, regularisation=[1, 2]), "one real number"),
+    Slip(
+        "regularisation of many", lambda: atlf.total_variation(KSPACE, MASK, regularisation=[1, 2]), "one real number"
+    ),
 ]
 
 
@@ -167,7 +171,9 @@ def test_hounsfield_units_are_windowed():
 
 
 def test_slices_pass_as_slices_and_coils_are_asked_for():
-    slices = np.stack([fft2c_numpy(OBJECT * (1 + 0.3 * k * np.cos(Y / (2.0 + k)))) for k in range(4)]).astype(np.complex64)
+    slices = np.stack([fft2c_numpy(OBJECT * (1 + 0.3 * k * np.cos(Y / (2.0 + k)))) for k in range(4)]).astype(
+        np.complex64
+    )
     assert atlf.reconstruct(slices, MASK, first_axis="slices").shape == (4, H, W)
     assert atlf.reconstruct(COILS, MASK, first_axis="slices").shape == (C, H, W)
     with warnings.catch_warnings():

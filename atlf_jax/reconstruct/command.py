@@ -194,7 +194,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         console.print(ct_benefit(study.withheld)[1], highlight=False, soft_wrap=True)
     verdict = judgement.level if judgement.level != "refused" else "refused, and forced"
     console.print(
-        f"{out}: {verdict}; the image explains {facts['measured_energy_explained']:.1%} of what was measured, "
+        f"{out}: {verdict}; the image explains {100 * facts['measured_energy_explained']:.1f} % of what was measured, "
         f"{facts['seconds']['total']:.1f} s",
         highlight=False,
         soft_wrap=True,

@@ -97,7 +97,7 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
         findings += graded(
             "coil maps",
             float(np.mean(lacking)),
-            f"the image combined by the coil maps lacks {np.mean(lacking):.0%} of the energy of the centre of k-space",
+            f"the image combined by the coil maps lacks {100 * np.mean(lacking):.0f} % of the energy of the centre of k-space",
             "acquire more central lines, give maps by coil_maps, or take coils='low_resolution'",
         )
         if fell_back:
@@ -126,7 +126,7 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
             findings += graded(
                 "phase",
                 part,
-                f"{part:.0%} of the image's energy is phase, which this network, of real images, cannot hold, {kept}",
+                f"{100 * part:.0f} % of the image's energy is phase, which this network, of real images, cannot hold, {kept}",
                 "use a network with a complex image, or a classical solver",
             )
         trained_noise = model.trained.noise if known else 0.0
@@ -134,8 +134,8 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
         findings += graded(
             "noise",
             level - trained_noise if known else 0.0,
-            f"the noise of a sample is {level:.1%} of the brightest pixel, and the network was trained with "
-            f"{trained_noise:.1%}",
+            f"the noise of a sample is {100 * level:.1f} % of the brightest pixel, and the network was trained with "
+            f"{100 * trained_noise:.1f} %",
             "average more scans, or train a network with such noise (data.acquisition.noise)",
         )
         unusual = (
@@ -194,7 +194,7 @@ def judge_images(
         found += graded(
             "measured energy",
             unexplained,
-            f"the image explains {1 - unexplained:.0%} of what was measured",
+            f"the image explains {100 * (1 - unexplained):.0f} % of what was measured",
             "do not use it; use a network that was trained on such data, or a classical solver",
         )
         found += [Finding("CT alignment", "doubtful", *_split(text)) for text in placement.warnings()]

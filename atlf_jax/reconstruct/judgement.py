@@ -50,8 +50,11 @@ RULES: dict[str, Rule] = {
 }
 
 PROMINENT = 10.0  # times the energy about the centre: of random numbers the largest sample lies anywhere
-FAR = 0.35  # distance from the centre, in units of the sides, beyond which samples tell the noise
+FAR = 0.4  # distance from the centre, in units of the sides, beyond which samples may be noise alone
+FLAT = 1.3  # times as much in the band before: of five noisy raw scans 1.01 to 1.17, of images without noise 1.4 to 3
+SMALLEST_MATRIX = 96  # samples a side: in smaller ones edges fill k-space to its rim, as noise does
 FEWEST = 64  # samples that a noise level is taken from
+LOW = 0.1  # quantile of their energies
 COHERENT, MIXED = 0.8, 0.12  # of coils: see looks_like_coils
 SMALLEST_CENTRE = 4  # lines of the centre that tell coils from slices
 
@@ -185,26 +188,33 @@ def empty_lines(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#
 def noise_level(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#h w"]) -> float:
     """Estimate the standard deviation of a complex sample's noise from the outermost samples.
 
-    ``sigma^2 = median |y|^2 / log 2`` of the outer samples, since ``|noise|^2`` is exponentially distributed; what is
-    left of the image out there makes it a little too large.
+    ``sigma^2 = q / -log(1 - p)`` with the p-th quantile q of the outer samples' ``|y|^2``, since ``|noise|^2`` is
+    exponentially distributed. A low one, as what is left of the image out there makes high ones larger. Noise is the
+    same everywhere: where the samples still fall off, they are the image's and the noise is not known.
 
     Args:
         kspace: measured samples of one slice.
         mask: True = acquired.
 
     Returns:
-        In units of k-space, which with the orthonormal transform are the image's; 0 where too few samples lie outside.
+        In units of k-space, which with the orthonormal transform are the image's; 0 where it is not known.
     """
     h, w = kspace.shape[-2:]
+    if min(h, w) < SMALLEST_MATRIX:
+        return 0.0
     y, x = np.ogrid[:h, :w]
     radius = np.hypot((y - h // 2) / h, (x - w // 2) / w)
     energy = np.abs(kspace.reshape(-1, h, w)).astype(float) ** 2
-    outside = (radius > FAR) & mask & (energy > 0).any(0)
-    if outside.sum() < FEWEST:
-        return 0.0
-    farther = outside & (radius > np.quantile(radius[outside], 0.5))
-    chosen = farther if farther.sum() >= FEWEST else outside
-    return float(np.sqrt(np.median(energy[:, chosen]) / np.log(2)))
+    measured = mask & (energy > 0).any(0)
+
+    def level(inner: float, outer: float) -> float:
+        band = measured & (radius > inner) & (radius <= outer)
+        if band.sum() < FEWEST:
+            return 0.0
+        return float(np.sqrt(np.quantile(energy[:, band], LOW) / -np.log(1 - LOW)))
+
+    nearer, farther = level(FAR - 0.1, FAR), level(FAR, FAR + 0.1)
+    return level(FAR, 1.0) if 0 < nearer < FLAT * farther else 0.0
 
 
 @jaxtyped(typechecker=beartype)
