@@ -67,9 +67,10 @@ def main() -> None:
                         measured, mask, model=network, force=True, return_record=True, **coils
                     )
                 found = error(image, truth)
+                gain = 20 * np.log10(plain / found)
                 said = "; ".join(item["reason"] for item in record["judgement"]["findings"])
                 print(
-                    f"{name}, {kind} {acceleration:g}x | {plain:.3f}, {found:.3f} | {20 * np.log10(plain / found):+.2f} | "
+                    f"{name}, {kind} {acceleration:g}x | {plain:.3f}, {found:.3f} | {gain:+.2f} | "
                     f"{record['judgement']['level']}: {said}",
                     flush=True,
                 )

@@ -1,4 +1,4 @@
-"""What makes a reconstruction doubtful or refused, on simulated scans with phase, coils, noise and misplaced centres."""
+"""What makes a reconstruction doubtful or refused: phase, coils, noise and misplaced centres, on simulated scans."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -60,112 +60,123 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
         model: None = the zero-filled reconstruction.
 
     Returns:
-        What was found, and the settings and the mask that the work is done with: a network whose image is real is given
-        the phase of the centre, and lines without any sample are taken as not acquired.
+        What was found, and the settings and the mask that the work is done with: a network of real images is given the
+        phase of the centre, and lines without any sample are taken as not acquired.
 
     Raises:
         ValueError: a slice that cannot be reconstructed, with its number among the records.
     """
     for number, record in enumerate(records):
         check_record(number, record, settings)
-    findings: list[Finding] = []
-    acquired = None
-    empty = np.logical_and.reduce([empty_lines(record.kspace, record.mask) for record in records])
-    some = any(record.kspace.any() for record in records)
-    if empty.any() and some:
-        lines = int(empty.sum())
-        reason = f"the mask acquires {lines} lines that hold nothing but zeros, which are taken as not acquired"
-        findings.append(Finding("empty lines", "doubtful", reason, "give the mask of what was measured"))
-        acquired = ~empty[None]
+    findings, acquired = _of_lines(records)
+    if acquired is not None:
         records = [record._replace(mask=record.mask & acquired) for record in records]
         sides = calibration_sides(np.stack([record.mask for record in records]), records[0].kspace.shape[-2:])
         settings = replace(settings, calibration=sides)
-    measured = [np.where(record.mask, record.kspace, 0) for record in records]
-    findings += centre_findings(measured[0], records[0].mask)
-    capped = model is None
-
-    batches = list(in_batches(records, settings))
-    noise, phase, lacking, fell_back = [], [], [], False
-    for batch, fields in batches:
-        found = measure(fields, settings)
-        lacking += list(1 - np.asarray(found.combined)[: len(batch)])
-        phase += list(np.asarray(found.imaginary)[: len(batch)])
-        fell_back |= bool(np.asarray(found.fell_back)[: len(batch)].any())
-        white = np.asarray(found.measurement.kspace)[: len(batch)]
-        noise += [noise_level(one, record.mask) for one, record in zip(white, batch, strict=True)]
-    if records[0].kspace.ndim == 3:
-        findings += graded(
-            "coil maps",
-            float(np.mean(lacking)),
-            f"the image combined by the coil maps lacks {100 * np.mean(lacking):.0f} % of the energy of the centre of k-space",
-            "acquire more central lines, give maps by coil_maps, or take coils='low_resolution'",
-        )
-        if fell_back:
-            findings.append(
-                Finding(
-                    "coil maps",
-                    "doubtful",
-                    "the centre of k-space is too small for ESPIRiT, so low-resolution coil maps were taken",
-                    "acquire more central lines, or give coil_maps",
-                )
-            )
-    if model is not None:
-        known = isinstance(model, Network)
-        if known and model.trained.real_image and float(np.mean(phase)) > PHASE:
-            held = min(settings.calibration) >= SMALLEST_CENTRE
-            settings = replace(settings, hold_phase=held)
-            left = phase
-            if held:
-                left = [
-                    value
-                    for batch, fields in batches
-                    for value in np.asarray(measure(fields, settings).imaginary)[: len(batch)]
-                ]
-            part = float(np.mean(left))
-            kept = "after the smooth phase of the centre was taken off" if held else "and no full centre tells it"
-            findings += graded(
-                "phase",
-                part,
-                f"{100 * part:.0f} % of the image's energy is phase, which this network, of real images, cannot hold, {kept}",
-                "use a network with a complex image, or a classical solver",
-            )
-        trained_noise = model.trained.noise if known else 0.0
-        level = float(np.mean(noise))
-        findings += graded(
-            "noise",
-            level - trained_noise if known else 0.0,
-            f"the noise of a sample is {100 * level:.1f} % of the brightest pixel, and the network was trained with "
-            f"{100 * trained_noise:.1f} %",
-            "average more scans, or train a network with such noise (data.acquisition.noise)",
-        )
-        unusual = (
-            settings.hold_phase or records[0].kspace.ndim == 3 or any(f.rule in ("phase", "noise") for f in findings)
-        )
-        if known and unusual:
-            findings += _withheld_findings(batches, settings, model)
-    if capped:
-        findings = [f._replace(level="doubtful") if f.level == "refused" else f for f in findings]
-    return Examined(findings, settings, acquired)
+    first = records[0]
+    findings += centre_findings(np.where(first.mask, first.kspace, 0), first.mask)
+    probes = _Probes(records, settings)
+    if first.kspace.ndim == 3:
+        findings += _of_maps(probes)
+    if model is None:  # nothing is invented: the image is what it is
+        return Examined([finding._replace(level="doubtful") for finding in findings], settings, acquired)
+    if isinstance(model, Network):
+        of_phase, probes = _of_phase(probes, model)
+        of_noise = _of_noise(probes, model)
+        findings += of_phase + of_noise
+        if probes.settings.hold_phase or first.kspace.ndim == 3 or of_phase or of_noise:
+            findings += _of_withheld_samples(probes, model)
+    return Examined(findings, probes.settings, acquired)
 
 
-def _withheld_findings(batches: list, settings: Settings, model: Model) -> list[Finding]:
+class _Probes:
+    """A few slices as measurements on the device."""
+
+    def __init__(self, records: Sequence[Record], settings: Settings) -> None:
+        self.records, self.settings = records, settings
+        self.measured = [(len(batch), measure(fields, settings)) for batch, fields in in_batches(records, settings)]
+
+    def mean(self, name: str) -> float:
+        """Return the mean over slices of a field of ``Measured``."""
+        return float(
+            np.mean([value for count, each in self.measured for value in np.asarray(getattr(each, name))[:count]])
+        )
+
+
+def _of_lines(records: Sequence[Record]) -> tuple[list[Finding], Bool[np.ndarray, "1 w"] | None]:
+    """Find lines that are said to be acquired and are empty in every slice, and the mask without them."""
+    empty = np.logical_and.reduce([empty_lines(record.kspace, record.mask) for record in records])
+    if not empty.any() or not any(record.kspace.any() for record in records):
+        return [], None
+    reason = f"the mask acquires {int(empty.sum())} lines that hold nothing but zeros, which are taken as not acquired"
+    return [Finding("empty lines", "doubtful", reason, "give the mask of what was measured")], ~empty[None]
+
+
+def _of_maps(probes: _Probes) -> list[Finding]:
+    lacking = 1 - probes.mean("combined")
+    findings = graded(
+        "coil maps",
+        lacking,
+        f"the image combined by the coil maps lacks {100 * lacking:.0f} % of the energy of the centre of k-space",
+        "acquire more central lines, give maps by coil_maps, or take coils='low_resolution'",
+    )
+    if probes.mean("fell_back") > 0:
+        reason = "ESPIRiT's coil maps lose a part of the image, so low-resolution maps were taken"
+        findings.append(Finding("coil maps", "doubtful", reason, "acquire more central lines, or give coil_maps"))
+    return findings
+
+
+def _of_phase(probes: _Probes, network: Network) -> tuple[list[Finding], _Probes]:
+    """Take the smooth phase off for a network of real images, and see what phase is left."""
+    if not network.trained.real_image or probes.mean("imaginary") <= PHASE:
+        return [], probes
+    held = min(probes.settings.calibration) >= SMALLEST_CENTRE
+    if held:
+        probes = _Probes(probes.records, replace(probes.settings, hold_phase=True))
+    part = probes.mean("imaginary")
+    how = (
+        "after the smooth phase of the centre was taken off" if held else "and no sampled centre tells its smooth part"
+    )
+    findings = graded(
+        "phase",
+        part,
+        f"{100 * part:.0f} % of the image's energy is phase that a network of real images cannot hold, {how}",
+        "use a network of complex images, or a classical solver",
+    )
+    return findings, probes
+
+
+def _of_noise(probes: _Probes, network: Network) -> list[Finding]:
+    white = [each for count, found in probes.measured for each in np.asarray(found.measurement.kspace)[:count]]
+    levels = [noise_level(samples, record.mask) for samples, record in zip(white, probes.records, strict=True)]
+    level, trained = float(np.mean(levels)), network.trained.noise
+    return graded(
+        "noise",
+        level - trained,
+        f"the noise of a sample is {100 * level:.1f} % of the brightest pixel, and {100 * trained:.1f} % was trained",
+        "average more scans, or train a network with such noise (data.acquisition.noise)",
+    )
+
+
+def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
     """Ask whether the network predicts measured samples that it is not shown better than zeros do."""
-    errors = np.zeros(2)
-    for batch, fields in batches:
-        found = measure(fields, settings)
-        square = np.asarray(found.scale)[:, 0, 0] ** 2
-        pair = withheld_energy_and_error(model, found.measurement)
-        errors += [float((square * part)[: len(batch)].sum()) for part in pair]
-    without, with_network = errors
-    if not with_network:
+    energy, error = np.sum(
+        [
+            [(part * np.asarray(found.scale)[:, 0, 0] ** 2)[:count].sum() for part in pair]
+            for count, found in probes.measured
+            for pair in [withheld_energy_and_error(model, found.measurement)]
+        ],
+        axis=0,
+    )
+    if not error:
         return []
-    gain = 10 * float(np.log10(without / with_network))
+    gain = 10 * float(np.log10(energy / error))
     how = "better" if gain >= 0 else "worse"
     return graded(
         "withheld samples",
         -gain,
-        f"the network predicts measured samples that were withheld from it {abs(gain):.1f} dB {how} than zeros do, on "
-        "data of a kind that it was never trained on",
+        f"on data of a kind that it was never trained on, the network predicts withheld samples {abs(gain):.1f} dB {how} "
+        "than zeros do",
         "use a classical solver, or train a network on such data",
     )
 

@@ -1,4 +1,4 @@
-"""Samples that are kept back tell whether a CT helps."""
+"""Withheld samples tell whether a CT helps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,15 @@ import pytest
 
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.masks import MaskConfig, make_mask
-from atlf_jax.models.withheld import MIDDLE, SHARE, Foretold, foretell, withhold
+from atlf_jax.models.withheld import (
+    MIDDLE,
+    SHARE,
+    WithheldErrors,
+    gain_interval,
+    withheld_energy_and_error,
+    withheld_errors,
+    withhold,
+)
 from atlf_jax.ops import adjoint, forward, normalise_maps
 
 SHAPE = (128, 96)
@@ -31,22 +39,22 @@ def measured(kind, coils=0):
 
 
 @pytest.mark.parametrize("kind", ["random", "equispaced_fraction", "variable_density_2d", "radial"])
-def test_samples_are_kept_back_outside_the_middle(kind):
+def test_samples_are_withheld_outside_the_middle(kind):
     mask = np.stack([make_mask(MaskConfig(kind, 3.0, MIDDLE), SHAPE, seed=seed).mask for seed in range(2)])
-    kept_back = withhold(mask)
-    assert kept_back.shape == mask.shape and not (kept_back & ~mask).any()
+    withheld = withhold(mask)
+    assert withheld.shape == mask.shape and not (withheld & ~mask).any()
     h, w = SHAPE
     y, x = abs(np.arange(mask.shape[-2]) - mask.shape[-2] // 2) / mask.shape[-2], abs(np.arange(w) - w // 2) / w
     far = (y[:, None] > MIDDLE / 2) | (x > MIDDLE / 2)
-    assert not kept_back[:, ~far].any()
-    share, count = kept_back[:, far].sum() / mask[:, far].sum(), mask[:, far].sum()
+    assert not withheld[:, ~far].any()
+    share, count = withheld[:, far].sum() / mask[:, far].sum(), mask[:, far].sum()
     assert abs(share - SHARE) < 3 * np.sqrt(SHARE * (1 - SHARE) / count)
-    assert not np.array_equal(withhold(mask, seed=1), kept_back)
+    assert not np.array_equal(withhold(mask, seed=1), withheld)
 
 
 @pytest.mark.parametrize("coils", [0, 3])
 @pytest.mark.parametrize("kind", ["random", "variable_density_2d"])
-def test_a_network_is_not_shown_what_it_must_foretell(kind, coils):
+def test_a_network_is_not_shown_what_it_must_withheld_errors(kind, coils):
     _, measurement = measured(kind, coils)
     shown = []
 
@@ -54,27 +62,45 @@ def test_a_network_is_not_shown_what_it_must_foretell(kind, coils):
         shown.append(measurement)
         return trusting(measurement)
 
-    foretell(watching, measurement)
-    kept_back = withhold(measurement.mask)
-    where = np.broadcast_to(kept_back[:, None] if coils else kept_back, measurement.kspace.shape)
+    withheld_errors(watching, measurement)
+    withheld = withhold(measurement.mask)
+    where = np.broadcast_to(withheld[:, None] if coils else withheld, measurement.kspace.shape)
     assert len(shown) == 2 and not shown[0].ct.any() and (shown[1].ct == measurement.ct).all()
     for seen in shown:
-        assert not np.asarray(seen.kspace)[where].any() and not (np.asarray(seen.mask) & kept_back).any()
+        assert not np.asarray(seen.kspace)[where].any() and not (np.asarray(seen.mask) & withheld).any()
         np.testing.assert_array_equal(np.asarray(seen.kspace)[~where], np.asarray(measurement.kspace)[~where])
 
 
 def test_the_gain_is_that_of_the_samples():
     truth, measurement = measured("random")
-    kept_back = np.broadcast_to(withhold(measurement.mask), truth.shape)
-    energy = np.where(kept_back, np.abs(measurement.kspace) ** 2, 0).sum((1, 2))
-    half = foretell(trusting, measurement._replace(ct=truth / 2))  # a zero-filled image foretells 0
+    withheld = np.broadcast_to(withhold(measurement.mask), truth.shape)
+    energy = np.where(withheld, np.abs(measurement.kspace) ** 2, 0).sum((1, 2))
+    half = withheld_errors(trusting, measurement._replace(ct=truth / 2))  # a zero-filled image predicts 0
     np.testing.assert_allclose(half.without, energy, rtol=1e-4)  # float32 sums of 2,000 samples: measured 2e-7
     np.testing.assert_allclose(half.with_ct, energy / 4, rtol=1e-4)
     assert half.gain == pytest.approx(20 * np.log10(2), abs=1e-3)
-    assert foretell(trusting, measurement._replace(ct=3 * truth)).gain == pytest.approx(-20 * np.log10(2), abs=1e-3)
-    nothing = foretell(trusting, measurement._replace(mask=np.zeros_like(measurement.mask)))
+    assert withheld_errors(trusting, measurement._replace(ct=3 * truth)).gain == pytest.approx(
+        -20 * np.log10(2), abs=1e-3
+    )
+    nothing = withheld_errors(trusting, measurement._replace(mask=np.zeros_like(measurement.mask)))
     assert np.isnan(nothing.gain)
 
 
 def test_gains_of_several_slices_weigh_them_by_their_errors():
-    assert Foretold(np.array([9.0, 1.0]), np.array([0.5, 0.5])).gain == pytest.approx(10)
+    assert WithheldErrors(np.array([9.0, 1.0]), np.array([0.5, 0.5])).gain == pytest.approx(10)
+
+
+def test_gains_have_an_interval_over_slices():
+    rng = np.random.default_rng(0)
+    errors = [WithheldErrors(np.float64(2.0), np.float64(part)) for part in rng.uniform(0.8, 1.2, 16)]
+    gain, low, high = gain_interval(errors)
+    assert low < gain < high and gain == pytest.approx(10 * np.log10(2), abs=0.3) and high - low < 1
+    assert np.isnan(gain_interval(errors[:1])[1:]).all() and np.isnan(gain_interval([])[0])
+
+
+def test_a_network_is_compared_with_zeros():
+    truth, measurement = measured("random")
+    where = np.broadcast_to(withhold(measurement.mask), truth.shape)
+    energy, error = withheld_energy_and_error(trusting, measurement._replace(ct=3 * truth))  # twice too much
+    np.testing.assert_allclose(energy, np.where(where, np.abs(measurement.kspace) ** 2, 0).sum((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(error, 4 * energy, rtol=1e-3)
