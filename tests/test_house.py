@@ -11,6 +11,7 @@ PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
     "program": 0,
+    "signals": 1,
     "ops": 1,
     "masks": 1,
     "losses": 2,
