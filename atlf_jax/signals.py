@@ -6,12 +6,13 @@ itself; after that it saves what was reached, and ends the process. A second sig
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 
 from atlf_jax.program import FAILED, INTERRUPTED
 
@@ -49,7 +50,9 @@ def heard(program: str) -> Iterator[Interruption]:
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}  # the wake-up needs a handler
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     # Threads and processes started from here on inherit this: of a Ctrl-C, which the terminal sends to all processes,
-    # loader processes hear nothing. The listener opens itself again.
+    # loader processes hear nothing. The listener opens itself again. Started any later, Python's tracker of shared
+    # memory, which comes with the first process, would unblock them again.
+    resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_listen, args=(program, interruption, reader), daemon=True).start()
     try:
@@ -92,9 +95,8 @@ def _end_in_time(program: str, interruption: Interruption) -> None:
 
 def _end(line: str, code: int) -> None:
     """End the process without waiting for any of its threads, and leave no process of its own behind."""
-    if multiprocessing := sys.modules.get("multiprocessing"):
-        for child in multiprocessing.active_children():
-            child.kill()
+    for child in multiprocessing.active_children():
+        child.kill()
     if os.isatty(1):
         os.write(1, b"\x1b[?25h\n")  # a progress bar hides the cursor
     if line:

@@ -147,10 +147,11 @@ def fit(
                 evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
                 reached = Reached(state, step, stage.name, validation_due=evaluation_due)
                 improved = False
-                if evaluation_due:
+                if step > first and (evaluation_due or step == stage.start):  # what follows may take long
                     _log(log, pending, checkpoints)  # never save what went wrong
                     pending = None
                     checkpoints.offer(reached)
+                if evaluation_due:
                     pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
                     means = _evaluate(
                         programs,

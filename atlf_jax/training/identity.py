@@ -32,9 +32,8 @@ class Changes(NamedTuple):
         return [f"{name}: {old} -> {new}" for name, (old, new) in (self.free | self.others).items()]
 
     def entry(self, step: int) -> list[dict[str, Any]]:
-        """Return what the record of a run keeps: from which step on what changed; folders are of a machine alone."""
-        every = {name: list(pair) for name, pair in (self.free | self.others).items() if not name.endswith(".root")}
-        return [{"step": step, **every}] if every else []
+        """Return what the record of a run keeps: from which step on what changed of what is computed."""
+        return [{"step": step, **{name: list(pair) for name, pair in self.others.items()}}] if self.others else []
 
     def refusal(self, workdir: Any) -> str:
         """Return the message of a run that may not go on so."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.training.checkpoint import Checkpoints, load, read_meta, restore_latest
+from atlf_jax.training.checkpoint import Checkpoints, Reached, load, newest, put_state, read_meta
 from atlf_jax.training.sharding import data_mesh, replicated
 from atlf_jax.training.step import TrainState
 
@@ -23,8 +23,8 @@ def make_state(value: float, *, devices: int = 1, width: int = 3, dtype=jnp.floa
 
 def test_the_best_is_loaded_from_the_folder_alone(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_best(make_state(1.0), step=5, stage="joint", psnr=20.0)
-        checkpoints.save_latest(make_state(2.0), step=7, stage="joint")
+        checkpoints.save_best(Reached(make_state(1.0), 5, "joint"), psnr=20.0)
+        checkpoints.save_latest(Reached(make_state(2.0), 7, "joint"))
     for path in (tmp_path, str(tmp_path / "checkpoints")):
         config, variables = load(path)
         assert config == CONFIG
@@ -39,26 +39,26 @@ def test_the_best_is_loaded_from_the_folder_alone(tmp_path) -> None:
 def test_a_relative_path_is_read(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Checkpoints("run", CONFIG) as checkpoints:
-        checkpoints.save_best(make_state(1.0), step=5, stage="joint", psnr=20.0)
+        checkpoints.save_best(Reached(make_state(1.0), 5, "joint"), psnr=20.0)
     assert load("run")[0] == CONFIG
 
 
-def test_only_the_last_of_each_kind_is_kept(tmp_path) -> None:
+def test_the_last_two_latest_and_the_last_best_are_kept(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         assert checkpoints.last_good == "there is none"
         for step in (1, 2, 3):
-            checkpoints.save_best(make_state(step), step=step, stage="joint", psnr=float(step))
-            checkpoints.save_latest(make_state(step), step=step + 10, stage="joint")
+            checkpoints.save_best(Reached(make_state(step), step, "joint"), psnr=float(step))
+            checkpoints.save_latest(Reached(make_state(step), step + 10, "joint"))
         assert checkpoints.last_good == str(tmp_path / "checkpoints" / "latest" / "13")
-    assert sorted(folder.name for folder in (tmp_path / "checkpoints").glob("*/*")) == ["13", "3"]
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").glob("*/*")) == ["12", "13", "3"]
 
 
 def test_a_best_from_an_abandoned_future_gives_way(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_best(make_state(1.0), step=9, stage="joint", psnr=20.0)
+        checkpoints.save_best(Reached(make_state(1.0), 9, "joint"), psnr=20.0)
     for step in (9, 5):
         with Checkpoints(tmp_path, CONFIG) as checkpoints:
-            checkpoints.save_best(make_state(2.0), step=step, stage="joint", psnr=21.0)
+            checkpoints.save_best(Reached(make_state(2.0), step, "joint"), psnr=21.0)
         assert read_meta(tmp_path, "best")["step"] == step
         np.testing.assert_array_equal(load(tmp_path)[1]["batch_stats"]["mean"], [2, 2])
 
@@ -67,9 +67,9 @@ def test_a_best_from_an_abandoned_future_gives_way(tmp_path) -> None:
 def test_the_state_is_restored_exactly_on_any_devices(tmp_path, devices) -> None:
     state = make_state(np.pi, devices=4)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(state, step=7, stage="joint")
+        checkpoints.save_latest(Reached(state, 7, "joint"))
     like = make_state(0.0, devices=devices)
-    got = restore_latest(tmp_path, like=like)
+    got = put_state(newest(tmp_path)[0], like=like)
     assert jax.tree.structure(got) == jax.tree.structure(state)
     for a, b, c in zip(jax.tree.leaves(got), jax.tree.leaves(state), jax.tree.leaves(like), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -78,11 +78,11 @@ def test_the_state_is_restored_exactly_on_any_devices(tmp_path, devices) -> None
 
 def test_a_checkpoint_of_another_shape_or_dtype_is_refused(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(make_state(1.0), step=7, stage="joint")
+        checkpoints.save_latest(Reached(make_state(1.0), 7, "joint"))
     with pytest.raises(ValueError, match=r"2 arrays differ, first average/phase_0/kernel: saved \(\(2, 3\), 'floa"):
-        restore_latest(tmp_path, like=make_state(1.0, width=5))
+        put_state(newest(tmp_path)[0], like=make_state(1.0, width=5))
     with pytest.raises(ValueError, match="wanted .*'bfloat16'"):
-        restore_latest(tmp_path, like=make_state(1.0, dtype=jnp.bfloat16))
+        put_state(newest(tmp_path)[0], like=make_state(1.0, dtype=jnp.bfloat16))
 
 
 def test_a_missing_checkpoint_is_told(tmp_path) -> None:
@@ -90,17 +90,17 @@ def test_a_missing_checkpoint_is_told(tmp_path) -> None:
     with pytest.raises(ValueError, match=f"no 'best' checkpoint under {tmp_path}/checkpoints; train first"):
         load(tmp_path)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(make_state(1.0), step=7, stage="fusion")
-    with pytest.raises(ValueError, match="there is a 'latest' one"):
+        checkpoints.save_latest(Reached(make_state(1.0), 7, "fusion"))
+    with pytest.raises(ValueError, match="a 'latest' one exists"):
         load(tmp_path, "best")
 
 
 def test_a_save_cut_short_is_ignored_and_cleared_by_the_next_run(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(make_state(1.0), step=7, stage="joint")
+        checkpoints.save_latest(Reached(make_state(1.0), 7, "joint"))
     partial = tmp_path / "checkpoints" / "latest" / "9.orbax-checkpoint-tmp"
     partial.mkdir()
     assert read_meta(tmp_path)["step"] == 7 and load(tmp_path, "latest") and partial.exists()
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(make_state(1.0), step=8, stage="joint")
+        checkpoints.save_latest(Reached(make_state(1.0), 8, "joint"))
     assert not partial.exists() and read_meta(tmp_path)["step"] == 8
