@@ -119,24 +119,25 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_idle(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Say whether a setting has no effect in either: it is of a dataset that is not read, or its replaced split."""
-    first, dataset, *rest = name.split(".")[:3] + [""] * (3 - len(name.split(".")[:3]))
-    if first != "data" or not rest[0] or dataset == "acquisition":
+    parts = name.split(".")
+    if parts[0] != "data" or len(parts) < 3 or parts[1] == "acquisition":
         return False
     read = {record["config"]["data"].get("dataset") for record in (before, now)}
-    return dataset not in read or rest[0] == "split"
+    return parts[1] not in read or parts[2] == "split"
 
 
 def _is_free(name: str, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:
     if name in FREE or (name.startswith("data.") and name.endswith(FREE_ENDINGS)):
         return True
-    first, stage, *field = name.split(".")
-    if first != "train" or stage not in STAGES or not field:
+    parts = name.split(".")
+    if parts[0] != "train" or len(parts) < 3 or parts[1] not in STAGES:
         return False
+    stage, field = parts[1], parts[2]
     starts, ends = _bounds(before)
     if step <= starts[stage]:  # it has not begun
         return True
     constant = all(_stage(record, stage).get("schedule") == "constant" for record in (before, now))
-    return field == ["steps"] and constant and ends[stage] >= step and _bounds(now)[1][stage] >= step
+    return field == "steps" and constant and ends[stage] >= step and _bounds(now)[1][stage] >= step
 
 
 def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
