@@ -99,12 +99,10 @@ def start_image(measurement: Measurement) -> Array:
 
 
 class Discs:
-    """Twelve pairs of a disc each, of growing radius; ``broken`` names one with a dark CT, ``empty`` a black MR."""
+    """Twelve pairs of a disc each, of growing radius; ``broken`` names one with a dark CT."""
 
-    def __init__(
-        self, size: int = 12, *, broken: int | None = None, empty: int | None = None, group: str = "s"
-    ) -> None:
-        self.size, self.broken, self.empty, self.group = size, broken, empty, group
+    def __init__(self, size: int = 12, *, broken: int | None = None, group: str = "s") -> None:
+        self.size, self.broken, self.group = size, broken, group
 
     def __len__(self) -> int:
         return self.size
@@ -116,8 +114,6 @@ class Discs:
         target = (0.2 * ct + 0.6 * (radius < 2 + index / 4)).astype(np.complex64)
         if index == self.broken:
             ct = ct / 2
-        if index == self.empty:
-            target = target * 0
         return Example(f"disc{index:02d}", f"{self.group}{index:02d}", ct, target)
 
 

@@ -136,11 +136,14 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_was_let_be(long, tmp
     experiment, whole = long
     draw = random.Random(during)
     moments = []
-    for _ in range({"random": 20, "save": 10}[during]):
+    for number in range({"random": 20, "save": 10}[during]):
         process = experiment.start(tmp_path, "--data.workers=1")
         if during == "random":
-            length = draw.uniform(0.2, 12)
-            until = time.monotonic() + length
+            known = len(lines(tmp_path))
+            if number % 2:  # while it trains; else while it starts
+                while process.poll() is None and len(lines(tmp_path)) == known:
+                    time.sleep(0.01)
+            until = time.monotonic() + draw.uniform(0, 2 if number % 2 else 6)
             experiment.stop(process, lambda until=until: time.monotonic() > until, signal.SIGKILL)
         else:
             saves = draw.randint(1, 4)
