@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +32,7 @@ class RunLog:
 
     Raises:
         ValueError: ``log.jsonl`` holds what no run has written.
+        OSError: the disk does not take a line; also from the methods.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class RunLog:
 
         workdir.mkdir(parents=True, exist_ok=True)
         self._file = workdir / "log.jsonl"
-        self._before = self._keep_until(start, validation_due)
-        self._jsonl = self._file.open("a", buffering=1)
-        self._board = _Board(workdir / "tensorboard", start=start)
+        with self._writing():
+            self._before = self._keep_until(start, validation_due)
+            self._jsonl = self._file.open("a", buffering=1)
+            self._board = _Board(workdir / "tensorboard", start=start)
         self._warning = warning
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(
@@ -74,8 +78,9 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        self._jsonl.close()
-        self._board.close()
+        with self._writing():
+            self._jsonl.close()
+            self._board.close()
 
     def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         """Take the metrics of one step; ``step`` counts the steps done.
@@ -107,7 +112,8 @@ class RunLog:
 
     def picture(self, step: int, pictures: dict[str, Float[np.ndarray, "h w"]]) -> None:
         """Show pictures side by side."""
-        self._board.image("validation/" + " | ".join(pictures), panel(list(pictures.values())), step)
+        with self._writing():
+            self._board.image("validation/" + " | ".join(pictures), panel(list(pictures.values())), step)
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -125,8 +131,20 @@ class RunLog:
         line = {"kind": kind, "step": step, "stage": stage, **metrics}
         line |= {"warning": self._warning} if self._warning else {}
         line |= {"elapsed_seconds": self._before[0] + elapsed, "cpu_seconds": self._before[1] + cpu}
-        self._jsonl.write(json.dumps(line) + "\n")
-        self._board.scalars({f"{kind}/{name}": value for name, value in metrics.items()}, step)
+        with self._writing():
+            self._jsonl.write(json.dumps(line) + "\n")
+            self._board.scalars({f"{kind}/{name}": value for name, value in metrics.items()}, step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Name the folder where the disk does not take what is written: the error itself says no more than that."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the log in {self._file.parent} cannot be written ({error.strerror or error}); make room there or "
+                "mend the folder, and run the same command to go on"
+            ) from error
 
     def _keep_until(self, start: int, validation_due: bool) -> tuple[float, float]:
         """Drop the lines after ``start`` and return the seconds spent until then."""

@@ -189,7 +189,7 @@ def test_a_signal_is_heard_in_every_phase(long, tmp_path, phase, number) -> None
     assert not [child for child in loaders if Path(f"/proc/{child}").exists()]
     if phase in ("step", "validation"):
         assert read_meta(tmp_path)["step"] >= {"step": 4, "validation": 7}[phase]
-    experiment.finish(tmp_path, "--data.workers=2")
+    experiment.finish(tmp_path)
     assert_same(whole, tmp_path)
 
 

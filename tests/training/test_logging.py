@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import resource
+import signal
 import struct
 import time
 
@@ -157,3 +159,15 @@ def test_a_warning_heads_every_line(tmp_path, capsys) -> None:
         run.evaluation(1, "joint", {"loss": 0.4})
     assert all(line.startswith("[take care] joint 1/2") for line in capsys.readouterr().out.splitlines())
     assert [line["warning"] for line in read(tmp_path)] == ["take care"] * 2
+
+
+def test_a_disk_that_is_full_is_named(tmp_path) -> None:
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    message = rf"^the log in {tmp_path} cannot be written \(File too large\); make room there or mend the folder"
+    try:
+        with pytest.raises(OSError, match=message), log(tmp_path, every=1) as run:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))  # no file grows beyond 50 bytes
+            run.train(1, "joint", {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
