@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,8 +81,10 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
         with self._writing():
-            self._jsonl.close()
-            self._board.close()
+            try:
+                self._jsonl.close()
+            finally:
+                self._board.close()
 
     def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         """Take the metrics of one step; ``step`` counts the steps done.
@@ -177,14 +181,17 @@ class RunLog:
 
 
 class _Board:
-    """An event file for TensorBoard, written at once: its usual writer does so in a thread that a full disk ends."""
+    """An event file for TensorBoard; its usual writer has a thread of its own, which a full disk ends silently."""
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{start}")  # seconds alone would not tell two runs apart
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{start}"
+        self._writer = RecordWriter(str(folder / name))
+        self._flushed = time.monotonic()
+        self._event(0, file_version="brain.Event:2")
         self._event(start + 1, session_log=SessionLog(status=SessionLog.START))  # drops what a run before did after it
 
     def scalars(self, values: dict[str, float], step: int) -> None:
@@ -204,8 +211,10 @@ class _Board:
     def _event(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-        self._writer.flush()
+        self._writer.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
+        if time.monotonic() - self._flushed > 10:  # seconds: it waits for the disk
+            self._writer.flush()
+            self._flushed = time.monotonic()
 
 
 @jaxtyped(typechecker=beartype)
