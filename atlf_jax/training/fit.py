@@ -347,8 +347,10 @@ def _interruptible(given: Interruption | None) -> Iterator[Interruption]:
     """
     interruption = Interruption() if given is None else given
     if given is not None or threading.current_thread() is not threading.main_thread():  # others may set no handlers
-        yield interruption
-        interruption.rescue = None
+        try:
+            yield interruption
+        finally:
+            interruption.rescue = None
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
