@@ -91,6 +91,18 @@ def test_a_mistake_is_told_in_one_line(train, tmp_path) -> None:
     assert (tmp_path / "file").read_text() == "kept" and list(damaged.iterdir()) == []
 
 
+def test_a_subject_in_two_splits_of_a_manifest_is_refused(train, tmp_path) -> None:
+    manifest = write(tmp_path)
+    trained = next(record for record in manifest["subjects"] if record["split"] == "inner_train")
+    manifest["subjects"].append(trained | {"split": "valid"})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    arguments = [f"--data.prepared.root={tmp_path}", f"--workdir={tmp_path / 'run'}", "--train.batch_size=4"]
+    code, errors = train("--config=configs/chaos_4x.py", *arguments)
+    assert code == REFUSED
+    assert errors.startswith(f"train.py: 1 subject ({trained['subject']}) would be both trained on and validated on; ")
+    assert "mend the manifest" in errors and len(errors) < 260 and not (tmp_path / "run").exists()
+
+
 def test_a_mistake_of_a_value_names_it(train) -> None:
     code, errors = train("--config=configs/phantom_smoke.py", "--train.batch_size=0")
     assert code == REFUSED and "batch_size must be 1 or more, got 0" in errors and "Traceback" not in errors
