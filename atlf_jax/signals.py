@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def heard(program: str) -> Iterator[Interruption]:
     # Threads and processes started from here on inherit this: of a Ctrl-C, which the terminal sends to all processes,
     # loader processes hear nothing. The listener opens itself again. Started any later, Python's tracker of shared
     # memory, which comes with the first process, would unblock them again.
-    resource_tracker.ensure_running()
+    _start_tracker()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_listen, args=(program, interruption, reader), daemon=True).start()
     try:
@@ -65,6 +66,21 @@ def heard(program: str) -> Iterator[Interruption]:
                 signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(writer)  # ends the listener
+
+
+def _start_tracker() -> None:
+    """Start Python's tracker of shared memory, silent: it removes what ended loaders leave, and would warn of that."""
+    if sys.stderr is None:  # closed
+        resource_tracker.ensure_running()
+        return
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _listen(program: str, interruption: Interruption, reader: int) -> None:
