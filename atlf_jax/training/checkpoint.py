@@ -130,7 +130,7 @@ class Checkpoints:
         items = {"state": reached.state, "variables": evaluated(reached.state)}
         meta = {**self._meta, "step": reached.step, "stage": reached.stage, **meta}
         with jax.transfer_guard("allow"):  # the only transfers not written out: Orbax copies to the host
-            if broken := _not_finite(items["variables"]):
+            if broken := _not_finite({"average": items["variables"], "params": reached.state.params}):
                 raise FloatingPointError(
                     f"{broken} is not finite after step {reached.step} of stage {reached.stage}, which is not saved; "
                     f"last good checkpoint: {self.last_good}. Lower train.{reached.stage}.learning_rate"
