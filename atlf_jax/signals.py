@@ -20,7 +20,7 @@ from atlf_jax.program import FAILED, INTERRUPTED
 __all__ = ["PATIENCE", "SIGNALS", "Interruption", "heard"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 4.0  # seconds: enough for a step and a save, and far from the 30 s after which schedulers kill
+PATIENCE = 3.0  # seconds: enough for a step and a save, and far from the 30 s after which schedulers kill
 
 
 class Interruption:
