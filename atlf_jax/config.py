@@ -21,6 +21,7 @@ from beartype.roar import BeartypeCallHintParamViolation
 from atlf_jax.data import AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
+from atlf_jax.program import REFUSED
 from atlf_jax.training import TrainConfig
 
 __all__ = ["Config", "from_dict", "load_config", "parse", "to_dict"]
@@ -98,7 +99,8 @@ def parse(argv: Sequence[str] | None = None, *, description: str = "") -> tuple[
             raise ValueError("give an experiment with --config=configs/NAME.py; --help lists all there is to set")
         default = Config() if path is None else load_config(path)
     except ValueError as error:
-        raise SystemExit(f"{program}: {error}") from error
+        print(f"{program}: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(REFUSED) from error
     config = tyro.cli(
         Config,
         prog=f"{program} --config={path or 'FILE'} [--workdir=DIR]",

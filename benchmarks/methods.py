@@ -39,6 +39,7 @@ from atlf_jax.evaluation.scoring import (
 from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, summarise
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
+from atlf_jax.program import INTERRUPTED
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.training import load, stages
 from atlf_jax.training.checkpoint import read_meta
@@ -156,11 +157,13 @@ def train(name: str, run: Path, *options: str) -> None:
     """Train a method by the ordinary command on one core, so that seconds compare; ``options`` are its own.
 
     Raises:
-        SystemExit: the training was stopped: it saves and ends well, but what it saved must not be scored.
+        SystemExit: the training was stopped: what it saved must not be scored.
     """
     flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}", *options]
-    subprocess.run(command, check=True, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
+    done = subprocess.run(command, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
+    if done.returncode != INTERRUPTED:
+        done.check_returncode()
     if not finished(run):
         raise SystemExit(f"{run} was stopped before its last step; run the same command again to go on")
 

@@ -12,6 +12,7 @@ FLOORS = {
     "array_types": 0,
     "program": 0,
     "inputs": 1,
+    "signals": 1,
     "ops": 1,
     "masks": 1,
     "losses": 2,

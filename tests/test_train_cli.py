@@ -2,10 +2,7 @@
 
 import json
 import runpy
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -14,52 +11,16 @@ import pytest
 
 from atlf_jax.config import Config, from_dict, load_config
 from atlf_jax.models import build
+from atlf_jax.program import REFUSED
 from atlf_jax.training import load
 from tests.data.test_prepared import write
 
 ROOT = Path(__file__).parent.parent
 
 
-def command(*argv: str) -> list[str]:
-    return [sys.executable, "-W", "error", str(ROOT / "train.py"), "--config=configs/phantom_smoke.py", *argv]
-
-
 def lines(workdir: Path, kind: str = "train") -> list[dict]:
     every = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     return [line for line in every if line["kind"] == kind]
-
-
-def train_until(told: int, settings: dict, workdir: Path, *arguments: str) -> str:
-    """Start train.py, interrupt it once the log tells of so many steps, and return what it said."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(*arguments, f"--workdir={workdir}"), **settings, **pipes) as process:
-        deadline = time.monotonic() + 900
-        while not (workdir / "log.jsonl").exists() or len(lines(workdir)) < told:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0 and errors == ""  # nothing but what was meant to be said
-    return said
-
-
-@pytest.mark.slow
-def test_a_run_is_stopped_and_resumed(settings, tmp_path) -> None:
-    arguments = [f"--train.{stage}.steps=0" for stage in ("autoencode", "fusion", "joint")]
-    # of a constant rate the program does not depend on the number of steps: the second run finds it compiled
-    arguments += ["--config.train.reconstruction.steps", "100000", "--train.reconstruction.schedule=constant"]
-    said = train_until(1, settings, tmp_path, *arguments, "--data.workers=1")
-    (saved,) = (tmp_path / "checkpoints" / "latest").iterdir()
-    step = int(saved.name)
-    assert f"interrupted at step {step}; run the same command to go on" in said
-
-    said = train_until(step + 2, settings, tmp_path, *arguments)
-    assert f"resumed at step {step} of 100000" in said
-    steps = [line["step"] for line in lines(tmp_path)]
-    assert steps == list(range(1, len(steps) + 1))
-    values, _ = load(tmp_path, "latest")
-    assert values["train"]["reconstruction"]["steps"] == 100000
 
 
 @pytest.mark.slow
@@ -90,8 +51,79 @@ def test_pairs_of_different_people_are_told(monkeypatch, tmp_path, capsys, pairi
     assert said == (pairing == "unpaired")
 
 
-def test_a_mistake_is_told_in_one_line(settings, tmp_path) -> None:
-    arguments = [f"--workdir={tmp_path}", "--data.valid_split=test", "--train.batch_size=0"]
-    done = subprocess.run(command(*arguments), **settings, capture_output=True)
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert "batch_size must be 1 or more, got 0" in done.stderr
+@pytest.fixture
+def train(monkeypatch, capsys):
+    """Run train.py in this process, up to where it ends with an error; return the exit code and the standard error."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("train.py")["main"]()
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+def test_a_mistake_is_told_in_one_line(train, tmp_path) -> None:
+    (tmp_path / "file").write_text("kept")
+    damaged = tmp_path / "damaged" / "checkpoints" / "latest" / "99"
+    damaged.mkdir(parents=True)
+    smoke = ["--config=configs/phantom_smoke.py", "--train.batch_size=4"]
+    for arguments, message in [
+        (["--config=configs/none.py"], "no configuration file configs/none.py; in that folder: "),
+        (
+            [*smoke, f"--workdir={tmp_path / 'file'}"],
+            f"the folder {tmp_path / 'file'} cannot be written (File exists); ",
+        ),
+        ([*smoke, "--workdir=/proc/run"], "the folder /proc/run cannot be written (No such file or directory); give"),
+        (
+            [*smoke, f"--workdir={tmp_path / 'damaged'}"],
+            f"no checkpoint of {tmp_path}/damaged/checkpoints can be gone on ",
+        ),
+        (
+            [*smoke, "--data.valid_split=all"],
+            "8 subjects (0000, 0001, 0002, ...) would be both trained on and validated",
+        ),
+    ]:
+        code, errors = train(*arguments)
+        assert code == REFUSED and errors.startswith(f"train.py: {message}") and errors.count("\n") == 1, errors
+    assert (tmp_path / "file").read_text() == "kept" and list(damaged.iterdir()) == []
+
+
+def test_a_subject_in_two_splits_of_a_manifest_is_refused(train, tmp_path) -> None:
+    manifest = write(tmp_path)
+    trained = next(record for record in manifest["subjects"] if record["split"] == "inner_train")
+    manifest["subjects"].append(trained | {"split": "valid"})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    arguments = [f"--data.prepared.root={tmp_path}", f"--workdir={tmp_path / 'run'}", "--train.batch_size=4"]
+    code, errors = train("--config=configs/chaos_4x.py", *arguments)
+    assert code == REFUSED
+    assert errors.startswith(f"train.py: 1 subject ({trained['subject']}) would be both trained on and validated on; ")
+    assert "mend the manifest" in errors and len(errors) < 260 and not (tmp_path / "run").exists()
+
+
+def test_a_mistake_of_a_value_names_it(train) -> None:
+    code, errors = train("--config=configs/phantom_smoke.py", "--train.batch_size=0")
+    assert code == REFUSED and "batch_size must be 1 or more, got 0" in errors and "Traceback" not in errors
+
+
+def test_help_tells_exit_codes_and_what_may_change(train, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "train.py"))["main"]()
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ended.value.code == 0
+    assert "--resume_changed goes on with other ones" in text
+    assert "Exit codes: 0 done; 1 training diverged; 2 refused, in one line; 75 interrupted" in text
+
+
+def test_a_run_goes_on_with_other_settings_by_its_flag(monkeypatch, tmp_path) -> None:
+    asked = []
+    monkeypatch.setattr("atlf_jax.training.fit", lambda *_, resume_changed, **__: asked.append(resume_changed))
+    monkeypatch.chdir(ROOT)
+    for flags in ([], ["--resume_changed"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--config=configs/phantom_smoke.py"])
+        runpy.run_path("train.py")["main"]()
+    assert asked == [False, True]

@@ -75,6 +75,7 @@ class AANLIBSource:
     def __init__(self, config: AANLIBConfig) -> None:
         self._slices = _list_slices(data_folder(config.root, FOLDER, "data.aanlib.root", "CT/ and MRI/"), config)
         self._decoded: dict[int, Example] = {}
+        self.subjects = frozenset(case for _, case, _, _ in self._slices)
 
     def __len__(self) -> int:
         return len(self._slices)

@@ -23,7 +23,11 @@ class Example(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """What the pipeline asks of a dataset: random access to examples."""
+    """What the pipeline asks of a dataset: random access to examples.
+
+    A source may also tell, without reading its examples, its ``subjects`` (a set of names) and a ``digest`` of its
+    files (a text); training looks for subjects in two splits, and for other data in a run that goes on.
+    """
 
     def __len__(self) -> int: ...
 

@@ -292,6 +292,7 @@ class FastMRISource:
             )
         self._peaks: dict[Path, float] = {}  # of the volumes that were read
         self._records = [(volume, index) for volume in wanted for index in range(volume.slices)]
+        self.subjects = frozenset(volume.subject for volume in wanted)
 
     def __len__(self) -> int:
         return len(self._records)

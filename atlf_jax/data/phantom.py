@@ -109,6 +109,7 @@ class PhantomSource:
     def __init__(self, config: PhantomConfig) -> None:
         self._config = config
         self._subjects = _subjects(config.subjects, config.split)
+        self.subjects = frozenset(_name(subject) for subject in self._subjects)
 
     def __len__(self) -> int:
         return len(self._subjects) * self._config.slices
@@ -118,6 +119,10 @@ class PhantomSource:
             raise IndexError(f"slice {index} of {len(self)}")
         subject, number = divmod(index % len(self), self._config.slices)
         return _draw(self._config, self._subjects[subject], number)
+
+
+def _name(subject: int) -> str:
+    return f"{subject:04d}"
 
 
 def _subjects(count: int, split: Split) -> range:
@@ -180,8 +185,8 @@ def _draw(config: PhantomConfig, subject: int, number: int) -> Example:
     ct, target = window_ct(hounsfield, config.ct_window), _scan_mr(canvas.mr, config, head, scan)
     for image in (ct, target):
         image.flags.writeable = False  # it is handed out again
-    name = f"phantom{subject:04d}_{number:03d}"
-    return validate_example(Example(name=name, subject=f"{subject:04d}", ct=ct, target=target))
+    name = f"phantom{_name(subject)}_{number:03d}"
+    return validate_example(Example(name=name, subject=_name(subject), ct=ct, target=target))
 
 
 def _scan_mr(

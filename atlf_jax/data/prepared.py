@@ -77,6 +77,8 @@ class PreparedSource:
                 f"into the registrations that were {LEFT_OUT}"
             )
         self.pairing = pairing_of(self._records)
+        self.subjects = frozenset(record["subject"] for record in self._records)
+        self.digest = " ".join(digest for record in self._records for _, digest in sorted(record["files"].items()))
         self._index = [
             (record, number)
             for record in self._records

@@ -87,9 +87,9 @@ def load(place: str | Path, which: Which = "best") -> Trained:
         return read(found)
     from atlf_jax.training import checkpoint  # Orbax takes a second to import
 
-    config, variables = checkpoint.load(found, which)
-    facts = read_facts(found, which)
-    return Trained(from_dict(Config, config), {name: facts[name] for name in facts if name != "config"}, variables)
+    facts, variables = checkpoint.read(found, which)
+    config = from_dict(Config, facts.pop("config"))
+    return Trained(config, facts, jax.device_put(variables))
 
 
 @beartype

@@ -17,7 +17,20 @@ from beartype import beartype
 from atlf_jax.array_types import Batch
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
 from atlf_jax.masks import MaskConfig
-from atlf_jax.training.checkpoint import Checkpoints, evaluated, read_meta, restore_latest
+from atlf_jax.program import Interrupted
+from atlf_jax.signals import SIGNALS, Interruption
+from atlf_jax.training.checkpoint import (
+    Checkpoints,
+    Reached,
+    Saved,
+    checkpoints_of,
+    evaluated,
+    newest,
+    put_state,
+    read_meta,
+)
+from atlf_jax.training.identity import changes, describe_data, shared_subjects
+from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.objective import Model, Variables
 from atlf_jax.training.sharding import data_mesh, place
@@ -42,6 +55,8 @@ def fit(
     record: dict[str, Any],
     start: Callable[[], Variables] | None = None,
     devices: Sequence[jax.Device] | None = None,
+    resume_changed: bool = False,
+    interruption: Interruption | None = None,
 ) -> Path:
     """Train a model, going on from the last checkpoint in the folder if there is one.
 
@@ -56,18 +71,23 @@ def fit(
         acquisition: phase and noise of the simulated scan.
         workers: loader processes.
         workdir: folder of this run's checkpoints and logs.
-        record: the whole configuration as a JSON dictionary, kept in the checkpoints; a run with another
-            ``record["model"]`` is refused.
+        record: the whole configuration as a JSON dictionary, kept in the checkpoints.
         start: loads variables to begin with, as far as names and shapes are the same; not called by a resumed run.
         devices: devices to train on; all by default.
+        resume_changed: go on although settings or data are not those of the run in the folder; its checkpoints tell
+            from which step on they changed, and its best is set aside.
+        interruption: of ``atlf_jax.signals.heard``; by default the signals are heard between two steps.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: no stage has steps, a stage does not suit the model, the batch does not suit the devices, or the
-            folder holds a run of another model.
+        ValueError: no stage has steps, a stage does not suit the model, the batch does not suit the devices, subjects
+            are both trained on and validated on, or the folder is in use, cannot be written, or holds a run of other
+            settings or only damaged checkpoints.
         FloatingPointError: the loss or the gradient was not finite.
+        Interrupted: a signal came; what was reached is saved.
+        OSError: the disk did not take a checkpoint or a line of the log.
     """
     workdir = Path(workdir).expanduser().resolve()
     if not stages(config):
@@ -76,70 +96,103 @@ def fit(
         raise ValueError("the validation source holds no records; wanted at least one to choose checkpoints on")
     mesh = data_mesh(batch_size=config.batch_size, devices=devices)
     total = stages(config)[-1].end
-    saved = _saved(workdir, record)
-    step = saved["step"] if saved else 0
-    best = (read_meta(workdir, "best") or {"psnr": -math.inf})["psnr"]
+    shared_warning = _check_subjects(config, train_source, valid_source)
 
     shared: dict[str, Any] = {"mask": mask, "acquisition": acquisition, "batch_size": config.batch_size}
-    order: dict[str, Any] = {"seed": config.seed, "start_step": step, "workers": workers}
     validation = partial(evaluation_batches, valid_source, **shared)
     programs_of = cache(partial(compile_stage, config=config, model=model, mesh=mesh))
 
     with (
+        exclusive(workdir) as lock_notice,
+        _interruptible(interruption) as interruption,
         jax.set_mesh(mesh),
-        Checkpoints(workdir, record) as checkpoints,
-        closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
-        RunLog(workdir, start=step, total=total, batch_size=config.batch_size, every=config.log_every) as log,
-        _interruptible() as interrupted,
         jax.transfer_guard("disallow"),
     ):
+        data = describe_data(train_source, valid_source)
+        before = _look_back(workdir, {"config": record, "data": data}, resume_changed=resume_changed)
+        saved = before.saved
+        notices = [lock_notice, *before.notices]
         state = initialise(model, next(validation())[0], seed=config.seed, mesh=mesh)
         _check_stages(config, model, state)
         if saved:
-            state = restore_latest(workdir, like=programs_of(_stage_named(config, saved["stage"])).begin(state))
-            log.say(f"resumed at step {step} of {total} from {checkpoints.last_good}")
+            state = put_state(saved, like=programs_of(_stage_of(config, saved.meta)).begin(state))
+            notices.append(f"resumed at step {saved.meta['step']} of {total} from {saved.folder}")
         elif start is not None:
             with jax.transfer_guard("allow"):
                 trained = start()
-            state, words = adopt(trained, state, mesh=mesh)
-            log.say(words)
-        first, pending = step, None
+            state, notice = adopt(trained, state, mesh=mesh)
+            notices.append(notice)
+        step = saved.meta["step"] if saved else 0
+        validation_due = bool(saved and saved.meta.get("validation_due"))  # that of this step was interrupted
+        facts = {"data": data, **before.facts} | ({"warning": shared_warning} if shared_warning else {})
+        order: dict[str, Any] = {"seed": config.seed, "start_step": step, "workers": workers}
+        pace: dict[str, Any] = {"total": total, "batch_size": config.batch_size, "every": config.log_every}
 
-        while True:
-            stage = stage_at(config, step)
-            programs = programs_of(stage)
-            if step == stage.start:
-                state = programs.begin(state)
+        with (
+            RunLog(workdir, start=step, validation_due=validation_due, warning=shared_warning, **pace) as log,
+            Checkpoints(workdir, record, facts, before.replaced) as checkpoints,
+            closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
+        ):
+            for notice in filter(None, notices):
+                log.say(notice)
+            first, best, pending = step, before.best, None
+            interruption.rescue = checkpoints.rescue
 
-            ending = step >= total or interrupted.is_set()
-            evaluation_due = step > first and (step % config.eval_every == 0 or step >= total)
-            save_due = step > first and (step % config.save_every == 0 or ending)
-            if evaluation_due or save_due:
-                _log(log, pending, checkpoints)  # never save what went wrong
-                pending = None
-            if evaluation_due:
-                pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
-                means = _evaluate(
-                    programs, state, validation(), mesh, stage=stage.name, step=step, log=log, pictures=pictures
-                )
-                if means.get("psnr", -math.inf) > best:
-                    best = means["psnr"]
-                    checkpoints.save_best(state, step=step, stage=stage.name, psnr=best)
-                    save_due = True
-            if save_due:
-                checkpoints.save_latest(state, step=step, stage=stage.name)
-            if evaluation_due or save_due:
-                log.restart_clock()
-            if ending:
-                break
+            while True:
+                stage = stage_at(config, step)
+                programs = programs_of(stage)
+                if step == stage.start:
+                    state = programs.begin(state)
 
-            batch = next(batches)
-            state, metrics = programs.step(state, place(batch, mesh))
-            step += 1
-            _log(log, pending, checkpoints)
-            pending = Pending(step, stage.name, metrics, batch.record.tolist())
+                evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
+                reached = Reached(state, step, stage.name, validation_due=evaluation_due)
+                improved = False
+                if step > first and (evaluation_due or step == stage.start):  # what follows may take long
+                    _log(log, pending, checkpoints)  # never save what went wrong
+                    pending = None
+                    checkpoints.offer(reached)
+                if evaluation_due:
+                    pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
+                    means = _evaluate(
+                        programs,
+                        state,
+                        validation(),
+                        mesh,
+                        reached=reached,
+                        log=log,
+                        pictures=pictures,
+                        interruption=interruption,
+                    )
+                    if means is not None:
+                        reached = reached._replace(validation_due=False)
+                        checkpoints.offer(reached)
+                        improved = math.isfinite(means.get("psnr", math.nan)) and means["psnr"] > best
+                    if improved:
+                        best = means["psnr"]
+                        checkpoints.save_best(reached, psnr=best)
 
-        log.say(f"interrupted at step {step}; run the same command to go on" if step < total else f"done: {workdir}")
+                ending = step >= total or interruption.asked.is_set()
+                save_due = step > first and (step % config.save_every == 0 or improved or ending)
+                if save_due:
+                    _log(log, pending, checkpoints)
+                    pending = None
+                    checkpoints.save_latest(reached)
+                if evaluation_due or save_due:
+                    log.restart_clock()
+                if ending:
+                    break
+
+                batch = next(batches)
+                following, metrics = programs.step(state, place(batch, mesh))
+                _log(log, pending, checkpoints)  # of the step before, while this one is under way
+                if step > first:
+                    checkpoints.offer(Reached(state, step, stage.name))
+                state, step = following, step + 1
+                pending = Pending(step, stage.name, metrics, batch.record.tolist())
+
+            if step < total or reached.validation_due:
+                raise Interrupted(checkpoints.rescue())
+            log.say(f"done: {workdir}")
     return workdir
 
 
@@ -173,52 +226,103 @@ def _evaluate(
     batches: Iterator[tuple[Batch, list[str]]],
     mesh: jax.sharding.Mesh,
     *,
-    stage: str,
-    step: int,
+    reached: Reached,
     log: RunLog,
     pictures: bool,
-) -> dict[str, float]:
-    """Return and log the means of the stage's scores over the validation records, from the averaged parameters."""
+    interruption: Interruption,
+) -> dict[str, float] | None:
+    """Return and log the means of the stage's scores over the validation records, from the averaged parameters.
+
+    A score that is not defined for a record, as the PSNR of an empty slice that is reconstructed exactly, is left out
+    of the mean and counted. Where a loss is not finite the image is at fault, and the mean scores are nan.
+
+    Returns:
+        The means; None when a signal came before the last record.
+    """
     values: dict[str, list[float]] = {}
     for number, (batch, names) in enumerate(batches):
+        if interruption.asked.is_set():
+            return None
         outcome = programs.evaluate(evaluated(state), place(batch, mesh))
         scores = {f"loss/{name}": value for name, value in outcome.terms.items()} | outcome.scores
         for name, value in jax.device_get(scores).items():
             values.setdefault(name, []).extend(value[: len(names)].tolist())
         if number == 0 and pictures:
-            log.picture(step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
-    means = {name: float(np.mean(value)) for name, value in values.items()}
-    means = {"loss": sum(value for name, value in means.items() if name.startswith("loss/"))} | means
-    log.evaluation(step, stage, means)
+            log.picture(reached.step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
+    losses = {name: float(np.mean(value)) for name, value in values.items() if name.startswith("loss/")}
+    means = {"loss": sum(losses.values())} | losses
+    notes = []
+    for name in values.keys() - losses.keys():
+        defined = [value for value in values[name] if math.isfinite(value)]
+        means[name] = float(np.mean(defined)) if defined and math.isfinite(means["loss"]) else math.nan
+        if len(defined) < len(values[name]):
+            notes.append(f"{name} is undefined for {len(values[name]) - len(defined)} of {len(values[name])} records")
+    log.evaluation(reached.step, reached.stage, means, "; ".join(notes))
     return means
 
 
-def _saved(workdir: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the meta data of the folder's latest checkpoint, if there is one and it is of this model."""
-    saved = read_meta(workdir, "latest")
-    if saved and saved["config"]["model"] != record["model"]:
-        there, here = _fields(saved["config"]["model"]), _fields(record["model"])
-        differing = [
-            f"model.{name} is {there.get(name)} there and {here.get(name)} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
-        ]
-        raise ValueError(f"{workdir} holds a run of another model ({', '.join(differing)}); give another workdir")
-    return saved
+class Before(NamedTuple):
+    """What a folder holds of its run."""
+
+    saved: Saved | None  # the state to go on from
+    best: float  # validation PSNR [dB] of the best checkpoint
+    facts: dict[str, Any]  # from which step on which settings changed, for the checkpoints to come
+    replaced: list[Path]  # checkpoints that are damaged or of other settings
+    notices: list[str]  # lines for the log
 
 
-def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries, with dots between the names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+def _look_back(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> Before:
+    """Read what a folder holds of its run, and check that it is the run that is asked for."""
+    saved, damaged = newest(workdir)
+    notices = [f"{problem}; it is set aside" for problem in damaged.values()]
+    if saved is None:
+        return Before(None, -math.inf, {}, list(damaged), notices)
+    found = changes(saved.meta, now, step=saved.meta["step"])
+    if found.others and not resume_changed:
+        message = found.refusal(workdir)
+        if not all(name in message for name in found.others):  # more than a line holds
+            print("\n".join(found.lines()), flush=True)
+        raise ValueError(message)
+    notices += found.lines()
+    history = [*saved.meta.get("changes", []), *found.entry(saved.meta["step"])]
+    facts = {"changes": history} if history else {}
+    replaced, best = list(damaged), -math.inf
+    for folder in set(checkpoints_of(workdir, "best")) - set(damaged):
+        meta = read_meta(workdir, "best")
+        if changes(meta, now, step=meta["step"]).others:
+            replaced.append(folder)
+            notices.append(f"{folder} ({meta['psnr']:.2f} dB) is of other settings: it is set aside")
+        elif math.isfinite(meta["psnr"]):
+            best = meta["psnr"]
+    return Before(saved, best, facts, replaced, notices)
 
 
-def _stage_named(config: TrainConfig, name: str) -> Stage:
+def _check_subjects(config: TrainConfig, train_source: Source, valid_source: Source) -> str:
+    """Refuse subjects that are both trained on and validated on; where they are allowed, return a warning."""
+    both = shared_subjects(train_source, valid_source)
+    if not both:
+        return ""
+    names = ", ".join(both[:3]) + ", ..." * (len(both) > 3)
+    number = f"{len(both)} subject{'s' * (len(both) > 1)}"
+    if not config.allow_shared_subjects:
+        raise ValueError(
+            f"{number} ({names}) would be both trained on and validated on; choose other splits (data.train_split, "
+            "data.valid_split), mend the manifest, or allow it with --train.allow_shared_subjects=True"
+        )
+    return f"{number} both trained on and validated on"
+
+
+def _stage_of(config: TrainConfig, meta: dict[str, Any]) -> Stage:
+    """Return the stage that a checkpoint is in, if it is at this step here too."""
+    name, step = meta["stage"], meta["step"]
     found = [stage for stage in stages(config) if stage.name == name]
     if not found:
         raise ValueError(f"the checkpoint is in stage {name}, which has 0 steps here; give another workdir")
+    if not found[0].start <= step <= found[0].end:
+        raise ValueError(
+            f"the checkpoint is at step {step} in stage {name}, which spans steps {found[0].start} to {found[0].end} "
+            "here; give another workdir"
+        )
     return found[0]
 
 
@@ -235,21 +339,28 @@ def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event, so that the loop can save and end; a second one acts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield event
+def _interruptible(given: Interruption | None) -> Iterator[Interruption]:
+    """Turn the first SIGINT or SIGTERM into an event, so that the loop can save and end; a second one acts at once.
+
+    Args:
+        given: where a program hears the signals itself.
+    """
+    interruption = Interruption() if given is None else given
+    if given is not None or threading.current_thread() is not threading.main_thread():  # others may set no handlers
+        try:
+            yield interruption
+        finally:
+            interruption.rescue = None
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
-        event.set()
+        interruption.asked.set()
         signal.signal(number, before[number])
 
-    before = {int(number): signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield event
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

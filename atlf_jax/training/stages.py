@@ -41,6 +41,8 @@ class TrainConfig:
     """Decay of the parameter average that is evaluated and kept; 0 keeps the last parameters."""
     seed: int = 0
     """Of initial parameters, order, augmentation, masks, mu and gates."""
+    allow_shared_subjects: bool = False
+    """Allow subjects to be both trained on and validated on; every line of the log then says so."""
     log_every: int = 20
     """Steps between logged lines."""
     eval_every: int = 500

@@ -183,10 +183,9 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
 
     everywhere, batches = replicated(mesh), split(mesh)
     return Programs(
-        begin=jax.jit(begin, out_shardings=everywhere, donate_argnums=0),
-        step=jax.jit(
-            step, in_shardings=(everywhere, batches), out_shardings=(everywhere, everywhere), donate_argnums=0
-        ),
+        # No state is donated: while one step is under way the state before it can be saved.
+        begin=jax.jit(begin, out_shardings=everywhere),
+        step=jax.jit(step, in_shardings=(everywhere, batches), out_shardings=(everywhere, everywhere)),
         evaluate=jax.jit(evaluate, in_shardings=(everywhere, batches)),
     )
 

@@ -101,8 +101,8 @@ def start_image(measurement: Measurement) -> Array:
 class Discs:
     """Twelve pairs of a disc each, of growing radius; ``broken`` names one with a dark CT."""
 
-    def __init__(self, size: int = 12, *, broken: int | None = None) -> None:
-        self.size, self.broken = size, broken
+    def __init__(self, size: int = 12, *, broken: int | None = None, group: str = "s") -> None:
+        self.size, self.broken, self.group = size, broken, group
 
     def __len__(self) -> int:
         return self.size
@@ -114,7 +114,7 @@ class Discs:
         target = (0.2 * ct + 0.6 * (radius < 2 + index / 4)).astype(np.complex64)
         if index == self.broken:
             ct = ct / 2
-        return Example(f"disc{index:02d}", f"s{index:02d}", ct, target)
+        return Example(f"disc{index:02d}", f"{self.group}{index:02d}", ct, target)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -173,7 +173,7 @@ def run(tmp_path: Path) -> Callable[..., Path]:
         settings = {
             "model": Tiny(),
             "train_source": Discs(),
-            "valid_source": Discs(5),
+            "valid_source": Discs(5, group="v"),
             "mask": MASK,
             "augment": AugmentConfig(),
             "acquisition": AcquisitionConfig(),

@@ -1,6 +1,9 @@
 """The fit loop: stages, resuming, stopping."""
 
+import importlib
 import json
+import math
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +15,18 @@ import numpy as np
 import pytest
 
 from atlf_jax.data import evaluation_batches
+from atlf_jax.program import Interrupted
+from atlf_jax.signals import Interruption
 from atlf_jax.training import LossConfig, StageConfig, load, stage_at, stages
-from atlf_jax.training.checkpoint import Checkpoints
+from atlf_jax.training.checkpoint import Checkpoints, Reached, read_meta
+from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
-from atlf_jax.training.objective import OBJECTIVES
+from atlf_jax.training.objective import OBJECTIVES, Outcome
+from atlf_jax.training.sharding import data_mesh
+from atlf_jax.training.step import Programs, TrainState
 from tests.training.conftest import MASK
+
+fit_module = importlib.import_module("atlf_jax.training.fit")  # the package's name is that of its function
 
 
 def assert_identical(a, b) -> None:
@@ -77,7 +87,7 @@ def test_training_gains_on_the_validation_records(train_config, run) -> None:
 
 
 def test_validation_counts_each_record_once(train_config, run, discs, tiny) -> None:
-    workdir = run(train_config(reconstruction=2, batch_size=4), valid_source=discs(5))  # two batches, the second padded
+    workdir = run(train_config(reconstruction=2, batch_size=4), valid_source=discs(5, group="v"))
     _, variables = load(workdir)
     scores = [
         OBJECTIVES["reconstruction"](tiny(), variables, jax.tree.map(jnp.asarray, batch), config=LossConfig(), key=None)
@@ -94,7 +104,8 @@ def test_a_resumed_run_is_bit_identical(train_config, run, tmp_path, interrupt_a
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run(config, workdir=whole)
     interrupt_after(stop)
-    run(config, workdir=halves)
+    with pytest.raises(Interrupted):
+        run(config, workdir=halves)
     assert [line["step"] for line in lines(halves)] == list(range(1, stop + 2))
     run(config, workdir=halves)
     assert_identical(load(whole, "latest"), load(halves, "latest"))
@@ -108,11 +119,12 @@ def test_a_resumed_run_is_bit_identical(train_config, run, tmp_path, interrupt_a
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends(train_config, run, interrupt_after, capsys, number) -> None:
+def test_a_signal_saves_and_ends(train_config, run, interrupt_after, tmp_path, number) -> None:
     interrupt_after(2, number)
     before = signal.getsignal(number)
-    workdir = run(train_config(reconstruction=50))
-    assert "interrupted at step 3" in capsys.readouterr().out
+    workdir = tmp_path / "run"
+    with pytest.raises(Interrupted, match="^interrupted at step 3, which is saved; run the same command to go on$"):
+        run(train_config(reconstruction=50), workdir=workdir)
     assert (workdir / "checkpoints" / "latest" / "3").is_dir()
     assert signal.getsignal(number) is before
 
@@ -133,7 +145,7 @@ def test_best_and_latest_are_both_kept(train_config, run) -> None:
     best = 2 * (1 + int(np.argmax(psnr)))
     assert best < 6
     assert [folder.name for folder in (workdir / "checkpoints" / "best").iterdir()] == [str(best)]
-    assert [folder.name for folder in (workdir / "checkpoints" / "latest").iterdir()] == ["6"]
+    assert sorted(folder.name for folder in (workdir / "checkpoints" / "latest").iterdir()) == ["4", "6"]
 
 
 def test_a_new_best_is_never_ahead_of_the_latest(train_config, run, monkeypatch) -> None:
@@ -141,9 +153,9 @@ def test_a_new_best_is_never_ahead_of_the_latest(train_config, run, monkeypatch)
     for name in ("save_latest", "save_best"):
         save = getattr(Checkpoints, name)
 
-        def spying(self, *args, name=name, save=save, step, **settings):
-            order.append((name, step))
-            save(self, *args, step=step, **settings)
+        def spying(self, reached, name=name, save=save, **settings):
+            order.append((name, reached.step))
+            save(self, reached, **settings)
 
         monkeypatch.setattr(Checkpoints, name, spying)
     run(train_config(reconstruction=6, eval_every=3, save_every=5))
@@ -213,7 +225,7 @@ def test_a_model_without_fusion_and_mu_is_trained(train_config, run, tiny) -> No
 
 def test_a_folder_with_another_model_is_refused(train_config, run) -> None:
     workdir = run(train_config(reconstruction=1), record={"model": {"phases": 4, "fusion": {"width": 4, "rank": 2}}})
-    message = r"holds a run of another model \(model\.fusion\.width is 4 there and 8 here\); give another workdir"
+    message = r"holds a run of other settings \(model\.fusion\.width 4 -> 8\); give another --workdir, or go on all the"
     with pytest.raises(ValueError, match=message):
         run(train_config(reconstruction=2), record={"model": {"phases": 4, "fusion": {"width": 8, "rank": 2}}})
     assert lines(workdir)[-1]["step"] == 1
@@ -253,3 +265,142 @@ def test_one_and_four_devices_agree(train_config, run, tmp_path) -> None:
 def test_wrong_settings_are_refused(train_config, settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         train_config(**settings)
+
+
+def settings(model: int = 4, **mask: float) -> dict:
+    return {"model": {"width": model}, "mask": {"acceleration": 2.0} | mask}
+
+
+def test_a_run_goes_on_with_other_settings_only_when_asked(train_config, run, tmp_path, capsys) -> None:
+    workdir, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    run(train_config(reconstruction=2, eval_every=2), workdir=workdir, record=settings())
+    before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != "lock"}
+    longer = train_config(reconstruction=4)
+    with pytest.raises(
+        ValueError, match=rf"^{workdir} holds a run of other settings \(mask.acceleration 2.0 -> 4.0\); "
+    ):
+        run(longer, workdir=workdir, record=settings(acceleration=4.0))
+    assert before == {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != "lock"}
+    capsys.readouterr()
+    run(longer, workdir=workdir, record=settings(acceleration=4.0), resume_changed=True)
+    output = capsys.readouterr().out
+    assert "mask.acceleration: 2.0 -> 4.0" in output and "is of other settings: it is set aside" in output
+    assert [folder.name for folder in (checkpoints / "set_aside").iterdir()] == ["best-2"]
+    for which in ("latest", "best"):
+        assert read_meta(workdir, which)["changes"] == [{"step": 2, "mask.acceleration": [2.0, 4.0]}]
+        assert read_meta(workdir, which)["config"] == settings(acceleration=4.0)
+        assert read_meta(workdir, which)["step"] == 4
+    run(train_config(reconstruction=5), workdir=workdir, record=settings(acceleration=4.0))  # now it is this one
+    assert read_meta(workdir)["changes"] == [{"step": 2, "mask.acceleration": [2.0, 4.0]}]
+
+
+def test_other_data_is_another_experiment(train_config, run, tmp_path, discs) -> None:
+    run(train_config(reconstruction=1))
+    for changed in ({"train_source": discs(11)}, {"valid_source": discs(5, group="w")}):
+        with pytest.raises(ValueError, match=r"other settings \(records to (train|valid) on \d+ records of"):
+            run(train_config(reconstruction=2), **changed)
+
+
+def test_subjects_in_both_sources_are_refused_or_named_in_every_line(
+    train_config, run, discs, tmp_path, capsys
+) -> None:
+    message = r"^5 subjects \(s00, s01, s02, \.\.\.\) would be both trained on and validated on; choose other splits"
+    with pytest.raises(ValueError, match=message):
+        run(train_config(reconstruction=1), valid_source=discs(5))
+    assert not (tmp_path / "run").exists()
+    workdir = run(train_config(reconstruction=1, allow_shared_subjects=True), valid_source=discs(5))
+    warning = "5 subjects both trained on and validated on"
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3 and all(line.startswith(f"[{warning}]") for line in printed)
+    assert all(line["warning"] == warning for kind in ("train", "valid") for line in lines(workdir, kind))
+    assert read_meta(workdir, "best")["warning"] == warning
+
+
+def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, capsys) -> None:
+    """As the PSNR of a black slice is, which is infinite where it is reconstructed exactly."""
+
+    def evaluate(*_: object) -> Outcome:
+        return Outcome({"mse": jnp.array([0.25, 0.5])}, {"psnr": jnp.array([20.0, jnp.inf])}, {}, {})
+
+    batches = evaluation_batches(discs(4), mask=MASK, batch_size=2)
+    state = TrainState(jnp.int32(3), {}, {}, {}, ())
+    with RunLog(tmp_path, start=0, total=9, batch_size=2, every=1) as log:
+        means = fit_module._evaluate(
+            Programs(evaluate, evaluate, evaluate),
+            state,
+            batches,
+            data_mesh(batch_size=2, devices=jax.devices()[:1]),
+            reached=Reached(state, 3, "joint"),
+            log=log,
+            pictures=False,
+            interruption=Interruption(),
+        )
+    assert means == {"loss": 0.375, "loss/mse": 0.375, "psnr": 20.0}
+    assert (
+        "joint 3/9  validation  loss 0.375  psnr 20  (psnr is undefined for 2 of 4 records)" in capsys.readouterr().out
+    )
+
+
+def test_a_network_that_fails_on_a_validation_record_is_never_the_best(train_config, run, discs, tiny, capsys) -> None:
+    failing = tiny(fails_on_dark_ct=True)
+    workdir = run(train_config(reconstruction=1), model=failing, valid_source=discs(5, group="v", broken=3))
+    assert "psnr nan  (psnr is undefined for 1 of 5 records)" in capsys.readouterr().out
+    assert read_meta(workdir, "best") is None and read_meta(workdir, "latest")["step"] == 1
+    assert math.isnan(lines(workdir, "valid")[0]["psnr"])
+
+
+def test_a_folder_in_use_is_refused(train_config, run, tmp_path) -> None:
+    with exclusive(tmp_path / "run"), pytest.raises(ValueError, match="is in use by another training"):
+        run(train_config(reconstruction=1))
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["lock"]
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(train_config, run, tmp_path, capsys) -> None:
+    config = train_config(reconstruction=6, eval_every=2, save_every=2)
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    run(config, workdir=whole)
+    shutil.copytree(whole, damaged)
+    latest = damaged / "checkpoints" / "latest"
+    (latest / "6" / "state" / "_METADATA").unlink()
+    capsys.readouterr()
+    run(config, workdir=damaged)
+    output = capsys.readouterr().out
+    assert f"{latest}/6 is damaged (state/_METADATA is missing); it is set aside" in output
+    assert f"resumed at step 4 of 6 from {latest}/4" in output
+    assert_identical(load(whole, "latest"), load(damaged, "latest"))
+    assert_identical(load(whole, "best"), load(damaged, "best"))
+    shutil.rmtree(latest)
+    run(config, workdir=damaged)
+    assert f"resumed at step 6 of 6 from {damaged}/checkpoints/best/6" in capsys.readouterr().out
+
+
+def test_a_validation_that_a_signal_ends_is_made_good(train_config, run, tmp_path, monkeypatch) -> None:
+    config = train_config(reconstruction=4, eval_every=2, batch_size=2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(config, workdir=whole)
+    evaluation = fit_module.evaluation_batches
+
+    def interrupting(*arguments, **settings):
+        for number, batch in enumerate(evaluation(*arguments, **settings)):
+            if number == 1:  # never reached by the batch that shapes are taken from
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(fit_module, "evaluation_batches", interrupting)
+    for step in (2, 4):
+        with pytest.raises(Interrupted, match=f"^interrupted at step {step}, which is saved"):
+            run(config, workdir=parts)
+        assert read_meta(parts)["validation_due"] is True
+        monkeypatch.undo()
+        if step == 2:  # the validation of step 2 is made good, and that of step 4 is ended
+            seen = []
+
+            def later(*arguments, seen=seen, **settings):
+                seen.append(1)
+                yield from (interrupting if len(seen) == 3 else evaluation)(*arguments, **settings)
+
+            monkeypatch.setattr(fit_module, "evaluation_batches", later)
+    run(config, workdir=parts)
+    assert_identical(load(whole, "latest"), load(parts, "latest"))
+    assert_identical(load(whole, "best"), load(parts, "best"))
+    assert [line["psnr"] for line in lines(whole, "valid")] == [line["psnr"] for line in lines(parts, "valid")]

@@ -1,11 +1,17 @@
 """What a run tells."""
 
+import io
 import json
 import math
+import resource
+import signal
+import struct
 import time
 
 import numpy as np
-from tensorboardX import SummaryWriter
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from atlf_jax.training.logging import RunLog, panel
 
@@ -99,29 +105,69 @@ def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys) -> None:
     assert "loss 0.25" in printed and "psnr 31.00 dB" in printed and "images/s" in printed and "2/10" in printed
 
 
-def test_scalars_and_pictures_reach_tensorboard(tmp_path, monkeypatch) -> None:
-    scalars, images = {}, {}
-    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda _, name, x, step: scalars.update({(name, step): x}))
-    monkeypatch.setattr(SummaryWriter, "add_image", lambda _, name, x, step, **kw: images.update({name: (x, step, kw)}))
+def events(workdir) -> list:
+    """Read an event file: records of length (8 bytes), checksum (4), content, checksum (4)."""
+    found = []
+    for file in sorted((workdir / "tensorboard").glob("events.out.tfevents.*")):
+        content = file.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            found.append(Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return found
+
+
+def test_scalars_and_pictures_reach_tensorboard(tmp_path) -> None:
     with log(tmp_path, every=1) as run:
         run.train(1, "joint", {"loss": 0.5})
         run.evaluation(1, "joint", {"loss": 0.4, "psnr": 30.0})
         run.picture(1, {"ct": np.zeros((2, 3)), "error": np.ones((2, 3))})
-    assert scalars["train/loss", 1] == 0.5 and scalars["valid/psnr", 1] == 30.0
-    image, step, settings = images["validation/ct | error"]
-    assert image.shape == (2, 6) and step == 1 and settings == {"dataformats": "HW"}
-
-
-def test_event_files_are_written(tmp_path) -> None:
-    with log(tmp_path, every=1) as run:
-        run.train(1, "joint", {"loss": 0.5})
-        run.picture(1, {"ct": np.zeros((2, 3), np.float32)})
-    (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
-    content = events.read_bytes()
-    assert b"train/loss" in content and b"validation/ct" in content
+    with log(tmp_path, start=1):
+        pass
+    every = events(tmp_path)
+    values = {(value.tag, event.step): value for event in every for value in event.summary.value}
+    assert values["train/loss", 1].simple_value == 0.5 and values["valid/psnr", 1].simple_value == 30.0
+    (picture,) = (value.image for (tag, _), value in values.items() if tag.startswith("validation/ct"))
+    assert (picture.height, picture.width) == (2, 6)
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("L"))
+    np.testing.assert_array_equal(pixels, [[0, 0, 0, 255, 255, 255]] * 2)
+    starts = [event.step for event in every if event.session_log.status == SessionLog.START]
+    assert starts == [1, 2]  # TensorBoard leaves out what an earlier file holds from there on
 
 
 def test_panel_clips_and_joins() -> None:
     got = panel([np.array([[-1.0, 0.5]]), np.array([[1.0, 7.0]])])
     np.testing.assert_array_equal(got, [[0, 128, 255, 255]])
     assert got.dtype == np.uint8
+
+
+@pytest.mark.parametrize("line", ["null", "[1]", '{"step": "x"}', "{", b"\xff\xfe".decode("latin-1")])
+def test_a_log_that_no_run_has_written_is_refused_and_kept(tmp_path, line) -> None:
+    with log(tmp_path, every=1) as run:
+        run.train(1, "joint", {"loss": 1.0})
+    whole = (tmp_path / "log.jsonl").read_text()
+    (tmp_path / "log.jsonl").write_text(f"{line}\n{whole}", encoding="latin-1")
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"^line 1 of .*log\.jsonl is not what a run writes; mend or delete it"):
+        log(tmp_path)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+def test_a_warning_heads_every_line(tmp_path, capsys) -> None:
+    with RunLog(tmp_path, start=0, total=2, batch_size=4, every=1, warning="take care") as run:
+        run.train(1, "joint", {"loss": 0.5})
+        run.evaluation(1, "joint", {"loss": 0.4})
+    assert all(line.startswith("[take care] joint 1/2") for line in capsys.readouterr().out.splitlines())
+    assert [line["warning"] for line in read(tmp_path)] == ["take care"] * 2
+
+
+def test_a_disk_that_is_full_is_named(tmp_path) -> None:
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    message = rf"^the log in {tmp_path} cannot be written \(File too large\); make room there or mend the folder"
+    try:
+        with pytest.raises(OSError, match=message), log(tmp_path, every=1) as run:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))  # no file grows beyond 50 bytes
+            run.train(1, "joint", {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)

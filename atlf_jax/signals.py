@@ -1,0 +1,120 @@
+"""SIGINT and SIGTERM, heard within seconds whatever the program is doing.
+
+Python runs a signal's handler between two of its own instructions: not while XLA compiles, and not while a library
+waits for a loader. Here the signal wakes a thread of its own, which gives the work ``PATIENCE`` seconds to end by
+itself; after that it saves what was reached, and ends the process. A second signal ends it at once.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+
+from atlf_jax.program import FAILED, INTERRUPTED
+
+__all__ = ["PATIENCE", "SIGNALS", "Interruption", "heard"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 3.0  # seconds: enough for a step and a save, and far from the 30 s after which schedulers kill
+
+
+class Interruption:
+    """Whether a signal has asked the work to end, and what is to be done if it does not end by itself.
+
+    Attributes:
+        asked: set by the first signal.
+        rescue: saves what would be lost, and returns the message that the program ends with; called from another
+            thread. None while there is nothing to lose: the program then ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.rescue: Callable[[], str] | None = None
+        self.over = False  # the program has said its last line
+
+
+@contextlib.contextmanager
+def heard(program: str) -> Iterator[Interruption]:
+    """Hear the signals of a program's process, from its main thread, and end the process in time.
+
+    Args:
+        program: its name, which begins the line that it ends with.
+    """
+    interruption = Interruption()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}  # the wake-up needs a handler
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # Threads and processes started from here on inherit this: of a Ctrl-C, which the terminal sends to all processes,
+    # loader processes hear nothing. The listener opens itself again. Started any later, Python's tracker of shared
+    # memory, which comes with the first process, would unblock them again.
+    _start_tracker()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_listen, args=(program, interruption, reader), daemon=True).start()
+    try:
+        yield interruption
+    finally:
+        interruption.over = True
+        if not interruption.asked.is_set():
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(writer)  # ends the listener
+
+
+def _start_tracker() -> None:
+    """Start Python's tracker of shared memory, silent: it removes what ended loaders leave, and would warn of that."""
+    if sys.stderr is None:  # closed
+        resource_tracker.ensure_running()
+        return
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+
+
+def _listen(program: str, interruption: Interruption, reader: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    while byte := os.read(reader, 1):
+        if byte[0] not in SIGNALS:
+            continue
+        if interruption.asked.is_set():
+            message = "interrupted again and ended at once; run the same command to go on from the last checkpoint"
+            _end(f"{program}: {message}", INTERRUPTED)
+        interruption.asked.set()
+        threading.Thread(target=_end_in_time, args=(program, interruption), daemon=True).start()
+    os.close(reader)
+
+
+def _end_in_time(program: str, interruption: Interruption) -> None:
+    """Wait for the work to end by itself, then end it."""
+    if interruption.rescue is not None:
+        time.sleep(PATIENCE)
+    message, code = "interrupted before anything new was done; run the same command to go on", INTERRUPTED
+    try:
+        if interruption.rescue is not None:
+            message = interruption.rescue()
+    except Exception as error:  # whatever it is, the process has to end, and to say why
+        message, code = f"interrupted, and what was reached is lost: {' '.join(str(error).split())}", FAILED
+    _end("" if interruption.over else f"{program}: {message}", code)
+
+
+def _end(line: str, code: int) -> None:
+    """End the process without waiting for any of its threads, and leave no process of its own behind."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h\n")  # a progress bar hides the cursor
+    if line:
+        os.write(2, f"{line}\n".encode())  # not by sys.stderr, whose lock another thread may hold
+    os._exit(code)

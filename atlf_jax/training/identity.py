@@ -1,0 +1,154 @@
+"""What makes a run one experiment: its settings and its data, and which of them may change when it goes on."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from atlf_jax.data import Source
+from atlf_jax.training.stages import STAGES
+
+__all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
+
+FREE = {  # settings that change nothing of what is computed at a step
+    "name",
+    "data.workers",
+    "train.log_every",
+    "train.eval_every",
+    "train.save_every",
+    "train.picture_every",
+}
+FREE_ENDINGS = (".root", ".keep")  # where data lies, and how much of it stays in memory: what it is, is compared
+LONGEST = 250  # characters of a message
+
+
+class Changes(NamedTuple):
+    """Differences between a run and what is asked of it now, as (old, new) by name."""
+
+    free: dict[str, tuple[Any, Any]]  # may change at any time
+    others: dict[str, tuple[Any, Any]]  # make another experiment of it
+
+    def lines(self) -> list[str]:
+        """Return each difference in words."""
+        return [f"{name}: {old} -> {new}" for name, (old, new) in (self.free | self.others).items()]
+
+    def entry(self, step: int) -> list[dict[str, Any]]:
+        """Return what the record of a run keeps: from which step on what changed of what is computed."""
+        return [{"step": step, **{name: list(pair) for name, pair in self.others.items()}}] if self.others else []
+
+    def refusal(self, workdir: Any) -> str:
+        """Return the message of a run that may not go on so."""
+        start = f"{workdir} holds a run of other settings ("
+        end = "); give another --workdir, or go on all the same with --resume_changed"
+        parts = [f"{name} {old} -> {new}" for name, (old, new) in self.others.items()]
+        shown = list(parts)
+        while len(shown) > 1 and len(start + "; ".join(shown) + end) > LONGEST - 20:
+            shown.pop()
+        more = f"; and {len(parts) - len(shown)} more" if len(shown) < len(parts) else ""
+        return start + "; ".join(shown) + more + end
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> Changes:
+    """Compare two records of a run, each ``{"config": ..., "data": ...}``.
+
+    Settings of datasets that neither reads are left out. A field outside the model that only one of them has is of
+    another version of the package, whose default is what was done before: it is left out too.
+
+    Args:
+        before: of the checkpoint.
+        now: of the run that is to go on from it.
+        step: steps done. Settings of stages that have not begun are free, and the length of the present one if its
+            learning rate is constant: what was done so far would have been the same.
+    """
+    old, new = _settings(before), _settings(now)
+    free: dict[str, tuple[Any, Any]] = {}
+    others: dict[str, tuple[Any, Any]] = {}
+    for name in [*old, *(name for name in new if name not in old)]:
+        one, other = old.get(name), new.get(name)
+        known = name.startswith("model.") or (name in old and name in new)
+        if known and one != other and not _is_idle(name, before, now):
+            group = free if _is_free(name, before, now, step) else others
+            group[name] = (one, other)
+    return Changes(free, others)
+
+
+def describe_data(train: Source, valid: Source) -> dict[str, str]:
+    """Return what identifies the records of both sources, without the names of subjects.
+
+    Args:
+        train: records to train on.
+        valid: records to validate on.
+    """
+    return {"train": _describe(train), "valid": _describe(valid)}
+
+
+def shared_subjects(train: Source, valid: Source) -> list[str]:
+    """Return the subjects that two sources share.
+
+    Args:
+        train: records to train on.
+        valid: records to validate on.
+    """
+    return sorted(_subjects(train) & _subjects(valid))
+
+
+def _subjects(source: Source) -> frozenset[str]:
+    """Return a source's subjects: by its attribute ``subjects``, or from all its records."""
+    known = getattr(source, "subjects", None)
+    return frozenset(source[index].subject for index in range(len(source))) if known is None else frozenset(known)
+
+
+def _describe(source: Source) -> str:
+    subjects = sorted(_subjects(source))
+    contents = [str(len(source)), *subjects, getattr(source, "digest", "")]
+    digest = hashlib.sha256("\n".join(contents).encode()).hexdigest()[:12]
+    return f"{len(source)} records of {len(subjects)} subjects ({digest})"
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    data = {f"records to {name} on": description for name, description in record.get("data", {}).items()}
+    return _flat(record["config"]) | data
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries, with dots between the names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _is_idle(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Say whether a setting has no effect in either: it is of a dataset that is not read, or its replaced split."""
+    parts = name.split(".")
+    if parts[0] != "data" or len(parts) < 3 or parts[1] == "acquisition":
+        return False
+    read = {record["config"]["data"].get("dataset") for record in (before, now)}
+    return parts[1] not in read or parts[2] == "split"
+
+
+def _is_free(name: str, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:
+    if name in FREE or (name.startswith("data.") and name.endswith(FREE_ENDINGS)):
+        return True
+    parts = name.split(".")
+    if parts[0] != "train" or len(parts) < 3 or parts[1] not in STAGES:
+        return False
+    stage, field = parts[1], parts[2]
+    starts, ends = _bounds(before)
+    if step <= starts[stage]:  # it has not begun
+        return True
+    constant = all(_stage(record, stage).get("schedule") == "constant" for record in (before, now))
+    return field == "steps" and constant and ends[stage] >= step and _bounds(now)[1][stage] >= step
+
+
+def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return record["config"]["train"].get(name, {})
+
+
+def _bounds(record: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the steps at which stages begin and end; an empty one begins and ends where its turn would be."""
+    starts, ends, step = {}, {}, 0
+    for name in STAGES:
+        starts[name] = step
+        step += _stage(record, name).get("steps", 0)
+        ends[name] = step
+    return starts, ends
