@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 LONGEST = 250  # characters of a message
+PLACE = 60  # of them for the file's path, at least
 TEXT = 2**28  # bytes of a JSON or CSV file; no manifest or table comes near
 PACKED = 2000  # how many times smaller than its contents a compressed dataset may be; DEFLATE reaches 1032
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
@@ -60,9 +61,10 @@ class FileError(ValueError):
     """
 
     def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
-        where, problem = str(path), " ".join(problem.split())
-        if len(where) > LONGEST // 2:
-            where = f"...{where[-(LONGEST // 2 - 3) :]}"
+        where, problem, remedy = (" ".join(str(text).split()) for text in (path, problem, remedy))
+        remedy = remedy if len(remedy) <= LONGEST // 2 else f"{remedy[: LONGEST // 2 - 3]}..."
+        place = max(LONGEST - len(problem) - len(remedy) - 3, PLACE)  # a path keeps its end, which names the file
+        where = where if len(where) <= place else f"...{where[3 - place :]}"
         room = LONGEST - len(where) - len(remedy) - 3
         super().__init__(f"{where} {problem if len(problem) <= room else f'{problem[: room - 3]}...'}; {remedy}")
 
@@ -264,11 +266,12 @@ def hdf5_dataset(file: Any, name: str, path: str | Path) -> Any:
 
 
 @beartype
-def read_json(path: str | Path, remedy: str = "write it again") -> Any:
+def read_json(path: str | Path, kind: str = "a JSON file", remedy: str = "write it again") -> Any:
     """Return the contents of a JSON file.
 
     Args:
         path: the file.
+        kind: what it is meant to be.
         remedy: what to do where it is damaged.
 
     Raises:
@@ -285,14 +288,15 @@ def read_json(path: str | Path, remedy: str = "write it again") -> Any:
             raise FileError(path, "has one name twice in an object", remedy)
         return found
 
-    with reading(path, "a JSON file", remedy):
+    with reading(path, kind, remedy):
         if path.stat().st_size > TEXT:
             raise FileError(path, f"is larger than {TEXT // 2**20} MiB", remedy)
         try:
             return json.loads(path.read_bytes(), parse_constant=constant, object_pairs_hook=pairs)
         except json.JSONDecodeError as error:
+            where = f"line {error.lineno}, column {error.colno}"
             raise FileError(
-                path, f"is cut short or damaged in line {error.lineno}, column {error.colno}: no JSON", remedy
+                path, f"is not {kind.replace(' ', ' readable ', 1)}: cut short or damaged in {where}", remedy
             ) from error
 
 
