@@ -1,6 +1,8 @@
 """The command atlf-reconstruct end to end: images and their record out, one line on a mistake."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import shlex
@@ -24,7 +26,7 @@ from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.models.uncertainty import spread
-from atlf_jax.reconstruct import Network, command
+from atlf_jax.reconstruct import Network, command, scans
 from atlf_jax.reconstruct.guards import trained_for
 from tests.data.dicom_files import NAME, NUMBER, write_series
 
@@ -52,10 +54,11 @@ def refused(*arguments, words=(), left=None):
     """The command ends with one line and writes nothing."""
     folder = Path(str(arguments[1])).parent
     before = sorted(folder.rglob("*")) if folder.is_dir() else []
-    with pytest.raises(SystemExit) as error:
+    said = io.StringIO()
+    with pytest.raises(SystemExit, match="2"), contextlib.redirect_stderr(said):
         call(*arguments)
-    message = str(error.value)
-    assert message.startswith("atlf-reconstruct: ") and "\n" not in message
+    message = said.getvalue().splitlines()[-1]
+    assert message.startswith("atlf-reconstruct: ")
     for word in words:
         assert str(word) in message
     after = sorted(folder.rglob("*")) if folder.is_dir() else []
@@ -424,10 +427,81 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, ending):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)  # the record, written after the image
+    for name in ("write_nifti", "write_reconstruction"):
+        monkeypatch.setattr(scans, name, full)
     refused(*arguments, words=("No space left on device", "make room"))
+    monkeypatch.undo()
     monkeypatch.setattr("tempfile.mkdtemp", full)
     refused(*arguments, words=("No space left on device", "make room"))
+
+
+@pytest.mark.parametrize(("beside", "ending"), [("record", "json"), ("panels", "png")])
+def test_what_lies_beside_the_image_never_costs_it(tmp_path, monkeypatch, capsys, beside, ending):
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text" if beside == "record" else "write_bytes", full)
+    monkeypatch.setattr(
+        scans, "write_nifti", lambda path, volume: nibabel.save(nibabel.Nifti1Image(volume.data, LAS), path)
+    )
+    with pytest.raises(SystemExit, match="1"):
+        call(source, out, *FULL, "--panels")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"atlf-reconstruct: {out} is written, but out.{ending} is missing (No space left on device)"
+    kept = {"mr.nii.gz", "out.nii.gz", "out.json", "out.png"} - {f"out.{ending}"}
+    assert {file.name for file in tmp_path.iterdir()} == kept
+    np.testing.assert_allclose(nibabel.load(out).get_fdata(), head(), atol=700 * 1e-5)
+
+
+def test_outputs_are_never_inputs_however_they_are_spelt(tmp_path, monkeypatch):
+    """By a link, a hard link, a relative path, another spelling of the folder, or as the CT or the mask's file."""
+    source = save(tmp_path / "mr.nii.gz", head())
+    ct = save(tmp_path / "ct.nii.gz", head())
+    (tmp_path / "link.nii.gz").symlink_to(source)
+    (tmp_path / "hard.nii.gz").hardlink_to(source)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path)
+    before = [file.read_bytes() for file in (source, ct)]
+    monkeypatch.chdir(tmp_path / "sub")
+    for out in ("../link.nii.gz", "../hard.nii.gz", "../mr.nii.gz", tmp_path / "other" / "mr.nii.gz", ct):
+        refused(source, out, *FULL, "--overwrite", "--ct.path", ct, words=("is the input or another file",))
+    assert [file.read_bytes() for file in (source, ct)] == before
+    write_dicom(tmp_path)
+    (tmp_path / "mr" / "IM0000.dcm").rename(tmp_path / "mr" / "IM0000.nii")
+    refused(tmp_path / "mr", tmp_path / "mr" / "IM0000.nii", *FULL, "--overwrite", words=("is the input",))
+
+
+def test_outputs_are_checked_before_the_work(tmp_path, monkeypatch):
+    source = save(tmp_path / "mr.nii.gz", head())
+    monkeypatch.setattr(command, "open_scan", None)  # not called
+    (tmp_path / "out.json").mkdir()
+    refused(source, tmp_path / "out.nii.gz", *FULL, "--overwrite", words=("out.json", "Is a directory"))
+    refused(source, source / "a" / "out.nii.gz", *FULL, words=("mr.nii.gz is a file", "choose another folder"))
+    refused(source, tmp_path / "out.nii.png", *FULL, words=("ends in neither",))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    refused(source, tmp_path / "b.nii.gz", *FULL, words=("Permission denied", "choose another folder"))
+
+
+@pytest.mark.parametrize("backend", ["module://no_such_notebook", "nonsense"])
+def test_panels_do_not_ask_for_a_notebooks_backend(tmp_path, settings, backend):
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+    program = [sys.executable, "-m", "atlf_jax.reconstruct", str(source), str(out), *FULL, "--panels"]
+    done = subprocess.run(
+        program, **settings | {"env": settings["env"] | {"MPLBACKEND": backend}}, capture_output=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_more_slices_at_a_time_than_there_are_cost_nothing(tmp_path, monkeypatch):
+    seen, solve = [], command.solve
+    monkeypatch.setattr(
+        command, "solve", lambda records, s, *rest: (seen.append(s.batch_size), solve(records, s, *rest))[1]
+    )
+    call(save(tmp_path / "mr.nii.gz", head((20, 18, 3))), tmp_path / "out.nii.gz", *FULL, "--batch_size", "100000")
+    assert seen == [3]
 
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
@@ -462,7 +536,7 @@ def test_the_command_itself(tmp_path, kind):
     else:
         arguments = npy(tmp_path, noise(20, 40, 40))
     failed = run(*arguments, limit=20)
-    assert failed.returncode == 1, (failed.returncode, failed.stderr)
+    assert failed.returncode == 2, (failed.returncode, failed.stderr)
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("atlf-reconstruct: ") and "cannot be written" in last and "Traceback" not in failed.stderr
     assert not [file for file in tmp_path.iterdir() if "out" in file.name]

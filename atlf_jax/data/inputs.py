@@ -97,8 +97,8 @@ def reading(path: str | Path, kind: str, remedy: str = "copy it again") -> Itera
         raise
     except Exception as error:  # of parsers fed with damaged bytes, any
         article, _, noun = kind.partition(" ")
-        if isinstance(error, OSError) and error.errno is not None:
-            raise FileError(path, f"cannot be read ({error.strerror or error})", f"wanted {kind}") from error
+        if isinstance(error, OSError) and error.strerror:
+            raise FileError(path, f"cannot be read ({error.strerror})", f"wanted {kind}") from error
         why = " ".join(str(error).split()) or type(error).__name__
         raise FileError(
             path, f"is not {article} readable {noun} ({why if len(why) <= 90 else f'{why[:87]}...'})", remedy
@@ -183,9 +183,9 @@ def inside(root: Path, name: str) -> Path:
 
 
 @beartype
-def read_start(path: str | Path, size: int) -> bytes:
-    """Return the first bytes of a file; fewer where it ends before."""
-    with reading(path, "a file"), Path(path).open("rb") as file:
+def read_start(path: str | Path, size: int, kind: str = "a file that is there") -> bytes:
+    """Return the first bytes of a file, fewer where it ends before; ``kind`` is what it is meant to be."""
+    with reading(path, kind), Path(path).open("rb") as file:
         return file.read(size)
 
 
@@ -197,6 +197,8 @@ def load_npy(path: str | Path) -> np.ndarray:
         FileError: it is another kind of file, damaged, longer or shorter than its header says, or holds no numbers.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileError(path, "is not a readable .npy array (no such file)", "correct the path")
     if read_start(path, 4) == ZIP:
         raise FileError(
             path,

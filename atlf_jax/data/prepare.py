@@ -276,7 +276,9 @@ def _table(source: Path, config: PrepareConfig) -> list[Pair]:
         ct, mr = (source.parent / row[kind] if row[kind] else None for kind in ("ct", "mr"))
         for path in (ct, mr):
             if path is not None and not _exists(path):
-                raise FileError(f"{source}, line {number}:", f"{path} does not exist", "correct the path")
+                raise FileError(
+                    f"{source}, line {number}:", f"...{str(path)[-100:]} does not exist", "correct the path"
+                )
         pairs.append(Pair(row["subject"], ct, mr, "same subject", split))
     if not pairs:
         raise ValueError(f"{source} names no subject; add a line for each")
@@ -322,8 +324,10 @@ def _check_out(out: Path, source: Path, pairs: list[Pair]) -> None:
     scans = [path for pair in pairs for path in (pair.ct, pair.mr, pair.label) if path is not None]
     scans += [source] if any(pair.pictures for pair in pairs) else []
     for scan in scans:
-        if contains(out, scan) or (scan.is_dir() and contains(scan, out)):
-            raise FileError(out, f"and the scan {scan} lie in one another, and scans are only read", "write elsewhere")
+        if contains(out, scan):
+            raise FileError(out, f"holds the scan {scan}, and scans are only read", "write to a folder of its own")
+        if scan.is_dir() and contains(scan, out):
+            raise FileError(out, f"lies in the scan {scan}, and scans are only read", "write to a folder of its own")
     check_writable(out, folder=True)
     places = [out / MANIFEST, out / QC, *(out / pair.subject / name for pair in pairs for name in FILES)]
     given = {(state.st_dev, state.st_ino) for state in map(Path.stat, filter(Path.is_file, [*scans, source]))}

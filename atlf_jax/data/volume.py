@@ -279,7 +279,7 @@ def _read_voxels(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return header, stored voxels (scaled) and affine of a file whose size is what its header says."""
     import nibabel
 
-    start = read_start(path, 132)
+    start = read_start(path, 132, "a NIfTI file")
     if start[128:] == b"DICM":
         raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
     with unpacked(path) as file:

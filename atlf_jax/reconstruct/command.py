@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,10 +25,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from atlf_jax.data import DataConfig
 from atlf_jax.data.fastmri import centre_crop
+from atlf_jax.data.files import NotWritten, check_writable
+from atlf_jax.data.inputs import FileError
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models.uncertainty import Calibration
 from atlf_jax.models.withheld import Foretold
 from atlf_jax.ops import ct_picture
+from atlf_jax.program import Incomplete, errors_in_one_line, no_display
 from atlf_jax.reconstruct.arrays import (
     CoilMaps,
     Model,
@@ -105,15 +108,13 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, open, reconstruct, write; on a mistake say so in one line and exit."""
+    """Parse, open, reconstruct, write; on a mistake say so in one line and exit (``program`` lists the codes)."""
     if argv is None and jax.config.jax_compilation_cache_dir is None:  # as train.py and evaluate.py have it
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "atlf_jax"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
-    try:
+    with errors_in_one_line(PROGRAM):
         run(parse(argv))
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f"{PROGRAM}: {' '.join(str(error).split())}") from error
 
 
 def parse(argv: list[str] | None = None) -> Arguments:
@@ -154,7 +155,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.check_ct:
         _check_ct(arguments, model, scan)
         settings = replace(settings, check_ct=True)
-    facts = _facts(scan) | {"model": model_facts, "coils": settings_facts, "warnings": _warnings(model, scan)}
+    facts = _facts(scan) | {
+        "model": model_facts,
+        "coils": settings_facts,
+        "warnings": [*scan.warnings, *_warnings(model, scan)],
+    }
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
     _warn(console, facts["warnings"])
@@ -165,16 +170,19 @@ def run(arguments: Arguments) -> dict[str, Any]:
         study = _Study(scan, settings, model, console, folder, keep_panels=arguments.panels)
         with closing(study.images()) as images:  # ends the progress bar before an error is told
             scan.write(folder / out.name, images)
-        if study.errors is not None:
-            scan.write(folder / side_files["error"].name, study.errors)
         of_the_ct = study.placement.warnings() + study.harm()
         facts["warnings"] += of_the_ct
         facts |= study.facts() | {"versions": _versions()}
-        (folder / side_files["json"].name).write_text(json.dumps(facts, indent=1) + "\n")
-        if arguments.panels:
-            (folder / side_files["png"].name).write_bytes(_panels(scan, study.panels))
-        for path in (*side_files.values(), out):
-            (folder / path.name).replace(path)
+        (folder / out.name).replace(out)
+        failures = _write_beside(
+            side_files,
+            folder,
+            {
+                "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
+                "error": lambda file: scan.write(file, study.errors),
+                "png": lambda file: file.write_bytes(_panels(scan, study.panels)),
+            },
+        )
     _warn(console, of_the_ct)
     if study.foretold.gain > 0:
         told = f"with the CT, samples that were kept back are foretold {study.foretold.gain:.2f} dB better"
@@ -184,6 +192,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         highlight=False,
         soft_wrap=True,
     )
+    if failures:
+        raise Incomplete(f"{out} is written, but {', and '.join(failures)}")
     return facts
 
 
@@ -287,16 +297,40 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     if arguments.uncertainty:
         beside["error"] = out.with_name(f"{stem}_error{ending}")
     for path in (out, *beside.values()):
-        if path.resolve() == source.resolve():
-            raise ValueError(f"{path} is the input, which is only read; write to another file")
+        if path.exists() and any(path.samefile(given) for given in _given(arguments)):
+            raise FileError(path, "is the input or another file that is only read", "write to another file")
         if path.exists() and not arguments.overwrite:
             raise ValueError(f"{path} is there already; choose another name, or replace it with --overwrite")
+        check_writable(path)
     return out, beside
+
+
+def _given(arguments: Arguments) -> Iterator[Path]:
+    """Yield the files that are read, those of a DICOM folder one by one."""
+    named = (arguments.input, arguments.ct.path, arguments.sampling.file, arguments.kspace.coil_maps)
+    for path in map(Path, filter(None, (*named, arguments.noise_covariance, arguments.checkpoint))):
+        if path.is_dir():
+            yield from (file for file in path.iterdir() if file.is_file())
+        elif path.exists():
+            yield path
+
+
+def _write_beside(files: dict[str, Path], folder: Path, writers: dict[str, Callable[[Path], object]]) -> list[str]:
+    """Write the files beside the image, which is in its place already; return what is missing, and why."""
+    failures = []
+    for kind, path in files.items():
+        try:
+            writers[kind](folder / path.name)
+            (folder / path.name).replace(path)
+        except Exception as error:  # of a drawing library or a full disk, any: the image stands
+            why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            failures.append(f"{path.name} is missing ({why[:80]})")
+    return failures
 
 
 def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any] | None]:
     """Return how slices become images, and what is told of the coils."""
-    settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=arguments.batch_size)
+    settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=min(arguments.batch_size, len(scan)))
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size is {arguments.batch_size}; wanted 1 or more slices")
     if not scan.coils:
@@ -450,8 +484,8 @@ class _staged:
         if isinstance(error, OSError):
             raise self._refusal(error) from error
 
-    def _refusal(self, error: OSError) -> ValueError:
-        return ValueError(
+    def _refusal(self, error: OSError) -> NotWritten:
+        return NotWritten(
             f"{self._out} cannot be written ({error.strerror or error}); make room, or choose another folder"
         )
 
@@ -460,7 +494,8 @@ def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
     """Draw slices as rows and CT, zero-filled image, reconstruction, truth and error as columns; a PNG file."""
     from PIL import Image, ImageDraw
 
-    from atlf_jax.evaluation.figures import error_picture, picture  # matplotlib's colours
+    with no_display():
+        from atlf_jax.evaluation.figures import error_picture, picture  # matplotlib's colours
 
     rows, errors = [], []
     for index, (record, result) in sorted(panels.items()):
