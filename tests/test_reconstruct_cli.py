@@ -25,6 +25,7 @@ from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
+from atlf_jax.masks import stored_mask
 from atlf_jax.models.uncertainty import spread
 from atlf_jax.reconstruct import Network, command, scans
 from atlf_jax.reconstruct.guards import trained_for
@@ -326,6 +327,96 @@ def test_npy_files(tmp_path):
     call(tmp_path / "k.npy", tmp_path / "b.h5", *FULL, "--sampling.retrospective", "--ct.window", "none")
     with h5py.File(tmp_path / "b.h5") as file:
         np.testing.assert_allclose(file["reconstruction"], image.real, atol=700 * 1e-5)
+
+
+def undersampled():
+    """K-space of two slices at 2x, and the lines that were measured."""
+    own = np.abs(np.arange(24) - 12) < 4
+    own[::4] = True
+    y, x = np.ogrid[:32, :24]
+    image = np.ones((2, 1, 1)) * (((y - 16) / 12) ** 2 + ((x - 12) / 9) ** 2 < 1)
+    return np.where(own, fft2c_numpy(image.astype(np.complex64)), 0), own
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "kind", "warning"),
+    [
+        ("own", None, "of the scan", None),
+        ("own", "all", "of the scan and of a file", "names samples that the scan's own mask lacks"),
+        ("own", "half", "of the scan and of a file", "names samples that the scan's own mask lacks"),
+        ("none", None, "of the empty samples of k-space", "12 of 24 columns of k-space are empty"),
+        ("none", "all", "of a file", "they do not count as acquired"),
+        ("npy", "all", "of a file", "they do not count as acquired"),
+        ("wrong", None, "of the scan", "they do not count as acquired"),
+    ],
+)
+def test_what_was_measured_is_told_by_the_scan_first(tmp_path, capsys, file, given, kind, warning):
+    """Its own mask, its empty lines and a mask's file are joined, so that no zero counts as a sample."""
+    kspace, own = undersampled()
+    assert own.sum() == 9 + 3
+    write_kspace(tmp_path / "own.h5", kspace, mask=own)
+    write_kspace(tmp_path / "none.h5", kspace)
+    write_kspace(tmp_path / "wrong.h5", kspace, mask=np.ones(24, bool))
+    np.save(tmp_path / "npy.npy", kspace)
+    masks = {"all": np.ones(24, bool), "half": np.arange(24) < 18}
+    np.save(tmp_path / "mask.npy", masks.get(given, own))
+    flags = ("--sampling.file", tmp_path / "mask.npy") if given else ()
+    source = next(tmp_path.glob(f"{file}.*"))
+    call(source, tmp_path / "out.h5", "--method", "zero_filled", "--mask.acceleration", "4", *flags)
+    record = json.loads((tmp_path / "out.json").read_text())
+    want = own & masks.get(given, own)
+    assert record["mask"]["effective_acceleration"] == pytest.approx(24 / want.sum(), abs=1e-3)
+    assert record["mask"]["hash"] == stored_mask(want, layout="centered").hash
+    assert record["mask"]["kind"] == kind
+    assert [warning in words for words in record["warnings"]] == ([True] if warning else [])
+    assert warning is None or warning in " ".join(capsys.readouterr().err.split())
+    with h5py.File(tmp_path / "out.h5") as done:
+        image = np.abs(atlf.reconstruct(kspace, want))
+        np.testing.assert_allclose(done["reconstruction"], image, atol=1e-5)
+
+
+def test_undersampled_kspace_is_no_full_scan(tmp_path):
+    kspace, own = undersampled()
+    np.save(tmp_path / "k.npy", kspace)
+    files = (tmp_path / "k.npy", tmp_path / "out.h5", *FULL)
+    refused(*files, "--sampling.retrospective", words=("k.npy is not fully sampled: 12 of 24 columns",))
+    refused(*files, words=("which samples were acquired (12 of 24 columns",))
+    np.save(tmp_path / "mask.npy", ~own | (np.arange(24) == 12))
+    write_kspace(tmp_path / "own.h5", kspace, mask=own & (np.arange(24) != 12))
+    refused(
+        *(tmp_path / "own.h5", tmp_path / "out.h5", *FULL, "--sampling.file", tmp_path / "mask.npy"),
+        words=("own.h5 has no sample that its mask and its k-space share",),
+    )
+
+
+def test_zero_filled_edges_are_not_drawn_over(tmp_path):
+    """A full scan with zeros about it stays a full scan, of which a study may draw lines."""
+    kspace = fft2c_numpy(head((3, 20, 24)).astype(np.complex64))
+    kspace[..., :4] = kspace[..., 22:] = 0
+    write_kspace(tmp_path / "scan.h5", kspace)
+    call(tmp_path / "scan.h5", tmp_path / "out.h5", *FULL)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["mask"]["effective_acceleration"] == pytest.approx(24 / 18, abs=1e-3)
+    assert record["mask"]["kind"] == "random" and "6 of 24 columns" in record["warnings"][0]
+
+
+def test_files_of_other_kinds_are_told_what_to_do(tmp_path):
+    """Coils last, an archive named .npy, a slice of a series, a complex CT."""
+    out = tmp_path / "out.h5"
+    np.save(tmp_path / "last.npy", noise(40, 36, 8))
+    words = ("(40, 36, 8) has its coils last", "numpy.moveaxis(k, -1, 0)")
+    refused(tmp_path / "last.npy", out, *FULL, "--sampling.retrospective", words=words)
+    with (tmp_path / "k.npy").open("wb") as file:
+        np.savez(file, k=noise(20, 16))
+    refused(tmp_path / "k.npy", out, *FULL, "--sampling.retrospective", words=("k.npy is an .npz archive",))
+    write_dicom(tmp_path)
+    file = tmp_path / "mr" / "IM0001.dcm"
+    (tmp_path / "IM0001").write_bytes(file.read_bytes())
+    for one in (file, tmp_path / "IM0001"):
+        refused(one, out, *FULL, words=("one slice of a DICOM series", f"give the folder that holds it: {one.parent}"))
+    arguments = npy(tmp_path, noise(2, 20, 16))
+    np.save(tmp_path / "ct.npy", noise(2, 20, 16))
+    refused(*arguments, "--ct.path", tmp_path / "ct.npy", words=("ct.npy holds complex numbers", "Hounsfield"))
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):

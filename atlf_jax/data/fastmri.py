@@ -100,16 +100,15 @@ class KSpaceFile:
         if self._file.get("kspace", getlink=True) is None:
             self._refuse_other_layouts()
         self._kspace = hdf5_dataset(self._file, "kspace", self.path)
-        shape = self._kspace.shape
-        if not shape or len(shape) not in (3, 4) or 0 in shape:
-            check_order(shape or (), str(self.path))
+        shape = tuple(self._kspace.shape or ())
+        if len(shape) not in (3, 4) or 0 in shape:
             raise FileError(self.path, f"has kspace of shape {shape}", "wanted (slices, coils, h, w) or (slices, h, w)")
         check_complex(self._kspace.dtype, shape, str(self.path))
         check_order(shape, str(self.path))
         chunk = self._kspace.chunks or (1, *shape[1:])
         largest = max(int(np.prod(part, dtype=object)) for part in (shape[1:], chunk))
         check_memory(self.path, 4 * self._kspace.dtype.itemsize * largest, f"slices {shape[1:]}")
-        h, w = self.shape = tuple(shape[-2:])
+        h, w = self.shape = shape[-2:]
         self.coils = shape[1] if len(shape) == 4 else 0
         self.attributes: dict[str, Any] = {name: _plain(value) for name, value in self._file.attrs.items()}
         self.image_shape, (left, right), self.spacing = self.shape, (0, w), None

@@ -42,7 +42,6 @@ __all__ = [
 LONGEST = 250  # characters of a message
 PLACE = 60  # of them for the file's path, at least
 TEXT = 2**28  # bytes of a JSON or CSV file; no manifest or table comes near
-PACKED = 2000  # how many times smaller than its contents a compressed dataset may be; DEFLATE reaches 1032
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -255,15 +254,10 @@ def hdf5_dataset(file: Any, name: str, path: str | Path) -> Any:
             raise FileError(path, f"has a group named {name} (holding {inner})", f"wanted a dataset named {name}")
         if dataset.external or dataset.is_virtual:
             raise FileError(path, f"keeps {name} in another file, which is not opened", remedy)
-        stored = dataset.id.get_storage_size()
-        if dataset.shape and dataset.nbytes > PACKED * stored:  # numbers that are missing would read as zeros
+        if dataset.shape and not _is_whole(dataset):  # what is missing would be read as zeros
             raise FileError(
-                path,
-                f"declares {dataset.nbytes} bytes of {name} and holds {stored}: it was never written whole",
-                "export it again",
+                path, f"declares {dataset.nbytes} bytes of {name} that were never written", "export it again"
             )
-        if dataset.chunks is None and stored > Path(path).stat().st_size:
-            raise FileError(path, f"is shorter than its {name}", "copy it again")
         return dataset
 
 
@@ -331,9 +325,7 @@ def read_table(path: str | Path, wanted: str) -> tuple[tuple[str, ...], list[tup
 
 @beartype
 def read_png(path: str | Path) -> Image.Image:
-    """Decode a PNG picture whose checksums are all right.
-
-    Pillow passes over those of the pixels' parts, and would show a damaged picture.
+    """Decode a PNG picture whose parts all have the checksum that they tell.
 
     Raises:
         FileError: it is missing, cut short, damaged, another kind of file, or too large for the memory.
@@ -379,6 +371,14 @@ def unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             why = " ".join(str(error).split())
             raise FileError(path, f"is a damaged or truncated gzip file ({why})", "copy it again") from error
+
+
+def _is_whole(dataset: Any) -> bool:
+    """Whether all of a dataset's numbers are in the file."""
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() >= dataset.nbytes
+    wanted = np.prod([-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object)
+    return dataset.id.get_num_chunks() >= wanted
 
 
 def _same(a: Path, b: Path) -> bool:

@@ -16,7 +16,8 @@ __all__ = ["in_words", "is_box", "measured"]
 
 LARGE = 0.01  # part of k-space over which zeros hang together where they were not measured
 FEWEST = 32  # such zeros, whatever the size of k-space
-SPECKS = 4  # zeros that hang together and are still taken for measured, beside larger areas
+MOST = 0.25  # part of k-space above which one such area shows sampling point by point: then no zero was measured
+SPECKS = 4  # zeros that hang together and are still taken for measured, beside smaller areas
 
 
 @beartype
@@ -48,7 +49,8 @@ def measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray,
     sizes = np.bincount(areas.ravel())
     sizes[0] = 0
     if sizes.max(initial=0) >= max(LARGE * zero.size, FEWEST):
-        lines = lines | (sizes >= SPECKS)[areas]
+        fewest = 1 if sizes.max() >= MOST * zero.size else SPECKS
+        lines = lines | (sizes >= fewest)[areas]
     found = ~lines
     return found[:1] if (found == found[0]).all() else found
 

@@ -326,7 +326,7 @@ def _checked_shape(path: Path, header: Any) -> tuple[tuple[int, int, int], int]:
         raise FileError(path, f"has spacing {spacing.tolist()}", f"wanted three {amount} lengths in pixdim")
     try:
         dtype = header.get_data_dtype()
-    except nibabel.spatialimages.HeaderDataError as error:
+    except (KeyError, nibabel.spatialimages.HeaderDataError) as error:
         raise FileError(
             path, f"is of datatype {int(header['datatype'])}, which NIfTI does not know", "export it again"
         ) from error

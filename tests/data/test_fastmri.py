@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from atlf_jax.data import FastMRIConfig, FastMRISource
+from atlf_jax.data import FastMRIConfig, FastMRISource, inputs
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, write_kspace, write_reconstruction
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 
@@ -258,3 +258,61 @@ def test_a_real_scan_goes_through_a_file(tmp_path, data_dir):
     (example,) = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
     peak = np.abs(ifft2c_numpy(kspace.astype(np.complex64))).max()
     np.testing.assert_allclose(peak * fft2c_numpy(example.target), kspace, atol=1e-5 * np.abs(kspace).max())
+
+
+def hdf5(path, **datasets):
+    with h5py.File(path, "w") as raw:
+        for name, value in datasets.items():
+            raw[name] = value
+    return path
+
+
+def test_kspace_of_another_file_is_not_read(tmp_path):
+    """External storage, an external link, a soft link and a virtual dataset would read bytes from elsewhere."""
+    (tmp_path / "secret").write_bytes(noise(1, *SHAPE).tobytes())
+    other, path = hdf5(tmp_path / "other.h5", kspace=noise(1, *SHAPE)), tmp_path / "scan.h5"
+    with h5py.File(path, "w") as raw:
+        stored = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+        raw.create_dataset("kspace", (1, *SHAPE), np.complex64, external=stored)
+    refused(path, "keeps kspace in another file", "h5copy")
+    with h5py.File(path, "w") as raw:
+        layout = h5py.VirtualLayout((1, *SHAPE), np.complex64)
+        layout[:] = h5py.VirtualSource(str(other), "kspace", (1, *SHAPE))
+        raw.create_virtual_dataset("kspace", layout)
+    refused(path, "keeps kspace in another file")
+    for link in (h5py.ExternalLink("other.h5", "/kspace"), h5py.SoftLink("/inner/kspace"), h5py.SoftLink("/nothing")):
+        with h5py.File(path, "w") as raw:
+            raw["inner/kspace"] = noise(1, *SHAPE)
+            raw["kspace"] = link
+        refused(path, "has a link in place of the dataset kspace")
+    with h5py.File(path, "w") as raw:
+        raw["kspace"], raw["mask"] = noise(1, *SHAPE), h5py.ExternalLink("other.h5", "/mask")
+    refused(path, "has a link in place of the dataset mask")
+
+
+def test_other_layouts_are_told_by_their_names(tmp_path):
+    path = hdf5(tmp_path / "a.h5", **{"kspace/real": np.ones(3), "kspace/imaginary": np.ones(3)})
+    refused(path, "has a group named kspace (holding imaginary, real)", "wanted a dataset")
+    refused(hdf5(path, **{"dataset/xml": [b"<a/>"], "dataset/data": np.ones(3)}), "is an ISMRMRD file", "BART")
+    refused(hdf5(path, kspace=noise(24, 20, 4)), "has its coils last; turn it: numpy.moveaxis(k, -1, 0)")
+    refused(hdf5(path, kspace=noise(2, 24, 20, 4)), "has its coils last; turn it: numpy.moveaxis(k, -1, 1)")
+    refused(hdf5(path, kspace="text"), "kspace of shape ()")
+    refused(hdf5(path, kspace=h5py.Empty("f8")), "kspace of shape ()")
+    bomb = b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'
+    refused(hdf5(path, kspace=noise(1, *SHAPE), ismrmrd_header=bomb), "defines entities of its own")
+
+
+def test_kspace_that_was_never_written_or_does_not_fit(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as raw:  # a chunk of a thousand
+        data = raw.create_dataset("kspace", (1000, 256, 256), np.complex64, chunks=(1, 256, 256), compression="gzip")
+        data[0] = noise(256, 256)
+    refused(path, "declares 524288000 bytes of kspace that were never written")
+    hdf5(path, kspace=noise(1, *SHAPE))
+    monkeypatch.setattr(inputs, "available_memory", lambda: 1000)
+    refused(path, "slices (24, 20)", "GiB are free")
+
+
+@pytest.mark.data
+def test_a_real_ismrmrd_file_is_told_by_its_name(data_dir):
+    refused(Path(data_dir, "raw", "phantom_14ch_grappa3_ismrmrd.h5"), "is an ISMRMRD file", "save k-space as .npy")
