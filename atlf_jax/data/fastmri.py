@@ -23,7 +23,8 @@ from jaxtyping import Bool, Complex, Complex64, Shaped, jaxtyped
 
 from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder, whole_file
-from atlf_jax.data.inputs import FileError, check_memory, hdf5_dataset, open_hdf5, reading
+from atlf_jax.data.hdf5 import hdf5_dataset, open_hdf5
+from atlf_jax.data.inputs import FileError, check_memory, reading
 from atlf_jax.data.transforms import ifft2c_numpy
 
 __all__ = [
@@ -48,6 +49,10 @@ _ISMRMRD = "{http://www.ismrm.org/ISMRMRD}"
 class KSpaceFile:
     """One fastMRI file, open for reading; slices are read when they are asked for. A context manager.
 
+    Args:
+        path: the file.
+        known: it was opened before in this run, and is not looked through for damage again.
+
     Attributes:
         path: the file.
         coils: number of coils, 0 where k-space has no coil axis.
@@ -65,9 +70,9 @@ class KSpaceFile:
     Source: fastMRI ``fastmri/data/mri_data.py`` (``_retrieve_metadata``) for padding and image size.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, known: bool = False) -> None:
         self.path = Path(path)
-        self._file = open_hdf5(self.path)
+        self._file = open_hdf5(self.path, known=known)
         try:
             with reading(self.path, "a HDF5 file"):
                 self._read_layout()
@@ -337,7 +342,7 @@ class FastMRISource:
 
     def __getitem__(self, index: int) -> Example:
         volume, slice_index = self._records[index]
-        with KSpaceFile(volume.path) as file:
+        with KSpaceFile(volume.path, known=True) as file:  # from when the folder was listed
             target = self._image(file, slice_index)
             if volume.path not in self._peaks:
                 self._peaks[volume.path] = max(abs(self._image(file, index)).max() for index in range(len(file)))

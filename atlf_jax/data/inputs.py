@@ -27,10 +27,9 @@ __all__ = [
     "available_memory",
     "check_memory",
     "contains",
-    "hdf5_dataset",
     "inside",
     "load_npy",
-    "open_hdf5",
+    "parse_json",
     "read_json",
     "read_png",
     "read_start",
@@ -215,53 +214,6 @@ def load_npy(path: str | Path) -> np.ndarray:
 
 
 @beartype
-def open_hdf5(path: str | Path) -> Any:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        FileError: it is missing, another kind of file, or damaged.
-    """
-    import h5py
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(path, "does not exist or is no file", "wanted an HDF5 file")
-    with reading(path, "a HDF5 file"):
-        return h5py.File(path, "r")
-
-
-@beartype
-def hdf5_dataset(file: Any, name: str, path: str | Path) -> Any:
-    """Return a dataset whose numbers lie in the file itself.
-
-    Args:
-        file: of ``open_hdf5``.
-        name: of the dataset.
-        path: the file, for messages.
-
-    Raises:
-        FileError: it is a link, a group, lies in another file, or was never written whole.
-    """
-    import h5py
-
-    remedy = "copy the dataset itself into this file (h5repack, h5copy)"
-    with reading(path, "a HDF5 file"):
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise FileError(path, f"has a link in place of the dataset {name}, and links are not followed", remedy)
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset):
-            inner = ", ".join(sorted(dataset)[:4]) if isinstance(dataset, h5py.Group) else "no numbers"
-            raise FileError(path, f"has a group named {name} (holding {inner})", f"wanted a dataset named {name}")
-        if dataset.external or dataset.is_virtual:
-            raise FileError(path, f"keeps {name} in another file, which is not opened", remedy)
-        if dataset.shape and not _is_whole(dataset):  # what is missing would be read as zeros
-            raise FileError(
-                path, f"declares {dataset.nbytes} bytes of {name} that were never written", "export it again"
-            )
-        return dataset
-
-
-@beartype
 def read_json(path: str | Path, kind: str = "a JSON file", remedy: str = "write it again") -> Any:
     """Return the contents of a JSON file.
 
@@ -274,9 +226,15 @@ def read_json(path: str | Path, kind: str = "a JSON file", remedy: str = "write 
         FileError: it is missing, too large, or no JSON.
     """
     path = Path(path)
+    with reading(path, kind, remedy):
+        if path.stat().st_size > TEXT:
+            raise FileError(path, f"is larger than {TEXT // 2**20} MiB", remedy)
+        return parse_json(path.read_bytes(), path, kind, remedy)
 
-    def constant(name: str) -> None:
-        raise FileError(path, f"holds {name}, which is no JSON number", remedy)
+
+@beartype
+def parse_json(text: bytes | str, path: str | Path, kind: str, remedy: str) -> Any:
+    """Return what a JSON text of a file says; arguments and errors are those of ``read_json``."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
@@ -285,10 +243,8 @@ def read_json(path: str | Path, kind: str = "a JSON file", remedy: str = "write 
         return found
 
     with reading(path, kind, remedy):
-        if path.stat().st_size > TEXT:
-            raise FileError(path, f"is larger than {TEXT // 2**20} MiB", remedy)
         try:
-            return json.loads(path.read_bytes(), parse_constant=constant, object_pairs_hook=pairs)
+            return json.loads(text, object_pairs_hook=pairs)
         except json.JSONDecodeError as error:
             where = f"line {error.lineno}, column {error.colno}"
             raise FileError(
@@ -371,14 +327,6 @@ def unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             why = " ".join(str(error).split())
             raise FileError(path, f"is a damaged or truncated gzip file ({why})", "copy it again") from error
-
-
-def _is_whole(dataset: Any) -> bool:
-    """Whether all of a dataset's numbers are in the file."""
-    if dataset.chunks is None:
-        return dataset.id.get_storage_size() >= dataset.nbytes
-    wanted = np.prod([-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object)
-    return dataset.id.get_num_chunks() >= wanted
 
 
 def _same(a: Path, b: Path) -> bool:

@@ -1,5 +1,7 @@
 """The manifest of a prepared dataset: what ``prepare`` writes and ``PreparedSource`` reads."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from atlf_jax.data.inputs import FileError, inside, read_json
 from atlf_jax.data.transforms import CT_WINDOWS
 
 __all__ = [
+    "DIGEST",
     "FORMAT",
     "LEFT_OUT",
     "MANIFEST",
@@ -19,12 +22,14 @@ __all__ = [
     "PARTS",
     "PICTURE",
     "check_records",
+    "digest_of",
     "pairing_of",
     "read_manifest",
 ]
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # raise it when what is written changes, so that subjects are made again
+DIGEST = "sha256"
 LEFT_OUT = "left out"  # in place of a split, for pairs of poor registration
 PICTURE = "picture"  # in place of a window, for CT that was windowed before it came here
 PAIRING_WORDS = {  # by the pairing of a dataset; said in training and in reports
@@ -65,7 +70,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if manifest.get("complete") is not True:
         raise ValueError(f"{root} was prepared in part only; run python -m atlf_jax.data.prepare again to finish it")
     check_records(file, manifest)
+    if manifest.get(DIGEST, digest_of(manifest)) != digest_of(manifest):
+        raise FileError(file, "was changed or damaged since it was written (checksum)", REMEDY)
     return manifest
+
+
+@beartype
+def digest_of(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of what a manifest says, beside its own checksum; one without is taken as it is."""
+    said = {name: value for name, value in manifest.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @beartype

@@ -30,7 +30,19 @@ from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
 from atlf_jax.data.files import PARTIAL, NotWritten, check_writable, fingerprint, sha256_of, write_file
 from atlf_jax.data.inputs import FileError, contains, read_json, read_png, read_table
-from atlf_jax.data.manifest import FILES, FORMAT, LEFT_OUT, MANIFEST, NAME, PARTS, PICTURE, check_records, pairing_of
+from atlf_jax.data.manifest import (
+    DIGEST,
+    FILES,
+    FORMAT,
+    LEFT_OUT,
+    MANIFEST,
+    NAME,
+    PARTS,
+    PICTURE,
+    check_records,
+    digest_of,
+    pairing_of,
+)
 from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
 from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_slices, write_nifti
@@ -126,7 +138,7 @@ def _prepare(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict[st
     pairs = LAYOUTS[config.layout](source, config)
     if not pairs:
         raise FileError(source, "holds no pair of a CT and an MR", "add scans, or choose another folder")
-    _check_subjects(pairs)
+    _check_subjects(source, pairs)
     _check_out(out, source, pairs)
     settings = {name: getattr(config, name) for name in ("layout", "sequence", "registration", "threshold", "clean")}
     finished = _finished(out, settings)
@@ -304,13 +316,16 @@ LAYOUTS: dict[str, Callable[[Path, PrepareConfig], list[Pair]]] = {
 }
 
 
-def _check_subjects(pairs: list[Pair]) -> None:
+def _check_subjects(source: Path, pairs: list[Pair]) -> None:
     seen: set[str] = set()
     for pair in pairs:
         if not NAME.fullmatch(pair.subject) or len(pair.subject) > 100:
-            raise ValueError(f"subject {pair.subject[:100]!r} cannot name a folder; use letters, digits, _, - and .")
+            what = f"subject {pair.subject[:60]!r} cannot name a folder"
+            raise FileError(f"{source}:", what, "use letters, digits, _, - and .")
         if pair.subject.lower() in seen:
-            raise ValueError(f"subject {pair.subject} is there twice; give each pair a subject of its own")
+            raise FileError(
+                f"{source}:", f"subject {pair.subject} is there twice", "give each pair a subject of its own"
+            )
         seen.add(pair.subject.lower())
 
 
@@ -357,7 +372,8 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     manifest = read_json(file, "a manifest of this program", "write to another folder")
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise FileError(file, "is not a manifest of this program", "write to another folder")
-    if (manifest["format"], manifest.get("settings")) != (FORMAT, settings):
+    made_so = (manifest["format"], manifest.get("settings")) == (FORMAT, settings)
+    if not made_so or manifest.get(DIGEST) not in (None, digest_of(manifest)):
         return {}
     check_records(file, manifest)
     return {record["subject"]: record for record in manifest["subjects"]}
@@ -435,7 +451,7 @@ def _manifest(
         }
         for record in records
     ]
-    return {
+    manifest = {
         "format": FORMAT,
         "complete": complete,
         "failed": failed,
@@ -443,6 +459,7 @@ def _manifest(
         "pairing": pairing_of(records),
         "subjects": sorted(subjects, key=lambda record: record["subject"]),
     }
+    return manifest | {DIGEST: digest_of(manifest)}
 
 
 def _fingerprints(pair: Pair) -> dict[str, str]:

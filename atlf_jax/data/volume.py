@@ -105,9 +105,11 @@ def check_affine(affine: np.ndarray, where: str) -> None:
     lengths = np.linalg.norm(edges, axis=0)
     # the volume of a voxel against that of a box with the same edges: 1 where they are perpendicular
     if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(edges / lengths)) < 1e-3:
-        raise ValueError(
-            f"{where} has a singular affine {np.array2string(affine[:3], precision=4).replace(chr(10), '')}; wanted "
-            "three independent axes (repair sform and qform from the scanner's original)"
+        rows = " ".join(np.array2string(affine[:3], precision=4).split())
+        raise FileError(
+            where,
+            f"has a singular affine {rows}",
+            "repair it from the scanner's original: wanted three independent axes",
         )
 
 
@@ -306,8 +308,9 @@ def _read_voxels(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
                 f"is damaged or cut short: {longer} than the {size} bytes that its header tells of, {sides} voxels",
                 "copy it again",
             )
-    image = kind.from_bytes(content)
-    stored = np.asarray(image.dataobj).reshape(shape)
+    with nibabel.imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"):  # what matters is checked here
+        image = kind.from_bytes(content)
+        stored = np.asarray(image.dataobj).reshape(shape)
     return header, stored, np.array(image.affine, np.float64)
 
 

@@ -28,7 +28,7 @@ from safetensors.numpy import save
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data.files import write_file
-from atlf_jax.data.inputs import FileError, read_json, reading
+from atlf_jax.data.inputs import FileError, parse_json, read_json, reading
 from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models import ATLFConfig, build
 from atlf_jax.models.uncertainty import Calibration
@@ -143,7 +143,7 @@ def read(file: str | Path) -> Trained:
     config = from_dict(Config, facts["config"])
     _check_same(file, flat, config)
     _check_values(file, flat)
-    if header["format"] > 1 and header.get(DIGEST) != _digest(header, flat):
+    if (header["format"] > 1 or DIGEST in header) and header.get(DIGEST) != _digest(header, flat):
         raise FileError(
             file, "was changed or damaged since it was packed: its checksum is another", "download it again"
         )
@@ -293,7 +293,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"is a safetensors file of something else: its header has no {KEY!r}",
                 f"give a file made by {PROGRAM} pack",
             )
-        header = json.loads(text)
+        header = parse_json(text, file, "a header of a packed network", "pack or download it again")
         version = header["format"] if isinstance(header, dict) and "format" in header else None
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise FileError(file, f"has a header without a format: {text[:40]!r}", "pack or download it again")
