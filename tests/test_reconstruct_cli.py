@@ -575,12 +575,14 @@ def test_outputs_are_checked_before_the_work(tmp_path, monkeypatch):
     refused(source, tmp_path / "b.nii.gz", *FULL, words=("Permission denied", "choose another folder"))
 
 
-@pytest.mark.parametrize("backend", ["module://no_such_notebook", "nonsense"])
-def test_panels_do_not_ask_for_a_notebooks_backend(tmp_path, settings, backend):
+def test_panels_do_not_ask_for_a_notebooks_backend(tmp_path, settings):
     source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
     program = [sys.executable, "-m", "atlf_jax.reconstruct", str(source), str(out), *FULL, "--panels"]
     done = subprocess.run(
-        program, **settings | {"env": settings["env"] | {"MPLBACKEND": backend}}, capture_output=True, timeout=500
+        program,
+        **settings | {"env": settings["env"] | {"MPLBACKEND": "module://no_such_notebook"}},
+        capture_output=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

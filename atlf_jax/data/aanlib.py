@@ -79,6 +79,11 @@ class AANLIBSource:
     def __len__(self) -> int:
         return len(self._slices)
 
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Return the case of each slice, without decoding its pictures."""
+        return tuple(case for _, case, _, _ in self._slices)
+
     def __getitem__(self, index: int) -> Example:
         if index not in self._decoded:
             self._decoded[index] = _read_pair(*self._slices[index])

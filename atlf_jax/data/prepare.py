@@ -100,7 +100,7 @@ class Pair(NamedTuple):
     pairing: Literal["same subject", "unpaired"]
     split: str = ""  # empty: shared out
     label: Path | None = None  # of the MR: a file, or a folder with one picture a slice
-    pictures: tuple[Example, ...] = ()  # in place of ct and mr
+    pictures: Sequence[Example] = ()  # in place of ct and mr
 
 
 @beartype
@@ -301,11 +301,27 @@ def _aanlib(source: Path, config: PrepareConfig) -> list[Pair]:
     """Gather the pictures of each case; they are registered, and split as ``aanlib.SPLITS`` says."""
     del config
     pictures = AANLIBSource(AANLIBConfig(root=str(source), split="all"))
+    numbers: dict[str, list[int]] = {}
+    for index, case in enumerate(pictures.cases):
+        numbers.setdefault(case, []).append(index)
     parts = {case: part for part in PARTS for case in SPLITS[part]}
     return [
-        Pair(case, None, None, "same subject", parts[case], pictures=tuple(group))
-        for case, group in itertools.groupby(pictures, key=lambda example: example.subject)
+        Pair(case, None, None, "same subject", parts[case], pictures=_Pictures(pictures, indices))
+        for case, indices in numbers.items()
     ]
+
+
+class _Pictures(Sequence[Example]):
+    """Pictures of one case, decoded when they are asked for: a bad one is its case's own trouble."""
+
+    def __init__(self, source: AANLIBSource, indices: list[int]) -> None:
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._source[self._indices[index]]
 
 
 LAYOUTS: dict[str, Callable[[Path, PrepareConfig], list[Pair]]] = {

@@ -3,6 +3,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -422,8 +423,13 @@ def test_labels_on_another_grid(tmp_path):
 def test_the_command_line(tmp_path):
     table = write_pairs(tmp_path, "a", ["valid"])
     command = [sys.executable, "-W", "error", "-m", "atlf_jax.data.prepare", "table", str(table), str(tmp_path / "out")]
+    notebook = os.environ | {"MPLBACKEND": "no such window"}
     done = subprocess.run(
-        [*command, "--registration", "none"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        [*command, "--registration", "none"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=notebook,
     )
     assert done.returncode == 0, done.stderr
     assert "a (same subject): valid; body dice 1.000" in done.stdout
@@ -512,6 +518,16 @@ def test_a_bad_subject_does_not_stop_the_others(tmp_path, capsys):
     write_nifti(tmp_path / "scans" / "1_mr.nii.gz", mr_volume(seed=1))
     main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["failed"] == []
+
+
+def test_a_bad_picture_does_not_stop_the_other_cases(tmp_path):
+    for name in ("2001", "28001"):
+        for kind in ("CT", "MRI"):
+            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.arange(288, dtype=np.uint8).reshape(18, 16)).save(tmp_path / "in" / kind / f"{name}.png")
+    (tmp_path / "in" / "CT" / "2001.png").write_bytes(b"no picture")
+    refused(settings(tmp_path / "in", tmp_path / "out", "aanlib"), "subject 2: ", "2001.png is not a readable picture")
+    assert [example.subject for example in PreparedSource(PreparedConfig(str(tmp_path / "out"), "all"))] == ["28"]
 
 
 def test_a_full_disk_stops_all_subjects(tmp_path, monkeypatch):
