@@ -17,7 +17,7 @@ import numpy as np
 from beartype import beartype
 
 from atlf_jax.data.inputs import FileError, check_memory, read_start, reading
-from atlf_jax.data.volume import Volume, read_nifti
+from atlf_jax.data.volume import Volume, check_affine, read_nifti
 
 __all__ = ["Scan", "is_name_of", "is_same_person", "read_scan", "read_series"]
 
@@ -77,7 +77,7 @@ def read_series(folder: str | Path) -> Scan:
     Slices are sorted by their position along the normal ``row x column``. Stored values become
     ``RescaleSlope value + RescaleIntercept``, which in a CT are Hounsfield units; padding becomes air, -1000 in a CT
     and 0 in an MR.
-    DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice).
+    DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice). A Siemens mosaic is taken apart.
 
     Args:
         folder: a folder with the files of one series; files that are not DICOM are passed over, folders in it and
@@ -88,8 +88,8 @@ def read_series(folder: str | Path) -> Scan:
 
     Raises:
         ValueError: pydicom is missing, or in one line what is wrong with the series: no DICOM files, several series,
-            several images at one place, a missing slice, colour or inverted grey, no pixels, no position, a
-            compression that cannot be decoded, several frames in a file.
+            several images at one place or several mosaics, a missing slice, colour or inverted grey, no pixels, no
+            position, a compression that cannot be decoded, several frames in a file.
     """
     pydicom = _pydicom()
     folder = Path(folder)
@@ -100,6 +100,15 @@ def read_series(folder: str | Path) -> Scan:
                 slices.append((file.name, header))
     if not slices:
         raise FileError(folder, "holds no DICOM slices", "is it the right one?")
+    mosaics = [(name, header) for name, header in slices if _is_mosaic(header)]
+    if mosaics:
+        if len(slices) > 1:
+            raise FileError(
+                folder,
+                f"holds {len(mosaics)} Siemens mosaics among {len(slices)} files: volumes of a series in time",
+                "give the one that is wanted a folder of its own",
+            )
+        return _described(_mosaic(folder / mosaics[0][0], mosaics[0][1]), slices)
     rows, columns = int(slices[0][1].Rows), int(slices[0][1].Columns)
     size = rows * columns * len(slices)
     check_memory(folder, 12 * size, f"{len(slices)} slices of {rows} x {columns}")  # two float32 copies beside float64
@@ -121,14 +130,7 @@ def read_series(folder: str | Path) -> Scan:
     order, affine = _geometry(folder, headers)
     slices = [slices[index] for index in order]
     data = np.stack([_decoded(folder / name, header).T for name, header in slices], axis=-1)
-    first = slices[0][1]
-    return Scan(
-        volume=Volume(np.ascontiguousarray(data), affine, through=2),
-        modality=str(first.get("Modality", "")),
-        files=tuple(name for name, _ in slices),
-        patient=_digest(str(first.get("PatientID", "")).strip()),
-        name=_digest(_plain_name(str(first.get("PatientName", "")))),
-    )
+    return _described(Volume(np.ascontiguousarray(data), affine, through=2), slices)
 
 
 @beartype
@@ -180,6 +182,46 @@ def _quietly() -> Iterator[None]:
         yield
 
 
+def _described(volume: Volume, slices: list[tuple[str, Any]]) -> Scan:
+    """Put a volume together with what the header of its first slice tells."""
+    first = slices[0][1]
+    return Scan(
+        volume=volume,
+        modality=str(first.get("Modality", "")),
+        files=tuple(name for name, _ in slices),
+        patient=_digest(str(first.get("PatientID", "")).strip()),
+        name=_digest(_plain_name(str(first.get("PatientName", "")))),
+    )
+
+
+def _is_mosaic(header: Any) -> bool:
+    return "MOSAIC" in map(str, np.atleast_1d(header.get("ImageType", ())))
+
+
+def _mosaic(file: Path, header: Any) -> Volume:
+    """Take a Siemens mosaic apart: the slices of a volume as tiles of one picture, which a private header tells of.
+
+    Source: nibabel's ``MosaicWrapper``, whose geometry is compared with that of SPM's converter.
+    """
+    with _quietly(), reading(file, "a Siemens mosaic", "make it a NIfTI file with dcm2niix, and use that"):
+        from nibabel.nicom import dicomwrappers  # warns when it is loaded
+
+        wrapper = dicomwrappers.wrapper_from_data(header)
+        if not isinstance(wrapper, dicomwrappers.MosaicWrapper):
+            raise FileError(
+                file,
+                "is a Siemens mosaic without the private header that tells of its tiles",
+                "make it a NIfTI file with dcm2niix, and use that",
+            )
+        data = np.asarray(wrapper.get_data(), np.float32).transpose(1, 0, 2)  # column, row, slice
+        affine = np.asarray(wrapper.affine, np.float64)[:, [1, 0, 2, 3]]
+        affine[:2] *= -1  # LPS+ to RAS+
+        check_affine(affine, str(file))
+        if not np.isfinite(data).all():
+            raise FileError(file, "has values that are not finite", "export the series again")
+        return Volume(np.ascontiguousarray(data), affine + 0.0, through=2)
+
+
 def _read_slice(pydicom: ModuleType, file: Path) -> Any | None:
     """Read one file, and refuse what is not one plain grey slice with a place in space; None for a list of files."""
     try:
@@ -202,12 +244,6 @@ def _read_slice(pydicom: ModuleType, file: Path) -> Any | None:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
         raise FileError(
             file, f"holds {int(header.NumberOfFrames)} frames", "make it a NIfTI file with dcm2niix, and use that"
-        )
-    if "MOSAIC" in map(str, np.atleast_1d(header.get("ImageType", ()))):
-        raise FileError(
-            file,
-            "is a Siemens mosaic: all slices of a volume as tiles of one picture",
-            "make it a NIfTI file with dcm2niix, and use that",
         )
     for tag, count in zip(_TAGS, (1, 1, 2, 6, 3), strict=True):
         if header.get(tag) is None:

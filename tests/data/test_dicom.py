@@ -1,4 +1,7 @@
 import builtins
+import gzip
+import io
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -234,7 +237,29 @@ def test_padding_of_an_mr_is_air(tmp_path):
     np.testing.assert_array_equal(data, np.where(kept, stored, 0).transpose(2, 1, 0))
 
 
-def test_a_mosaic_is_refused(tmp_path):
+def test_a_mosaic_is_taken_apart(tmp_path):
+    """A real header of a Siemens scanner, which comes with nibabel, and its place as SPM's converter has it."""
+    real = Path(nibabel.__file__).parent / "nicom" / "tests" / "data" / "siemens_dwi_0.dcm.gz"
+    header = pydicom.dcmread(io.BytesIO(gzip.decompress(real.read_bytes())))
+    want = np.random.default_rng(0).integers(0, 4000, (48, 128, 128)).astype(np.uint16)  # slice, row, column
+    tiles = np.zeros((49, 128, 128), np.uint16)
+    tiles[:48] = want
+    header.PixelData = tiles.reshape(7, 7, 128, 128).transpose(0, 2, 1, 3).tobytes()
+    header.save_as(tmp_path / "a.dcm")
+    scan = read_series(tmp_path)
+    np.testing.assert_array_equal(scan.volume.data, want.transpose(2, 1, 0))
+    spm = [
+        [-1.796875, 0, 0, 115],
+        [0, -1.79684984, -0.01570896, 135.028779],
+        [0, -0.0094084375, 2.99995887, -78.710481],
+    ]
+    np.testing.assert_allclose(scan.volume.affine[:3], spm, atol=1e-5)
+    assert scan.modality == "MR" and slice_axis(scan.volume) == 2 and scan.files == ("a.dcm",)
+    header.save_as(tmp_path / "b.dcm")
+    refused(tmp_path, "holds 2 Siemens mosaics", "a series in time", "a folder of its own")
+
+
+def test_a_mosaic_that_does_not_tell_its_tiles_is_refused(tmp_path):
     write_series(tmp_path, numbers(1), modality="MR", ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
     refused(tmp_path, "IM0000.dcm is a Siemens mosaic", "dcm2niix")
 
