@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import jax.numpy as jnp
@@ -562,6 +563,13 @@ def test_outputs_are_never_inputs_however_they_are_spelt(tmp_path, monkeypatch):
     write_dicom(tmp_path)
     (tmp_path / "mr" / "IM0000.dcm").rename(tmp_path / "mr" / "IM0000.nii")
     refused(tmp_path / "mr", tmp_path / "mr" / "IM0000.nii", *FULL, "--overwrite", words=("is the input",))
+
+
+def test_room_on_the_disk_is_looked_for_before_the_work(tmp_path, monkeypatch):
+    arguments = npy(tmp_path, noise(2, 20, 16))
+    monkeypatch.setattr(command, "solve", None)  # not called
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2000))
+    refused(*arguments, words=("out.h5 cannot be written", "MiB are needed", "choose another folder"))
 
 
 def test_outputs_are_checked_before_the_work(tmp_path, monkeypatch):

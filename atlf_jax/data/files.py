@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,15 +53,16 @@ def data_folder(root: str, folder: str, setting: str, contents: str) -> Path:
     return path
 
 
-def check_writable(path: str | Path, *, folder: bool = False) -> None:
+def check_writable(path: str | Path, *, folder: bool = False, size: int = 0) -> None:
     """Find out before the work whether a file, or a folder, can be written; nothing is made.
 
     Args:
         path: what will be written; folders on the way to it may be missing.
         folder: it is a folder itself.
+        size: bytes that will be written at least.
 
     Raises:
-        NotWritten: no permission, a file where a folder is meant, or a folder where a file is.
+        NotWritten: no permission, no room, a file where a folder is meant, or a folder where a file is.
     """
     path = Path(path)
     place = path if folder else path.parent
@@ -72,6 +74,8 @@ def check_writable(path: str | Path, *, folder: bool = False) -> None:
         why = f"{place.name} is a file"
     if not why and not os.access(place, os.W_OK | os.X_OK):
         why = os.strerror(errno.EACCES)
+    if not why and (free := shutil.disk_usage(place).free) < size:
+        why = f"{size / 2**20:.4g} MiB are needed and {free / 2**20:.4g} MiB are free"
     if why:
         raise NotWritten(f"{path} cannot be written ({why}); choose another folder")
 

@@ -102,6 +102,10 @@ def _probe(path: Path, stamp: tuple[int, int]) -> None:
     del stamp
     with _LOCK:
         process = _process(os.getpid())
+        if process.poll() is not None:  # somebody ended it
+            _end(process)
+            _process.cache_clear()
+            process = _process(os.getpid())
         process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
         if not (ready and os.read(process.stdout.fileno(), 1)):

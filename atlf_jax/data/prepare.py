@@ -159,7 +159,7 @@ def _prepare(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict[st
                 failures[pair.subject] = " ".join(str(error).split()) or type(error).__name__
             if records:
                 done = len(records) + len(failures) == len(pairs)
-                manifest = _manifest(records, sorted(failures), settings, config, complete=done)
+                manifest = _manifest(records, len(failures), settings, config, complete=done)
                 write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
     if not records:
         raise ValueError(_first_of(failures))
@@ -449,7 +449,7 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
 
 def _manifest(
     records: list[dict[str, Any]],
-    failed: list[str],
+    failed: int,
     settings: dict[str, Any],
     config: PrepareConfig,
     *,
@@ -470,7 +470,7 @@ def _manifest(
     manifest = {
         "format": FORMAT,
         "complete": complete,
-        "failed": failed,
+        "failed": failed,  # how many: a name that was refused as a person's own goes no further
         "settings": settings,
         "pairing": pairing_of(records),
         "subjects": sorted(subjects, key=lambda record: record["subject"]),

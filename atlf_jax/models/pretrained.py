@@ -275,7 +275,8 @@ def _one_sentence(run: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and its storage raise what they like, over many lines
-        if isinstance(error, ValueError) and "\n" not in str(error) and len(str(error)) <= 250:
+        words = str(error)
+        if isinstance(error, ValueError) and run.name in words and "\n" not in words and len(words) <= 250:
             raise
         why = (" ".join(str(error).split()) or type(error).__name__)[:80]
         raise FileError(

@@ -265,6 +265,10 @@ def test_dicom_of_a_table_and_no_name_anywhere(tmp_path, capfd):
         change(file, PatientID="PID-1")
     message = refused(settings(table, tmp_path / "other"), "subject p01", "different people by their headers")
     assert "PID" not in message and not (tmp_path / "other").exists()
+    write_table(tmp_path, [("subject", "ct", "mr"), ("erika_muster", "", "s1/mr"), ("p01", "", "s1/mr")])
+    refused(settings(table, tmp_path / "both"), "subject erika_muster", "give the subject a code")
+    assert b"erika" not in (tmp_path / "both" / "manifest.json").read_bytes()
+    assert [file.name for file in (tmp_path / "both").iterdir() if file.is_dir()] == ["p01"]
 
 
 def write_chaos(root, cts=("1", "2", "10"), mrs=("3", "20"), phase="InPhase"):
@@ -513,11 +517,11 @@ def test_a_bad_subject_does_not_stop_the_others(tmp_path, capsys):
     page = (tmp_path / "out" / "qc.html").read_text()
     assert "subject a" in page and "subject c" in page and "subject b" not in page
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["failed"] == ["b"] and manifest["complete"]
+    assert manifest["failed"] == 1 and manifest["complete"]
     assert {example.subject for example in PreparedSource(PreparedConfig(str(tmp_path / "out"), "all"))} == {"a", "c"}
     write_nifti(tmp_path / "scans" / "1_mr.nii.gz", mr_volume(seed=1))
     main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["failed"] == []
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["failed"] == 0
 
 
 def test_a_bad_picture_does_not_stop_the_other_cases(tmp_path):
