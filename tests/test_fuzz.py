@@ -10,7 +10,6 @@ h5py, pydicom, csv) finds in the same bytes. ``ATLF_FUZZ=20`` makes twenty times
 import csv
 import io
 import os
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -331,37 +330,3 @@ def test_damaged_inputs_of_the_command_end_with_a_code_and_no_output(tmp_path, c
             said = capsys.readouterr().err
             assert stop.value.code == REFUSED and said.count("\n") == 1 and len(said) < 280, said
             assert said.startswith("atlf-reconstruct: ") and listing(tmp_path) == before
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_refused_or_gives_the_same_network(smoke, tmp_path):
-    """Files of a run's best checkpoint are edited, cut short or deleted; what is read is the network, or a sentence."""
-    shutil.copytree(smoke / "checkpoints", tmp_path / "run" / "checkpoints")
-    (best,) = (tmp_path / "run" / "checkpoints" / "best").iterdir()
-    files = [file for file in sorted(best.rglob("*")) if file.is_file() and file.relative_to(best).parts[0] != "state"]
-    want = arrays_of(pretrained.load(tmp_path / "run"))
-    rng, counts, before = np.random.default_rng(20), Counter(), listing(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for number in range(int(60 * SCALE)):
-            file = files[number % len(files)]
-            content = file.read_bytes()
-            if number % 5 == 0:
-                file.unlink()
-            elif file.relative_to(best).parts[0] == "variables":
-                file.write_bytes(edited(content, rng, (0, len(content))))
-            else:  # facts and lists: their numbers are what they say
-                file.write_bytes(content[: int(rng.integers(len(content) + 1))])
-            try:
-                found = pretrained.load(tmp_path / "run")
-            except ValueError as error:
-                words = str(error)
-                assert "\n" not in words and len(words) <= 250 and str(tmp_path / "run") in words, words
-                counts["refused"] += 1
-            else:
-                assert same(arrays_of(found), want), file
-                counts["equal"] += 1
-            file.write_bytes(content)
-            assert listing(tmp_path) == before
-    print("checkpoint", dict(counts))
-    assert counts["refused"] > 10
