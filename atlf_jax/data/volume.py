@@ -105,12 +105,9 @@ def check_affine(affine: np.ndarray, where: str) -> None:
     lengths = np.linalg.norm(edges, axis=0)
     # the volume of a voxel against that of a box with the same edges: 1 where they are perpendicular
     if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(edges / lengths)) < 1e-3:
-        rows = " ".join(np.array2string(affine[:3], precision=4).split())
-        raise FileError(
-            where,
-            f"has a singular affine {rows}",
-            "repair it from the scanner's original: wanted three independent axes",
-        )
+        rows = np.array2string(affine[:3], precision=4)
+        remedy = "wanted three independent axes (repair sform and qform)"
+        raise FileError(where, f"has a singular affine {rows}", remedy)
 
 
 @beartype
