@@ -76,6 +76,9 @@ def hdf5_dataset(file: Any, name: str, path: str | Path) -> Any:
             raise FileError(path, f"has a group named {name} (holding {inner})", f"wanted a dataset named {name}")
         if dataset.external or dataset.is_virtual:
             raise FileError(path, f"keeps {name} in another file, which is not opened", remedy)
+        if dataset.dtype.kind != "O" and dataset.id.get_type().get_size() != dataset.dtype.itemsize:
+            # h5py takes it for another type, and what it reads is not what is stored
+            raise FileError(path, f"stores {name} in numbers of no type that is known", "export it again")
         if dataset.shape and not _is_whole(dataset):  # what is missing would be read as zeros
             raise FileError(
                 path, f"declares {dataset.nbytes} bytes of {name} that were never written", "export it again"

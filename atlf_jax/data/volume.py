@@ -102,9 +102,11 @@ def check_affine(affine: np.ndarray, where: str) -> None:
         ValueError: it has non-finite entries or is singular; ``where`` begins the message.
     """
     edges = affine[:3, :3]
-    lengths = np.linalg.norm(edges, axis=0)
     # the volume of a voxel against that of a box with the same edges: 1 where they are perpendicular
-    if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(edges / lengths)) < 1e-3:
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(edges, axis=0)
+        independent = np.isfinite(affine).all() and lengths.all() and abs(np.linalg.det(edges / lengths)) >= 1e-3
+    if not independent:
         rows = np.array2string(affine[:3], precision=4)
         remedy = "wanted three independent axes (repair sform and qform)"
         raise FileError(where, f"has a singular affine {rows}", remedy)

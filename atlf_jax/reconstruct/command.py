@@ -166,8 +166,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.dry_run:
         console.print("dry run: nothing was written", highlight=False)
         return facts
-    images = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
-    check_writable(out, size=images // 4 if out.name.endswith(".gz") else images)  # noise packs worse than that
+    size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
+    check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # noise packs worse than that
     with _staged(out) as folder:
         study = _Study(scan, settings, model, console, folder, keep_panels=arguments.panels)
         with closing(study.images()) as images:  # ends the progress bar before an error is told

@@ -390,7 +390,7 @@ def _sampled(
     warnings = []
     if own is None and not sampling.file and not is_box(found):
         own = found  # a mask drawn over it would take zeros for samples
-        warnings.append(f"{in_words(found)}: it was undersampled, and they are its mask; none is drawn")
+        warnings.append(f"{in_words(found)}: it was undersampled, the other samples are its mask, and none is drawn")
     if own is None:
         drawn, how = _mask(shape, config, sampling, path)
         claimed = drawn.mask & full

@@ -313,6 +313,12 @@ def test_kspace_that_was_never_written_or_does_not_fit(tmp_path, monkeypatch):
     refused(path, "slices (24, 20)", "GiB are free")
 
 
+def test_numbers_of_a_damaged_type_are_not_read(tmp_path):
+    """Pairs of two floats in twelve bytes: h5py takes them for complex64 and gives what was in memory before."""
+    padded = np.dtype({"names": ["r", "i"], "formats": ["<f4", "<f4"], "offsets": [0, 4], "itemsize": 12})
+    refused(hdf5(tmp_path / "a.h5", kspace=np.zeros((1, *SHAPE), padded)), "stores kspace in numbers of no type")
+
+
 @pytest.mark.data
 def test_a_real_ismrmrd_file_is_told_by_its_name(data_dir):
     refused(Path(data_dir, "raw", "phantom_14ch_grappa3_ismrmrd.h5"), "is an ISMRMRD file", "save k-space as .npy")
