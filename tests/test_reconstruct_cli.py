@@ -1,12 +1,15 @@
 """The command atlf-reconstruct end to end: images and their record out, one line on a mistake."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import jax.numpy as jnp
@@ -23,8 +26,9 @@ from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
+from atlf_jax.masks import stored_mask
 from atlf_jax.models.uncertainty import spread
-from atlf_jax.reconstruct import Network, command
+from atlf_jax.reconstruct import Network, command, scans
 from atlf_jax.reconstruct.guards import trained_for
 from tests.data.dicom_files import NAME, NUMBER, write_series
 
@@ -52,10 +56,11 @@ def refused(*arguments, words=(), left=None):
     """The command ends with one line and writes nothing."""
     folder = Path(str(arguments[1])).parent
     before = sorted(folder.rglob("*")) if folder.is_dir() else []
-    with pytest.raises(SystemExit) as error:
+    said = io.StringIO()
+    with pytest.raises(SystemExit, match="2"), contextlib.redirect_stderr(said):
         call(*arguments)
-    message = str(error.value)
-    assert message.startswith("atlf-reconstruct: ") and "\n" not in message
+    message = said.getvalue().splitlines()[-1]
+    assert message.startswith("atlf-reconstruct: ")
     for word in words:
         assert str(word) in message
     after = sorted(folder.rglob("*")) if folder.is_dir() else []
@@ -325,6 +330,96 @@ def test_npy_files(tmp_path):
         np.testing.assert_allclose(file["reconstruction"], image.real, atol=700 * 1e-5)
 
 
+def undersampled():
+    """K-space of two slices at 2x, and the lines that were measured."""
+    own = np.abs(np.arange(24) - 12) < 4
+    own[::4] = True
+    y, x = np.ogrid[:32, :24]
+    image = np.ones((2, 1, 1)) * (((y - 16) / 12) ** 2 + ((x - 12) / 9) ** 2 < 1)
+    return np.where(own, fft2c_numpy(image.astype(np.complex64)), 0), own
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "kind", "warning"),
+    [
+        ("own", None, "of the scan", None),
+        ("own", "all", "of the scan and of a file", "names samples that the scan's own mask lacks"),
+        ("own", "half", "of the scan and of a file", "names samples that the scan's own mask lacks"),
+        ("none", None, "of the empty samples of k-space", "12 of 24 columns of k-space are empty"),
+        ("none", "all", "of a file", "they do not count as acquired"),
+        ("npy", "all", "of a file", "they do not count as acquired"),
+        ("wrong", None, "of the scan", "they do not count as acquired"),
+    ],
+)
+def test_what_was_measured_is_told_by_the_scan_first(tmp_path, capsys, file, given, kind, warning):
+    """Its own mask, its empty lines and a mask's file are joined, so that no zero counts as a sample."""
+    kspace, own = undersampled()
+    assert own.sum() == 9 + 3
+    write_kspace(tmp_path / "own.h5", kspace, mask=own)
+    write_kspace(tmp_path / "none.h5", kspace)
+    write_kspace(tmp_path / "wrong.h5", kspace, mask=np.ones(24, bool))
+    np.save(tmp_path / "npy.npy", kspace)
+    masks = {"all": np.ones(24, bool), "half": np.arange(24) < 18}
+    np.save(tmp_path / "mask.npy", masks.get(given, own))
+    flags = ("--sampling.file", tmp_path / "mask.npy") if given else ()
+    source = next(tmp_path.glob(f"{file}.*"))
+    call(source, tmp_path / "out.h5", "--method", "zero_filled", "--mask.acceleration", "4", *flags)
+    record = json.loads((tmp_path / "out.json").read_text())
+    want = own & masks.get(given, own)
+    assert record["mask"]["effective_acceleration"] == pytest.approx(24 / want.sum(), abs=1e-3)
+    assert record["mask"]["hash"] == stored_mask(want, layout="centered").hash
+    assert record["mask"]["kind"] == kind
+    assert [warning in words for words in record["warnings"]] == ([True] if warning else [])
+    assert warning is None or warning in " ".join(capsys.readouterr().err.split())
+    with h5py.File(tmp_path / "out.h5") as done:
+        image = np.abs(atlf.reconstruct(kspace, want))
+        np.testing.assert_allclose(done["reconstruction"], image, atol=1e-5)
+
+
+def test_undersampled_kspace_is_no_full_scan(tmp_path):
+    kspace, own = undersampled()
+    np.save(tmp_path / "k.npy", kspace)
+    files = (tmp_path / "k.npy", tmp_path / "out.h5", *FULL)
+    refused(*files, "--sampling.retrospective", words=("k.npy is not fully sampled: 12 of 24 columns",))
+    refused(*files, words=("which samples were acquired (12 of 24 columns",))
+    np.save(tmp_path / "mask.npy", ~own | (np.arange(24) == 12))
+    write_kspace(tmp_path / "own.h5", kspace, mask=own & (np.arange(24) != 12))
+    refused(
+        *(tmp_path / "own.h5", tmp_path / "out.h5", *FULL, "--sampling.file", tmp_path / "mask.npy"),
+        words=("own.h5 has no sample that its mask and its k-space share",),
+    )
+
+
+def test_zero_filled_edges_are_not_drawn_over(tmp_path):
+    """A full scan with zeros about it stays a full scan, of which a study may draw lines."""
+    kspace = fft2c_numpy(head((3, 20, 24)).astype(np.complex64))
+    kspace[..., :4] = kspace[..., 22:] = 0
+    write_kspace(tmp_path / "scan.h5", kspace)
+    call(tmp_path / "scan.h5", tmp_path / "out.h5", *FULL)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["mask"]["effective_acceleration"] == pytest.approx(24 / 18, abs=1e-3)
+    assert record["mask"]["kind"] == "random" and "6 of 24 columns" in record["warnings"][0]
+
+
+def test_files_of_other_kinds_are_told_what_to_do(tmp_path):
+    """Coils last, an archive named .npy, a slice of a series, a complex CT."""
+    out = tmp_path / "out.h5"
+    np.save(tmp_path / "last.npy", noise(40, 36, 8))
+    words = ("(40, 36, 8) has its coils last", "numpy.moveaxis(k, -1, 0)")
+    refused(tmp_path / "last.npy", out, *FULL, "--sampling.retrospective", words=words)
+    with (tmp_path / "k.npy").open("wb") as file:
+        np.savez(file, k=noise(20, 16))
+    refused(tmp_path / "k.npy", out, *FULL, "--sampling.retrospective", words=("k.npy is an .npz archive",))
+    write_dicom(tmp_path)
+    file = tmp_path / "mr" / "IM0001.dcm"
+    (tmp_path / "IM0001").write_bytes(file.read_bytes())
+    for one in (file, tmp_path / "IM0001"):
+        refused(one, out, *FULL, words=("one slice of a DICOM series", f"give the folder that holds it: {one.parent}"))
+    arguments = npy(tmp_path, noise(2, 20, 16))
+    np.save(tmp_path / "ct.npy", noise(2, 20, 16))
+    refused(*arguments, "--ct.path", tmp_path / "ct.npy", words=("ct.npy holds complex numbers", "Hounsfield"))
+
+
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     source = save(tmp_path / "mr.nii.gz", head())
     call(source, tmp_path / "new" / "out.nii.gz", *FULL, "--dry_run")
@@ -424,10 +519,90 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, ending):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)  # the record, written after the image
+    for name in ("write_nifti", "write_reconstruction"):
+        monkeypatch.setattr(scans, name, full)
     refused(*arguments, words=("No space left on device", "make room"))
+    monkeypatch.undo()
     monkeypatch.setattr("tempfile.mkdtemp", full)
     refused(*arguments, words=("No space left on device", "make room"))
+
+
+@pytest.mark.parametrize(("beside", "ending"), [("record", "json"), ("panels", "png")])
+def test_what_lies_beside_the_image_never_costs_it(tmp_path, monkeypatch, capsys, beside, ending):
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text" if beside == "record" else "write_bytes", full)
+    monkeypatch.setattr(
+        scans, "write_nifti", lambda path, volume: nibabel.save(nibabel.Nifti1Image(volume.data, LAS), path)
+    )
+    with pytest.raises(SystemExit, match="1"):
+        call(source, out, *FULL, "--panels")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"atlf-reconstruct: {out} is written, but out.{ending} is missing (No space left on device)"
+    kept = {"mr.nii.gz", "out.nii.gz", "out.json", "out.png"} - {f"out.{ending}"}
+    assert {file.name for file in tmp_path.iterdir()} == kept
+    np.testing.assert_allclose(nibabel.load(out).get_fdata(), head(), atol=700 * 1e-5)
+
+
+def test_outputs_are_never_inputs_however_they_are_spelt(tmp_path, monkeypatch):
+    """By a link, a hard link, a relative path, another spelling of the folder, or as the CT or the mask's file."""
+    source = save(tmp_path / "mr.nii.gz", head())
+    ct = save(tmp_path / "ct.nii.gz", head())
+    (tmp_path / "link.nii.gz").symlink_to(source)
+    (tmp_path / "hard.nii.gz").hardlink_to(source)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path)
+    before = [file.read_bytes() for file in (source, ct)]
+    monkeypatch.chdir(tmp_path / "sub")
+    for out in ("../link.nii.gz", "../hard.nii.gz", "../mr.nii.gz", tmp_path / "other" / "mr.nii.gz", ct):
+        refused(source, out, *FULL, "--overwrite", "--ct.path", ct, words=("is the input or another file",))
+    assert [file.read_bytes() for file in (source, ct)] == before
+    write_dicom(tmp_path)
+    (tmp_path / "mr" / "IM0000.dcm").rename(tmp_path / "mr" / "IM0000.nii")
+    refused(tmp_path / "mr", tmp_path / "mr" / "IM0000.nii", *FULL, "--overwrite", words=("is the input",))
+
+
+def test_room_on_the_disk_is_looked_for_before_the_work(tmp_path, monkeypatch):
+    arguments = npy(tmp_path, noise(2, 20, 16))
+    monkeypatch.setattr(command, "solve", None)  # not called
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2000))
+    refused(*arguments, words=("out.h5 cannot be written", "MiB are needed", "choose another folder"))
+
+
+def test_outputs_are_checked_before_the_work(tmp_path, monkeypatch):
+    source = save(tmp_path / "mr.nii.gz", head())
+    monkeypatch.setattr(command, "open_scan", None)  # not called
+    (tmp_path / "out.json").mkdir()
+    refused(source, tmp_path / "out.nii.gz", *FULL, "--overwrite", words=("out.json", "Is a directory"))
+    refused(source, source / "a" / "out.nii.gz", *FULL, words=("mr.nii.gz is a file", "choose another folder"))
+    refused(source, tmp_path / "out.nii.png", *FULL, words=("ends in neither",))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    refused(source, tmp_path / "b.nii.gz", *FULL, words=("Permission denied", "choose another folder"))
+
+
+def test_panels_do_not_ask_for_a_notebooks_backend(tmp_path, settings):
+    source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
+    program = [sys.executable, "-m", "atlf_jax.reconstruct", str(source), str(out), *FULL, "--panels"]
+    done = subprocess.run(
+        program,
+        **settings | {"env": settings["env"] | {"MPLBACKEND": "module://no_such_notebook"}},
+        capture_output=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_more_slices_at_a_time_than_there_are_cost_nothing(tmp_path, monkeypatch):
+    seen, solve = [], command.solve
+    monkeypatch.setattr(
+        command, "solve", lambda records, s, *rest: (seen.append(s.batch_size), solve(records, s, *rest))[1]
+    )
+    call(save(tmp_path / "mr.nii.gz", head((20, 18, 3))), tmp_path / "out.nii.gz", *FULL, "--batch_size", "100000")
+    assert seen == [3]
 
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
@@ -462,7 +637,7 @@ def test_the_command_itself(tmp_path, kind):
     else:
         arguments = npy(tmp_path, noise(20, 40, 40))
     failed = run(*arguments, limit=20)
-    assert failed.returncode == 1, (failed.returncode, failed.stderr)
+    assert failed.returncode == 2, (failed.returncode, failed.stderr)
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("atlf-reconstruct: ") and "cannot be written" in last and "Traceback" not in failed.stderr
     assert not [file for file in tmp_path.iterdir() if "out" in file.name]

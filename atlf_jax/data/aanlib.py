@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from beartype import beartype
-from PIL import Image, UnidentifiedImageError
 
 from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder
+from atlf_jax.data.inputs import FileError, read_png
 
 __all__ = ["SPLITS", "AANLIBConfig", "AANLIBSource"]
 
@@ -80,6 +80,11 @@ class AANLIBSource:
     def __len__(self) -> int:
         return len(self._slices)
 
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Return the case of each slice, without decoding its pictures."""
+        return tuple(case for _, case, _, _ in self._slices)
+
     def __getitem__(self, index: int) -> Example:
         if index not in self._decoded:
             self._decoded[index] = _read_pair(*self._slices[index])
@@ -136,19 +141,15 @@ def _list_slices(root: Path, config: AANLIBConfig) -> list[tuple[str, str, Path,
 
 def _read_grey(file: Path) -> np.ndarray:
     """Decode one 8-bit picture to float32 [h, w] in [0, 1]."""
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-            mode = picture.mode
-            pixels = np.asarray(picture if mode == "L" else picture.convert("RGBA" if "A" in mode else "RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise ValueError(f"{file} is not a readable picture ({error}); download it again") from error
+    picture = read_png(file)
+    mode = picture.mode
     if mode not in ("L", "RGB", "RGBA", "P", "LA", "1"):
-        raise ValueError(f"{file} has pixel mode {mode!r}; save it as 8-bit grey")
+        raise FileError(file, f"has pixel mode {mode!r}", "save it as 8-bit grey")
+    pixels = np.asarray(picture if mode == "L" else picture.convert("RGBA" if "A" in mode else "RGB"))
     if pixels.ndim == 3:
         colour = pixels[..., :3]
         if (colour != colour[..., :1]).any():
-            raise ValueError(f"{file} is a colour picture (red, green and blue differ); save it as 8-bit grey")
+            raise FileError(file, "is a colour picture (red, green and blue differ)", "save it as 8-bit grey")
         pixels = colour[..., 0]
     return pixels.astype(np.float32) / 255
 

@@ -3,6 +3,8 @@
 Windows are applied when a prepared dataset is read (``transforms.window_ct``), so that one dataset serves them all.
 """
 
+import dataclasses
+
 import numpy as np
 from beartype import beartype
 
@@ -26,4 +28,5 @@ def clean_ct(ct: Volume) -> Volume:
     Raises:
         ValueError: when no body is found.
     """
-    return Volume(np.where(body_mask(ct), np.maximum(ct.data, AIR), AIR).astype(np.float32), ct.affine, ct.codes)
+    data = np.where(body_mask(ct), np.maximum(ct.data, AIR), AIR).astype(np.float32)
+    return dataclasses.replace(ct, data=data)

@@ -4,8 +4,11 @@ Nothing that names a person leaves this file: of the header's patient only diges
 are of one person.
 """
 
+import contextlib
 import hashlib
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -13,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from beartype import beartype
 
-from atlf_jax.data.volume import Volume, read_nifti
+from atlf_jax.data.inputs import FileError, check_memory, read_start, reading
+from atlf_jax.data.volume import Volume, check_affine, read_nifti
 
 __all__ = ["Scan", "is_name_of", "is_same_person", "read_scan", "read_series"]
 
@@ -21,7 +25,19 @@ _DUPLICATE, _EVEN = (
     0.01,
     0.05,
 )  # parts of the slice distance: positions that count as one; deviation that counts as even
-_VARYING = ("EchoTime", "ImageType", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime")
+_VARYING = {  # what tells images at one place apart, and what they then are
+    "EchoTime": "echoes",
+    "ImageType": "kinds of image",
+    "TemporalPositionIdentifier": "time points",
+    "TriggerTime": "phases of the heart",
+    "AcquisitionNumber": "time points",
+    "AcquisitionTime": "time points",
+    "ContentTime": "time points",
+}
+_INDEX = "1.2.840.10008.1.3.10"  # class of DICOMDIR, and of DIRFILE in folders of Philips scanners
+_TAGS = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_TEXTS = ("Modality", "PatientID", "PatientName", "SeriesInstanceUID", *_VARYING)
+_NUMBERS = ("SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept")
 
 
 class Scan(NamedTuple):
@@ -45,7 +61,10 @@ def read_scan(path: str | Path, modality: Literal["CT", "MR"]) -> Scan:
     Raises:
         ValueError: see ``read_series`` and ``read_nifti``; or it is of another modality.
     """
-    scan = read_series(path) if Path(path).is_dir() else Scan(read_nifti(path))
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() in (".dcm", ".ima"):
+        raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
+    scan = read_series(path) if path.is_dir() else Scan(read_nifti(path))
     if scan.modality and scan.modality != modality:
         raise ValueError(f"{path} is {scan.modality} by its header; wanted {modality} (are the two swapped?)")
     return scan
@@ -56,23 +75,43 @@ def read_series(folder: str | Path) -> Scan:
     """Read the one DICOM series of a folder.
 
     Slices are sorted by their position along the normal ``row x column``. Stored values become
-    ``RescaleSlope value + RescaleIntercept``, which in a CT are Hounsfield units; padding of a CT becomes -1000.
-    DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice).
+    ``RescaleSlope value + RescaleIntercept``, which in a CT are Hounsfield units; padding becomes air, -1000 in a CT
+    and 0 in an MR.
+    DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice). A Siemens mosaic is taken apart.
 
     Args:
-        folder: a folder with the files of one series; files that are not DICOM are passed over, folders in it too.
+        folder: a folder with the files of one series; files that are not DICOM are passed over, folders in it and
+            lists of files (DICOMDIR, DIRFILE) too.
 
     Returns:
         The volume, with digests of the patient's number and name.
 
     Raises:
         ValueError: pydicom is missing, or in one line what is wrong with the series: no DICOM files, several series,
-            several images at one place, a missing slice, colour or inverted grey, no pixels, no position, a
-            compression that cannot be decoded, several frames in a file.
+            several images at one place or several mosaics, a missing slice, colour or inverted grey, no pixels, no
+            position, a compression that cannot be decoded, several frames in a file.
     """
     pydicom = _pydicom()
     folder = Path(folder)
-    slices = [(file.name, _read_slice(pydicom, file)) for file in _dicom_files(folder)]
+    slices = []
+    for file in _dicom_files(folder):
+        with _quietly(), reading(file, "a DICOM file"):
+            if (header := _read_slice(pydicom, file)) is not None:
+                slices.append((file.name, header))
+    if not slices:
+        raise FileError(folder, "holds no DICOM slices", "is it the right one?")
+    mosaics = [(name, header) for name, header in slices if _is_mosaic(header)]
+    if mosaics:
+        if len(slices) > 1:
+            raise FileError(
+                folder,
+                f"holds {len(mosaics)} Siemens mosaics among {len(slices)} files: volumes of a series in time",
+                "give the one that is wanted a folder of its own",
+            )
+        return _described(_mosaic(folder / mosaics[0][0], mosaics[0][1]), slices)
+    rows, columns = int(slices[0][1].Rows), int(slices[0][1].Columns)
+    size = rows * columns * len(slices)
+    check_memory(folder, 12 * size, f"{len(slices)} slices of {rows} x {columns}")  # two float32 copies beside float64
     headers = [header for _, header in slices]
     if len(series := {str(header.get("SeriesInstanceUID", "")) for header in headers}) > 1:
         counts = sorted(sum(str(header.get("SeriesInstanceUID", "")) == one for header in headers) for one in series)
@@ -90,15 +129,8 @@ def read_series(folder: str | Path) -> Scan:
             )
     order, affine = _geometry(folder, headers)
     slices = [slices[index] for index in order]
-    data = np.stack([_values(folder / name, header).T for name, header in slices], axis=-1)
-    first = slices[0][1]
-    return Scan(
-        volume=Volume(np.ascontiguousarray(data), affine),
-        modality=str(first.get("Modality", "")),
-        files=tuple(name for name, _ in slices),
-        patient=_digest(str(first.get("PatientID", "")).strip()),
-        name=_digest(_plain_name(str(first.get("PatientName", "")))),
-    )
+    data = np.stack([_decoded(folder / name, header).T for name, header in slices], axis=-1)
+    return _described(Volume(np.ascontiguousarray(data), affine, through=2), slices)
 
 
 @beartype
@@ -130,13 +162,9 @@ def _dicom_files(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} is not a folder; wanted one with the files of one DICOM series")
     files = []
     for file in sorted(folder.iterdir()):
-        if file.is_dir() or file.name.startswith(".") or file.name.upper() == "DICOMDIR":
+        if file.is_dir() or file.name.startswith(".") or file.name.upper() in ("DICOMDIR", "DIRFILE"):
             continue
-        try:
-            with file.open("rb") as stream:
-                marked = stream.read(132)[128:] == b"DICM"
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read ({error.strerror}); allow it, or copy it again") from error
+        marked = read_start(file, 132)[128:] == b"DICM"
         if marked or file.suffix.lower() in (".dcm", ".ima"):
             files.append(file)
     if not files:
@@ -146,30 +174,92 @@ def _dicom_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_slice(pydicom: ModuleType, file: Path) -> Any:
-    """Read one file, and refuse what is not one plain grey slice with a place in space."""
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep pydicom's warnings of odd values from the terminal: what matters is checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _described(volume: Volume, slices: list[tuple[str, Any]]) -> Scan:
+    """Put a volume together with what the header of its first slice tells."""
+    first = slices[0][1]
+    return Scan(
+        volume=volume,
+        modality=str(first.get("Modality", "")),
+        files=tuple(name for name, _ in slices),
+        patient=_digest(str(first.get("PatientID", "")).strip()),
+        name=_digest(_plain_name(str(first.get("PatientName", "")))),
+    )
+
+
+def _is_mosaic(header: Any) -> bool:
+    return "MOSAIC" in map(str, np.atleast_1d(header.get("ImageType", ())))
+
+
+def _mosaic(file: Path, header: Any) -> Volume:
+    """Take a Siemens mosaic apart: the slices of a volume as tiles of one picture, which a private header tells of.
+
+    Source: nibabel's ``MosaicWrapper``, whose geometry is compared with that of SPM's converter.
+    """
+    with _quietly(), reading(file, "a Siemens mosaic", "make it a NIfTI file with dcm2niix, and use that"):
+        from nibabel.nicom import dicomwrappers  # warns when it is loaded
+
+        wrapper = dicomwrappers.wrapper_from_data(header)
+        if not isinstance(wrapper, dicomwrappers.MosaicWrapper):
+            raise FileError(
+                file,
+                "is a Siemens mosaic without the private header that tells of its tiles",
+                "make it a NIfTI file with dcm2niix, and use that",
+            )
+        data = np.asarray(wrapper.get_data(), np.float32).transpose(1, 0, 2)  # column, row, slice
+        affine = np.asarray(wrapper.affine, np.float64)[:, [1, 0, 2, 3]]
+        affine[:2] *= -1  # LPS+ to RAS+
+        check_affine(affine, str(file))
+        if not np.isfinite(data).all():
+            raise FileError(file, "has values that are not finite", "export the series again")
+        return Volume(np.ascontiguousarray(data), affine + 0.0, through=2)
+
+
+def _read_slice(pydicom: ModuleType, file: Path) -> Any | None:
+    """Read one file, and refuse what is not one plain grey slice with a place in space; None for a list of files."""
     try:
         header = pydicom.dcmread(file)
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{file} is not a readable DICOM file ({_one_line(error)}); copy it again") from error
+    except pydicom.errors.InvalidDicomError as error:
+        raise FileError(file, "is not a readable DICOM file (its beginning is not DICOM's)", "copy it again") from error
+    if str(header.file_meta.get("MediaStorageSOPClassUID", "")) == _INDEX:
+        return None
     if "PixelData" not in header:
-        raise ValueError(f"{file} has no pixel data (a report or structure?); leave only the slices in the folder")
+        raise FileError(
+            file, "has no pixel data (a report or structure?)", "leave only the slices of one series in the folder"
+        )
     colour = str(header.get("PhotometricInterpretation", "none"))
     if colour != "MONOCHROME2" or header.get("SamplesPerPixel", 1) != 1:
-        raise ValueError(
-            f"{file} has photometric interpretation {colour}; wanted MONOCHROME2, one grey value a pixel (a screenshot "
-            "or a colour map is no scan)"
+        raise FileError(
+            file,
+            f"has photometric interpretation {colour} (a screenshot or a colour map is no scan)",
+            "wanted MONOCHROME2, one grey value a pixel",
         )
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise ValueError(
-            f"{file} holds {header.NumberOfFrames} frames; make it a NIfTI file with dcm2niix, and use that"
+        raise FileError(
+            file, f"holds {int(header.NumberOfFrames)} frames", "make it a NIfTI file with dcm2niix, and use that"
         )
-    for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
+    for tag, count in zip(_TAGS, (1, 1, 2, 6, 3), strict=True):
         if header.get(tag) is None:
-            raise ValueError(f"{file} has no {tag}, so its place in space is unknown; export the series again")
+            raise FileError(file, f"has no {tag}, so its place in space is unknown", "export the series again")
+        values = np.array(header[tag].value, np.float64)
+        if values.size != count or not np.isfinite(values).all():
+            raise FileError(file, f"has {tag} {values.tolist()}; wanted {count} numbers", "export the series again")
+    for tag in _TEXTS:  # values are parsed when they are asked for: here, where the file is known
+        str(header.get(tag, ""))
+    for tag in _NUMBERS:
+        value = header.get(tag)
+        if value is not None and not np.isfinite(float(value)):
+            raise FileError(file, f"has {tag} {value}, which is no length or factor", "export the series again")
     if min(float(length) for length in header.PixelSpacing) <= 0:
-        raise ValueError(
-            f"{file} has pixel spacing {list(map(float, header.PixelSpacing))}; wanted positive lengths in mm"
+        raise FileError(
+            file, f"has pixel spacing {list(map(float, header.PixelSpacing))}", "wanted positive lengths in mm"
         )
     return header
 
@@ -209,11 +299,14 @@ def _check_gaps(folder: Path, headers: list[Any], places: np.ndarray, gaps: np.n
     if twice.size:
         a, b = headers[twice[0]], headers[twice[0] + 1]
         differ = [tag for tag in _VARYING if str(a.get(tag, "")) != str(b.get(tag, ""))]
-        reason = f"they differ in {differ[0]}" if differ else "the same slice twice"
-        raise ValueError(
-            f"{folder} holds several images at one place ({reason}: mixed series, or echoes and phases of one); give "
-            "each its own folder"
-        )
+        each = len(headers) / (len(headers) - len(twice))  # images at a place
+        if differ:
+            reason = f"they differ in {differ[0]}: several {_VARYING[differ[0]]}"
+        elif each == int(each) and len(headers) > 2:
+            reason = f"{int(each)} at each of {len(headers) - len(twice)} places: a series in time, or copies"
+        else:
+            reason = "the same slice twice"
+        raise FileError(folder, f"holds several images at one place ({reason})", "give each volume its own folder")
     uneven = np.flatnonzero(np.abs(gaps - usual) > _EVEN * usual)
     if uneven.size:
         at = int(uneven[0])
@@ -223,8 +316,16 @@ def _check_gaps(folder: Path, headers: list[Any], places: np.ndarray, gaps: np.n
         )
 
 
-def _values(file: Path, header: Any) -> np.ndarray:
+def _decoded(file: Path, header: Any) -> np.ndarray:
     """Return the slice in Hounsfield units, or an MR's own, as float32 [row, column]."""
+    with _quietly(), reading(file, "a DICOM file"):
+        values = _values(file, header)
+        if not np.isfinite(values).all():
+            raise FileError(file, "has values that are not finite", "export the series again")
+        return values
+
+
+def _values(file: Path, header: Any) -> np.ndarray:
     from pydicom.pixels import get_decoder
 
     syntax = header.file_meta.TransferSyntaxUID
@@ -234,24 +335,29 @@ def _values(file: Path, header: Any) -> np.ndarray:
         except NotImplementedError:
             available = False
         if not available:
-            raise ValueError(
-                f"{file} is compressed ({syntax.name}) and no decoder for it is installed; pip install "
-                "'pylibjpeg[all]', or decompress it with gdcmconv --raw"
+            raise FileError(
+                file,
+                f"is compressed ({syntax.name}) and no decoder for it is installed",
+                "pip install 'pylibjpeg[all]', or decompress it with gdcmconv --raw",
             )
     try:
         stored = header.pixel_array
     except Exception as error:  # decoders raise what they like
-        raise ValueError(f"{file} has pixels that cannot be decoded ({_one_line(error)}); copy it again") from error
+        why = " ".join(str(error).split())[:80]
+        raise FileError(file, f"has pixels that cannot be decoded ({why})", "copy it again") from error
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     ct = header.get("Modality") == "CT"
     if ct and (slope is None or intercept is None):
-        raise ValueError(
-            f"{file} is a CT without RescaleSlope and RescaleIntercept, so its Hounsfield units are unknown; export "
-            "the series again"
+        raise FileError(
+            file,
+            "is a CT without RescaleSlope and RescaleIntercept, so its Hounsfield units are unknown",
+            "export the series again",
         )
     values = stored * float(1 if slope is None else slope) + float(intercept or 0)
-    if ct and (padding := header.get("PixelPaddingValue")) is not None:
-        values[stored == padding] = -1000.0
+    if (padding := header.get("PixelPaddingValue")) is not None:  # air: nothing was measured there
+        limit = header.get("PixelPaddingRangeLimit")
+        ends = sorted((int(padding), int(padding if limit is None else limit)))
+        values[(stored >= ends[0]) & (stored <= ends[1])] = -1000.0 if ct else 0.0
     return values.astype(np.float32)
 
 
@@ -262,7 +368,3 @@ def _digest(text: str) -> str:
 def _plain_name(name: str) -> str:
     """Return the parts of a name in small letters and in alphabetical order."""
     return " ".join(sorted(re.findall(r"[^\W_]+", name.lower())))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

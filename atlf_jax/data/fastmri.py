@@ -9,6 +9,7 @@ reconstruction is a file with ``reconstruction`` (slices, h, w), float32.
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from jaxtyping import Bool, Complex, Complex64, Shaped, jaxtyped
 
 from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder, whole_file
+from atlf_jax.data.hdf5 import hdf5_dataset, open_hdf5
+from atlf_jax.data.inputs import FileError, check_memory, reading
 from atlf_jax.data.transforms import ifft2c_numpy
 
 __all__ = [
@@ -30,17 +33,25 @@ __all__ = [
     "KSpaceFile",
     "centre_crop",
     "check_complex",
+    "check_order",
     "write_kspace",
     "write_reconstruction",
 ]
 
 FOLDER = "fastmri"  # this data set's folder in $ATLF_DATA_DIR
 _OVERHEAD = 2**16  # bytes of an HDF5 file beside its arrays, generously
+_LARGEST_HEADER = 2**24  # bytes of XML; a scanner's has some ten thousand
+_MOST_COILS = 64
+_PUBLIC = re.compile(r"file_?\w*\d{6,}")  # names of the official files, which are codes
 _ISMRMRD = "{http://www.ismrm.org/ISMRMRD}"
 
 
 class KSpaceFile:
     """One fastMRI file, open for reading; slices are read when they are asked for. A context manager.
+
+    Args:
+        path: the file.
+        known: it was opened before in this run, and is not looked through for damage again.
 
     Attributes:
         path: the file.
@@ -59,18 +70,12 @@ class KSpaceFile:
     Source: fastMRI ``fastmri/data/mri_data.py`` (``_retrieve_metadata``) for padding and image size.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        import h5py
-
+    def __init__(self, path: str | Path, *, known: bool = False) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ValueError(f"{self.path} does not exist or is no file; wanted a fastMRI .h5 file")
+        self._file = open_hdf5(self.path, known=known)
         try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise ValueError(f"{self.path} is not a readable HDF5 file ({_one_line(error)}); copy it again") from error
-        try:
-            self._read_layout()
+            with reading(self.path, "a HDF5 file"):
+                self._read_layout()
         except BaseException:
             self._file.close()
             raise
@@ -93,38 +98,54 @@ class KSpaceFile:
 
     def __getitem__(self, index: int) -> Complex64[np.ndarray, "*c h w"]:
         """Read the k-space of one slice, ``[c, h, w]`` or ``[h, w]``."""
-        try:
+        with reading(self.path, f"a HDF5 file: slice {index} is damaged"):
             return self._kspace[index].astype(np.complex64)
-        except OSError as error:
-            raise ValueError(f"{self.path}: slice {index} is damaged ({_one_line(error)}); copy it again") from error
 
     def _read_layout(self) -> None:
-        if "kspace" not in self._file:
-            there = ", ".join(sorted(self._file)) or "nothing"
-            raise ValueError(f"{self.path} holds {there}; wanted a dataset named kspace (is it a reconstruction?)")
-        self._kspace = self._file["kspace"]
-        check_complex(self._kspace.dtype, self._kspace.shape, str(self.path))
-        if self._kspace.ndim not in (3, 4) or 0 in self._kspace.shape:
-            raise ValueError(
-                f"{self.path}: kspace has shape {self._kspace.shape}; wanted (slices, coils, h, w) or (slices, h, w)"
-            )
-        h, w = self.shape = tuple(self._kspace.shape[-2:])
-        self.coils = self._kspace.shape[1] if self._kspace.ndim == 4 else 0
+        if self._file.get("kspace", getlink=True) is None:
+            self._refuse_other_layouts()
+        self._kspace = hdf5_dataset(self._file, "kspace", self.path)
+        shape = tuple(self._kspace.shape or ())
+        if len(shape) not in (3, 4) or 0 in shape:
+            raise FileError(self.path, f"has kspace of shape {shape}", "wanted (slices, coils, h, w) or (slices, h, w)")
+        check_complex(self._kspace.dtype, shape, str(self.path))
+        check_order(shape, str(self.path))
+        chunk = self._kspace.chunks or (1, *shape[1:])
+        largest = max(int(np.prod(part, dtype=object)) for part in (shape[1:], chunk))
+        check_memory(self.path, 4 * self._kspace.dtype.itemsize * largest, f"slices {shape[1:]}")
+        h, w = self.shape = shape[-2:]
+        self.coils = shape[1] if len(shape) == 4 else 0
         self.attributes: dict[str, Any] = {name: _plain(value) for name, value in self._file.attrs.items()}
         self.image_shape, (left, right), self.spacing = self.shape, (0, w), None
         if "ismrmrd_header" in self._file:
-            found = _read_header(self._file["ismrmrd_header"][()], (h, w), self.path)
-            self.image_shape, (left, right), self.spacing = found
+            text = hdf5_dataset(self._file, "ismrmrd_header", self.path)
+            if text.size != 1 or text.nbytes > _LARGEST_HEADER:
+                raise FileError(self.path, "has an ismrmrd_header that is not one text", "export it again")
+            self.image_shape, (left, right), self.spacing = _read_header(text[()], (h, w), self.path)
         self.acquired = (np.arange(w) >= left) & (np.arange(w) < right)
         self.mask = None
         if "mask" in self._file:
-            mask = np.asarray(self._file["mask"])
-            if mask.shape != (w,) or not np.isin(mask, (0, 1)).all():
-                raise ValueError(
-                    f"{self.path}: mask has shape {mask.shape}; wanted ({w},) zeros and ones, one for each line of "
-                    f"kspace {self._kspace.shape}"
+            mask = hdf5_dataset(self._file, "mask", self.path)
+            if mask.shape != (w,) or not np.isin(mask := np.asarray(mask), (0, 1)).all():
+                raise FileError(
+                    f"{self.path}:",
+                    f"mask has shape {mask.shape}",
+                    f"wanted ({w},) zeros and ones, one for each line of kspace {shape}",
                 )
             self.mask = mask.astype(bool) & self.acquired
+
+    def _refuse_other_layouts(self) -> None:
+        """Say what the file holds in place of ``kspace``, and what to do with that."""
+        groups = [self._file, *(value for value in self._file.values() if hasattr(value, "keys"))]
+        if any({"xml", "data"} <= {*group} for group in groups):
+            raise FileError(
+                self.path,
+                "is an ISMRMRD file of single acquisitions, not sorted into k-space",
+                "sort the lines by their encoding steps (ismrmrd-python-tools, BART or Gadgetron), and save k-space as "
+                ".npy",
+            )
+        there = ", ".join(sorted(self._file)[:6]) or "nothing"
+        raise FileError(self.path, f"holds {there}", "wanted a dataset named kspace (is it a reconstruction?)")
 
 
 def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
@@ -135,14 +156,35 @@ def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
     """
     if np.dtype(dtype).kind == "c":
         return
+    held = f"k-space is {np.dtype(dtype)} of shape {tuple(shape)}"
     pairs = [axis for axis in (-1, 0, -3) if len(shape) >= -axis + (axis == 0) and shape[axis] == 2]
     if pairs and len(shape) > 2:
         parts = {-1: ("[..., 0]", "[..., 1]"), 0: ("[0]", "[1]"), -3: ("[..., 0, :, :]", "[..., 1, :, :]")}[pairs[0]]
-        raise ValueError(
-            f"{where}: k-space is {np.dtype(dtype)} of shape {tuple(shape)}, real and imaginary parts kept apart; "
-            f"convert it: (k{parts[0]} + 1j * k{parts[1]}).astype('complex64')"
+        raise FileError(
+            f"{where}:",
+            f"{held}, real and imaginary parts kept apart",
+            f"convert it: (k{parts[0]} + 1j * k{parts[1]}).astype('complex64')",
         )
-    raise ValueError(f"{where}: k-space is {np.dtype(dtype)} of shape {tuple(shape)}; wanted complex64 samples")
+    raise FileError(f"{where}:", held, "wanted complex64 samples")
+
+
+def check_order(shape: tuple[int, ...], where: str) -> None:
+    """Refuse k-space whose coils are its last axis, and say how to turn it.
+
+    An axis counts as coils where it is short: at most 64, and less than half of either axis before it.
+
+    Raises:
+        ValueError: ``where`` begins the message.
+
+    Example:
+        >>> check_order((8, 256, 216), "k.npy")
+    """
+    if len(shape) in (3, 4) and 2 * shape[-1] < min(shape[-3:-1]) and shape[-1] <= _MOST_COILS:
+        raise FileError(
+            f"{where}:",
+            f"k-space of shape {tuple(shape)} has its coils last",
+            f"turn it: numpy.moveaxis(k, -1, {len(shape) - 3})",
+        )
 
 
 @jaxtyped(typechecker=beartype)
@@ -269,14 +311,16 @@ class FastMRISource:
 
     Multi-coil data is combined to one image, of which a scan with one coil is simulated: its scores are not those of
     the multi-coil challenge. A patient is in one split only; the split of a folder of files depends on which patients
-    are there. ``subject`` is a hash: what ``patient_id`` says goes no further.
+    are there. ``subject`` is a hash: what ``patient_id`` says goes no further; nor does a file's name, unless it is one
+    of the official ones.
 
     Raises:
         ValueError: the folder is missing or empty, or no patient of the split is there; a file is broken, undersampled,
             or without a patient's number.
 
     Source: fastMRI (Zbontar et al. 2018). Departures: the complex image is the target, not ``reconstruction_esc`` or
-    ``reconstruction_rss``, in units of the volume's maximum (the file's attribute ``max``, where it has one);
+    ``reconstruction_rss``, in units of its volume's maximum, which is measured: a file's attribute ``max`` may be of
+    another image, or from before it was scaled;
     the official test part has no truth and is not read.
     """
 
@@ -299,16 +343,13 @@ class FastMRISource:
 
     def __getitem__(self, index: int) -> Example:
         volume, slice_index = self._records[index]
-        with KSpaceFile(volume.path) as file:
+        with KSpaceFile(volume.path, known=True) as file:  # from when the folder was listed
             target = self._image(file, slice_index)
             if volume.path not in self._peaks:
-                told = float(file.attributes.get("max", 0))
-                self._peaks[volume.path] = told or max(
-                    abs(self._image(file, index)).max() for index in range(len(file))
-                )
+                self._peaks[volume.path] = max(abs(self._image(file, index)).max() for index in range(len(file)))
         # the volume's maximum becomes 1, the peak that training's PSNR and the profile ``picture`` take
         target = np.ascontiguousarray(target / (self._peaks[volume.path] or 1), np.complex64)
-        name = f"{volume.path.stem}_{slice_index:03d}"
+        name = f"{_code(volume.path.stem)}_{slice_index:03d}"
         return validate_example(Example(name, volume.subject, np.zeros(target.shape, np.float32), target))
 
     def _image(self, file: KSpaceFile, index: int) -> Complex[np.ndarray, "h w"]:
@@ -324,6 +365,11 @@ class _Volume:
     subject: str
     slices: int
     splits: tuple[str, ...] = ()
+
+
+def _code(name: str) -> str:
+    """Return the name of a file for records, pictures and tables: of one that may name a person, a hash."""
+    return name if _PUBLIC.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def _combine(images: Complex64[np.ndarray, "c h w"], how: str) -> Complex[np.ndarray, "h w"]:
@@ -407,16 +453,22 @@ def _read_header(text: bytes | str, shape: tuple[int, int], path: Path) -> _Head
         return field / int(told("reconSpace", "matrixSize", axis) or 1)
 
     try:
+        if "<!DOCTYPE" in (text.decode(errors="replace") if isinstance(text, bytes) else text):
+            raise ValueError("it defines entities of its own")  # which may grow without bounds
         root = ElementTree.fromstring(text)
         image = (number("reconSpace", "matrixSize", "x"), number("reconSpace", "matrixSize", "y"))
         limits = ("encodingLimits", "kspace_encoding_step_1")
         left = number("encodedSpace", "matrixSize", "y") // 2 - number(*limits, "center")
         right = left + number(*limits, "maximum") + 1
         spacing = (side("x"), side("y"), side("z"))
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: ismrmrd_header cannot be read ({_one_line(error)}); wanted ISMRMRD XML") from error
+    except (ElementTree.ParseError, ArithmeticError, ValueError) as error:
+        raise FileError(f"{path}:", f"ismrmrd_header cannot be read ({error})", "wanted ISMRMRD XML") from error
     if min(image) < 1 or not left < right or not left < shape[1] or right < 1:
-        raise ValueError(f"{path}: ismrmrd_header tells an image of {image} and lines {left} to {right} of {shape[1]}")
+        raise FileError(
+            f"{path}:",
+            f"ismrmrd_header tells an image of {image} and lines {left} to {right} of {shape[1]}",
+            "export it again",
+        )
     return _Header(
         image=(min(image[0], shape[0]), min(image[1], shape[1])),
         lines=(max(left, 0), min(right, shape[1])),
@@ -464,7 +516,3 @@ def _plain(value: Any) -> Any:
     """Turn an HDF5 attribute to a Python value."""
     value = value.item() if isinstance(value, np.generic) else value
     return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

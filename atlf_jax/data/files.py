@@ -1,16 +1,32 @@
 """Folders of data sets, files that appear whole or not at all, and their fingerprints."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["DATA_DIR", "PARTIAL", "data_folder", "fingerprint", "sha256_of", "whole_file", "write_file"]
+__all__ = [
+    "DATA_DIR",
+    "PARTIAL",
+    "NotWritten",
+    "check_writable",
+    "data_folder",
+    "fingerprint",
+    "sha256_of",
+    "whole_file",
+    "write_file",
+]
 
 DATA_DIR = "ATLF_DATA_DIR"  # environment variable naming the folder that holds all real data sets
 
 PARTIAL = ".partial"  # ending of a file that is still being written; a killed program may leave one
+
+
+class NotWritten(ValueError):
+    """A file cannot be written: disk full, no permission, a file where a folder is meant."""
 
 
 def data_folder(root: str, folder: str, setting: str, contents: str) -> Path:
@@ -37,6 +53,33 @@ def data_folder(root: str, folder: str, setting: str, contents: str) -> Path:
     return path
 
 
+def check_writable(path: str | Path, *, folder: bool = False, size: int = 0) -> None:
+    """Find out before the work whether a file, or a folder, can be written; nothing is made.
+
+    Args:
+        path: what will be written; folders on the way to it may be missing.
+        folder: it is a folder itself.
+        size: bytes that will be written at least.
+
+    Raises:
+        NotWritten: no permission, no room, a file where a folder is meant, or a folder where a file is.
+    """
+    path = Path(path)
+    place = path if folder else path.parent
+    why = os.strerror(errno.EISDIR) if path.is_dir() and not folder else ""
+    while not why and not place.exists() and place != place.parent:
+        why = "a link that leads nowhere" if place.is_symlink() else ""
+        place = place.parent
+    if not why and not place.is_dir():
+        why = f"{place.name} is a file"
+    if not why and not os.access(place, os.W_OK | os.X_OK):
+        why = os.strerror(errno.EACCES)
+    if not why and (free := shutil.disk_usage(place).free) < size:
+        why = f"{size / 2**20:.4g} MiB are needed and {free / 2**20:.4g} MiB are free"
+    if why:
+        raise NotWritten(f"{path} cannot be written ({why}); choose another folder")
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield the name of a file to write beside it; when that went well it gets its own name, else it is removed.
@@ -45,7 +88,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         path: the file; its folder is made where it is missing.
 
     Raises:
-        ValueError: it cannot be written (disk full, no permission); a file of that name stays as it was.
+        NotWritten: it cannot be written (disk full, no permission); a file of that name stays as it was.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
@@ -58,7 +101,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be written ({why}); make room, or choose another folder") from error
+        raise NotWritten(f"{path} cannot be written ({why}); make room, or choose another folder") from error
 
 
 def write_file(path: str | Path, content: bytes) -> None:

@@ -5,10 +5,11 @@ where wanted) that names NIfTI files or folders with one DICOM series, and ``aan
 each subject, ``SUBJECT/mr.nii.gz`` as the scanner made it, ``SUBJECT/ct.nii.gz`` in Hounsfield units on the MR's grid
 and, where the MR has labels, ``SUBJECT/label.nii.gz``; ``manifest.json``, which tells what every file is; and by the
 command ``qc.html``, pictures of every registration. The input is only read. The manifest is written anew after every
-subject, so that an interrupted run goes on where it was, and the same input and settings give the same bytes.
+subject, so that an interrupted run goes on where it was, and the same input and settings give the same bytes. A subject
+that cannot be read is left out and named at the end; the others go on.
 """
 
-import csv
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -22,17 +23,33 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from beartype import beartype
-from PIL import Image
 
 from atlf_jax.data.aanlib import SPLITS, AANLIBConfig, AANLIBSource
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
-from atlf_jax.data.files import PARTIAL, fingerprint, sha256_of, write_file
-from atlf_jax.data.manifest import FORMAT, LEFT_OUT, MANIFEST, PARTS, PICTURE, pairing_of
+from atlf_jax.data.files import PARTIAL, NotWritten, check_writable, fingerprint, sha256_of, write_file
+from atlf_jax.data.inputs import FileError, contains, read_json, read_png, read_table
+from atlf_jax.data.manifest import (
+    DIGEST,
+    FILES,
+    FORMAT,
+    LEFT_OUT,
+    MANIFEST,
+    NAME,
+    PARTS,
+    PICTURE,
+    check_records,
+    digest_of,
+    pairing_of,
+)
 from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
 from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_slices, write_nifti
+from atlf_jax.program import Incomplete, errors_in_one_line, no_display
+
+PROGRAM = "atlf-prepare"
+QC = "qc.html"
 
 __all__ = ["LAYOUTS", "Pair", "PrepareConfig", "main", "prepare", "share_out"]
 
@@ -83,7 +100,7 @@ class Pair(NamedTuple):
     pairing: Literal["same subject", "unpaired"]
     split: str = ""  # empty: shared out
     label: Path | None = None  # of the MR: a file, or a folder with one picture a slice
-    pictures: tuple[Example, ...] = ()  # in place of ct and mr
+    pictures: Sequence[Example] = ()  # in place of ct and mr
 
 
 @beartype
@@ -96,15 +113,33 @@ def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> dic
 
     Raises:
         ValueError: in one line, what is wrong with the input or why something cannot be written. Subjects that were
-            finished before stay, and count as finished in the next run.
+            finished stay, and count as finished in the next run; where single subjects cannot be read, the others are
+            finished first.
     """
+    manifest, failures = _prepare(config, say)
+    if failures:
+        raise ValueError(_first_of(failures))
+    return manifest
+
+
+def _first_of(failures: dict[str, str]) -> str:
+    subject, why = next(iter(failures.items()))
+    others = f" (and {len(failures) - 1} more subjects, named above)" if len(failures) > 1 else ""
+    return f"subject {subject}: {why}{others}"
+
+
+def _prepare(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write the dataset; return its manifest, and why subjects are missing in it."""
     from rich.progress import Progress
 
     source, out = Path(config.source), Path(config.out)
-    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+    if contains(source, out):
         raise ValueError(f"{out} lies in {source}, which is only read; write to a folder elsewhere")
     pairs = LAYOUTS[config.layout](source, config)
-    _check_subjects(pairs)
+    if not pairs:
+        raise FileError(source, "holds no pair of a CT and an MR", "add scans, or choose another folder")
+    _check_subjects(source, pairs)
+    _check_out(out, source, pairs)
     settings = {name: getattr(config, name) for name in ("layout", "sequence", "registration", "threshold", "clean")}
     finished = _finished(out, settings)
     for partial in out.glob(f"*/.*{PARTIAL}"):  # of a run that was killed
@@ -113,17 +148,26 @@ def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> dic
         if pair.pairing == "unpaired":
             say(f"different people, the sorted CT i with the sorted MR i: {pair.subject}")
     records: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
     with Progress(transient=True) as progress:
         for pair in progress.track(pairs, description="subjects"):
             try:
                 records.append(_prepare_subject(pair, out, config, finished.get(pair.subject)))
-            except (ImportError, RuntimeError, ValueError) as error:  # SimpleITK knows runtime errors only
+            except (ImportError, NotWritten) as error:  # what all subjects need
                 raise ValueError(f"subject {pair.subject}: {' '.join(str(error).split())}") from error
-            manifest = _manifest(records, settings, config, complete=len(records) == len(pairs))
-            write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+            except (MemoryError, RuntimeError, ValueError) as error:  # SimpleITK knows runtime errors only
+                failures[pair.subject] = " ".join(str(error).split()) or type(error).__name__
+            if records:
+                done = len(records) + len(failures) == len(pairs)
+                manifest = _manifest(records, len(failures), settings, config, complete=done)
+                write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    if not records:
+        raise ValueError(_first_of(failures))
     for record in manifest["subjects"]:
         say(_summary(record))
-    return manifest
+    for subject, why in failures.items():
+        say(f"{subject}: not prepared: {why}")
+    return manifest, failures
 
 
 @beartype
@@ -151,29 +195,37 @@ def share_out(subjects: Sequence[str], *, seed: int = 0) -> dict[str, str]:
 
 @beartype
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, prepare; a mistake is one line and a non-zero exit."""
+    """Parse, prepare; a mistake is one line and an exit code other than 0 (``program`` lists them)."""
     import tyro
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
     positional = tyro.conf.PositionalRequiredArgs
     config = tyro.cli(
-        PrepareConfig, prog="atlf-prepare", args=argv, config=(positional,), use_underscores=True, description=__doc__
+        PrepareConfig, prog=PROGRAM, args=argv, config=(positional,), use_underscores=True, description=__doc__
     )
-    try:
-        manifest = prepare(config, say=functools.partial(console.print, markup=False))
+    with errors_in_one_line(PROGRAM):
+        manifest, failures = _prepare(config, functools.partial(console.print, markup=False))
+        used = sum(record["split"] != LEFT_OUT for record in manifest["subjects"])
+        console.print(f"{used} of {len(manifest['subjects']) + len(failures)} subjects in {config.out}")
         if config.qc and any("ct.nii.gz" in record["files"] for record in manifest["subjects"]):
-            # Drawn by evaluation, which lies above data: asked for by name, in the command alone.
-            page = importlib.import_module("atlf_jax.evaluation.registration_qc").write(Path(config.out))
-            console.print(f"look at every registration before you train: {page}")
-    except ValueError as error:
-        raise SystemExit(f"atlf-prepare: {error}") from error
-    used = sum(record["split"] != LEFT_OUT for record in manifest["subjects"])
-    console.print(f"{used} of {len(manifest['subjects'])} subjects in {config.out}")
-    if not used:
-        raise SystemExit("atlf-prepare: no pair is well registered; try another --registration, or --keep_flagged")
-    experiment = f"{config.layout if config.layout in ('chaos', 'mmwhs') else 'own_data'}_4x"
-    console.print(f"next: python train.py --config=configs/{experiment}.py --data.prepared.root={config.out}")
+            console.print(f"look at every registration before you train: {_draw(Path(config.out))}")
+        if failures:
+            raise ValueError(_first_of(failures))
+        if not used:
+            raise ValueError("no pair is well registered; try another --registration, or --keep_flagged")
+        experiment = f"{config.layout if config.layout in ('chaos', 'mmwhs') else 'own_data'}_4x"
+        console.print(f"next: python train.py --config=configs/{experiment}.py --data.prepared.root={config.out}")
+
+
+def _draw(out: Path) -> Path:
+    """Write the page of registrations; the dataset stands, whatever becomes of its pictures."""
+    try:
+        with no_display():  # Drawn by evaluation, which lies above data: asked for by name, in the command alone.
+            return importlib.import_module("atlf_jax.evaluation.registration_qc").write(out)
+    except Exception as error:  # of a drawing library, any
+        why = " ".join(str(error).split())[:100] or type(error).__name__
+        raise Incomplete(f"{out} is prepared, but {QC} is missing ({why})") from error
 
 
 def _chaos(source: Path, config: PrepareConfig) -> list[Pair]:
@@ -219,27 +271,26 @@ def _mmwhs(source: Path, config: PrepareConfig) -> list[Pair]:
 def _table(source: Path, config: PrepareConfig) -> list[Pair]:
     """Read the pairs that a CSV file names; its paths are relative to its folder."""
     del config
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not a readable CSV file ({error}); wanted columns subject, ct, mr") from error
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    columns = {*(reader.fieldnames or ())}
-    if not {"subject", "ct", "mr"} <= columns <= {"subject", "ct", "mr", "split"}:
-        raise ValueError(
-            f"{source} has columns {', '.join(sorted(columns)) or 'none'}; wanted subject, ct, mr (and split)"
+    columns, rows = read_table(source, "columns subject, ct, mr")
+    if not {"subject", "ct", "mr"} <= {*columns} <= {"subject", "ct", "mr", "split"}:
+        raise FileError(
+            source, f"has columns {', '.join(sorted(columns)) or 'none'}", "wanted subject, ct, mr (and split)"
         )
     pairs = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in rows:
         if None in row.values() or None in row or not row["subject"] or not row["mr"]:
-            raise ValueError(f"{source}, line {number}: wanted a subject, a CT (may be empty) and an MR")
+            raise FileError(
+                f"{source}, line {number}:", "a field is missing", "wanted a subject, a CT (may be empty) and an MR"
+            )
         split = row.get("split") or ""
         if split and split not in PARTS:
-            raise ValueError(f"{source}, line {number}: split {split!r}; wanted {', '.join(PARTS)}, or nothing")
+            raise FileError(f"{source}, line {number}:", f"split {split!r}", f"wanted {', '.join(PARTS)}, or nothing")
         ct, mr = (source.parent / row[kind] if row[kind] else None for kind in ("ct", "mr"))
         for path in (ct, mr):
-            if path is not None and not path.exists():
-                raise ValueError(f"{source}, line {number}: {path} does not exist; correct the path")
+            if path is not None and not _exists(path):
+                raise FileError(
+                    f"{source}, line {number}:", f"...{str(path)[-100:]} does not exist", "correct the path"
+                )
         pairs.append(Pair(row["subject"], ct, mr, "same subject", split))
     if not pairs:
         raise ValueError(f"{source} names no subject; add a line for each")
@@ -250,11 +301,27 @@ def _aanlib(source: Path, config: PrepareConfig) -> list[Pair]:
     """Gather the pictures of each case; they are registered, and split as ``aanlib.SPLITS`` says."""
     del config
     pictures = AANLIBSource(AANLIBConfig(root=str(source), split="all"))
+    numbers: dict[str, list[int]] = {}
+    for index, case in enumerate(pictures.cases):
+        numbers.setdefault(case, []).append(index)
     parts = {case: part for part in PARTS for case in SPLITS[part]}
     return [
-        Pair(case, None, None, "same subject", parts[case], pictures=tuple(group))
-        for case, group in itertools.groupby(pictures, key=lambda example: example.subject)
+        Pair(case, None, None, "same subject", parts[case], pictures=_Pictures(pictures, indices))
+        for case, indices in numbers.items()
     ]
+
+
+class _Pictures(Sequence[Example]):
+    """Pictures of one case, decoded when they are asked for: a bad one is its case's own trouble."""
+
+    def __init__(self, source: AANLIBSource, indices: list[int]) -> None:
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._source[self._indices[index]]
 
 
 LAYOUTS: dict[str, Callable[[Path, PrepareConfig], list[Pair]]] = {
@@ -265,14 +332,52 @@ LAYOUTS: dict[str, Callable[[Path, PrepareConfig], list[Pair]]] = {
 }
 
 
-def _check_subjects(pairs: list[Pair]) -> None:
+def _check_subjects(source: Path, pairs: list[Pair]) -> None:
     seen: set[str] = set()
     for pair in pairs:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", pair.subject):
-            raise ValueError(f"subject {pair.subject!r} cannot name a folder; use letters, digits, _, - and .")
+        if not NAME.fullmatch(pair.subject) or len(pair.subject) > 100:
+            what = f"subject {pair.subject[:60]!r} cannot name a folder"
+            raise FileError(f"{source}:", what, "use letters, digits, _, - and .")
         if pair.subject.lower() in seen:
-            raise ValueError(f"subject {pair.subject} is there twice; give each pair a subject of its own")
+            raise FileError(
+                f"{source}:", f"subject {pair.subject} is there twice", "give each pair a subject of its own"
+            )
         seen.add(pair.subject.lower())
+
+
+def _check_out(out: Path, source: Path, pairs: list[Pair]) -> None:
+    """Refuse to write where scans lie, however the two folders are spelt, or where nothing can be written.
+
+    Raises:
+        ValueError: a scan lies in ``out``, ``out`` lies in a scan's folder, or a file to write is one of the scans or
+            leads out of ``out``.
+    """
+    scans = [path for pair in pairs for path in (pair.ct, pair.mr, pair.label) if path is not None]
+    scans += [source] if any(pair.pictures for pair in pairs) else []
+    for scan in scans:
+        if contains(out, scan):
+            raise FileError(out, f"holds the scan {scan}, and scans are only read", "write to a folder of its own")
+        if scan.is_dir() and contains(scan, out):
+            raise FileError(out, f"lies in the scan {scan}, and scans are only read", "write to a folder of its own")
+    check_writable(out, folder=True)
+    places = [out / MANIFEST, out / QC, *(out / pair.subject / name for pair in pairs for name in FILES)]
+    given = {(state.st_dev, state.st_ino) for state in map(Path.stat, filter(Path.is_file, [*scans, source]))}
+    for place in places:
+        if not place.exists() and not place.is_symlink() and not place.parent.is_symlink():
+            continue
+        if not contains(out, place):
+            raise FileError(place, "leads to another folder by a link", "write to a folder of its own")
+        if place.is_dir():
+            raise FileError(place, "is a folder, and a file is written there", "write to a folder of its own")
+        if place.exists() and (place.stat().st_dev, place.stat().st_ino) in given:
+            raise FileError(place, "is one of the inputs, which are only read", "write to a folder of its own")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -280,19 +385,21 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     file = out / MANIFEST
     if not file.exists():
         return {}
-    try:
-        manifest = json.loads(file.read_bytes())
-        found = manifest["format"], manifest["settings"], {record["subject"]: record for record in manifest["subjects"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not a manifest of this program; write to another folder") from error
-    return found[2] if found[:2] == (FORMAT, settings) else {}
+    manifest = read_json(file, "a manifest of this program", "write to another folder")
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise FileError(file, "is not a manifest of this program", "write to another folder")
+    made_so = (manifest["format"], manifest.get("settings")) == (FORMAT, settings)
+    if not made_so or manifest.get(DIGEST) not in (None, digest_of(manifest)):
+        return {}
+    check_records(file, manifest)
+    return {record["subject"]: record for record in manifest["subjects"]}
 
 
 def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[str, Any] | None) -> dict[str, Any]:
     """Write the files of one subject and return its record; of the same input, keep what is there."""
     inputs = _fingerprints(pair)
     folder = out / pair.subject
-    if before and before["inputs"] == inputs and before["asked_split"] == pair.split:
+    if before and before.get("inputs") == inputs and before.get("asked_split") == pair.split:
         files = before["files"]
         if all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in files.items()):
             return before
@@ -340,7 +447,14 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
     return record
 
 
-def _manifest(records: list[dict[str, Any]], settings: dict[str, Any], config: PrepareConfig, *, complete: bool) -> Any:
+def _manifest(
+    records: list[dict[str, Any]],
+    failed: int,
+    settings: dict[str, Any],
+    config: PrepareConfig,
+    *,
+    complete: bool,
+) -> dict[str, Any]:
     """Share out the subjects and put the records together."""
     used = [record for record in records if record["good"] or config.keep_flagged]
     shared = share_out([record["subject"] for record in used if not record["asked_split"]], seed=config.seed)
@@ -353,13 +467,15 @@ def _manifest(records: list[dict[str, Any]], settings: dict[str, Any], config: P
         }
         for record in records
     ]
-    return {
+    manifest = {
         "format": FORMAT,
         "complete": complete,
+        "failed": failed,  # how many: a name that was refused as a person's own goes no further
         "settings": settings,
         "pairing": pairing_of(records),
         "subjects": sorted(subjects, key=lambda record: record["subject"]),
     }
+    return manifest | {DIGEST: digest_of(manifest)}
 
 
 def _fingerprints(pair: Pair) -> dict[str, str]:
@@ -393,7 +509,7 @@ def _centred(ct: Volume, mr: Volume) -> Volume:
     """Move the CT so that its body's centre is that of the MR: headers of different people share no coordinates."""
     affine = ct.affine.copy()
     affine[:3, 3] += _body_centre(mr) - _body_centre(ct)
-    return Volume(ct.data, affine, ct.codes)
+    return dataclasses.replace(ct, affine=affine)
 
 
 def _body_centre(volume: Volume) -> np.ndarray:
@@ -406,7 +522,7 @@ def _stack(images: Sequence[np.ndarray]) -> Volume:
     if len(sizes := {image.shape for image in images}) > 1:
         raise ValueError(f"its pictures have sizes {sorted(sizes)}; resample them to one")
     data = np.stack(images).transpose(2, 1, 0)
-    return Volume(np.ascontiguousarray(data, np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]), codes=(0, 1))
+    return Volume(np.ascontiguousarray(data, np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]), codes=(0, 1), through=2)
 
 
 def _read_label(path: Path, mr: Scan) -> Volume:
@@ -418,13 +534,11 @@ def _read_label(path: Path, mr: Scan) -> Volume:
         ranks = {name: rank for rank, name in enumerate(sorted(mr.files))}
         if len(pictures) != len(ranks):
             raise ValueError(f"{path} holds {len(pictures)} pictures for {len(ranks)} slices; wanted one each")
-        try:
-            images = [np.asarray(Image.open(pictures[ranks[name]]).convert("L")) for name in mr.files]
-        except OSError as error:
-            raise ValueError(f"{path} holds a picture that cannot be read ({error}); download it again") from error
+        images = [np.asarray(read_png(pictures[ranks[name]]).convert("L")) for name in mr.files]
         if len(sizes := {image.shape for image in images}) > 1:
             raise ValueError(f"{path} holds pictures of sizes {sorted(sizes)}; wanted those of the MR")
-        label = Volume(np.stack(images).transpose(2, 1, 0).astype(np.float32, order="C"), mr.volume.affine)
+        data = np.stack(images).transpose(2, 1, 0).astype(np.float32, order="C")
+        label = dataclasses.replace(mr.volume, data=data)
     if label.data.shape != mr.volume.data.shape or not np.allclose(label.affine, mr.volume.affine, rtol=0, atol=1e-2):
         raise ValueError(f"{path} lies on another grid than its MR; wanted labels of the same voxels")
     return label

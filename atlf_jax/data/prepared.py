@@ -1,5 +1,6 @@
 """Slices of a dataset that ``atlf_jax.data.prepare`` wrote: CT and MR volumes on one grid, and their manifest."""
 
+import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from jaxtyping import Float32
 
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
 from atlf_jax.data.files import sha256_of
+from atlf_jax.data.inputs import FileError, inside
 from atlf_jax.data.manifest import LEFT_OUT, PARTS, PICTURE, pairing_of, read_manifest
 from atlf_jax.data.transforms import CTWindows, ct_shape, window_ct
-from atlf_jax.data.volume import Volume, read_nifti, to_slices
+from atlf_jax.data.volume import Volume, read_nifti, slice_axis, to_slices
 
 __all__ = ["PreparedConfig", "PreparedSource"]
 
@@ -125,8 +127,14 @@ class PreparedSource:
             ct = self._volume(record, "ct.nii.gz") if "ct.nii.gz" in record["files"] else None
             if ct is not None and ct.data.shape != mr.data.shape:
                 raise ValueError(f"{self._root / subject}: CT {ct.data.shape} and MR {mr.data.shape}; prepare it again")
+            if (list(mr.data.shape), slice_axis(mr)) != (record["shape"], record["slice_axis"]):
+                raise FileError(
+                    self._root / subject,
+                    f"holds {mr.data.shape}, sliced along axis {slice_axis(mr)}, and the manifest says otherwise",
+                    "prepare the dataset again",
+                )
             if record["window"] != PICTURE:
-                mr = Volume(mr.data / (mr.data.max() or np.float32(1)), mr.affine)
+                mr = dataclasses.replace(mr, data=mr.data / (mr.data.max() or np.float32(1)))
             stacks = [None if volume is None else to_slices(volume) for volume in (ct, mr)]
             for stack in stacks:
                 if stack is not None:
@@ -138,7 +146,7 @@ class PreparedSource:
         return self._read[subject]
 
     def _volume(self, record: dict[str, Any], name: str) -> Volume:
-        file = self._root / record["subject"] / name
+        file = inside(self._root, f"{record['subject']}/{name}")
         if not file.is_file() or sha256_of(file) != record["files"][name]:
             raise ValueError(f"{file} is missing or was changed since it was prepared; prepare the dataset again")
         return read_nifti(file)

@@ -153,7 +153,7 @@ def apply(registration: Registration, ct: Volume, mr: Volume, *, order: int = 1,
     moved = scipy.ndimage.map_coordinates(ct.data, place, order=order, mode="nearest")
     for axis, side in enumerate(ct.data.shape):  # a voxel reaches half its size beyond its centre, as in resample
         moved[(place[axis] < -0.5 - 1e-5) | (place[axis] > side - 0.5 + 1e-5)] = outside
-    return Volume(moved, mr.affine, mr.codes)
+    return Volume(moved, mr.affine, mr.codes, mr.through)
 
 
 @beartype

@@ -7,7 +7,6 @@ them back.
 
 import gzip
 import io
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from beartype import beartype
 from jaxtyping import Float, Float32, Float64, jaxtyped
 
 from atlf_jax.data.files import write_file
+from atlf_jax.data.inputs import FileError, check_memory, read_start, reading, unpacked
 
 __all__ = [
     "Volume",
@@ -43,11 +43,13 @@ class Volume:
         data: values ``[i, j, k]``; CT in Hounsfield units, MR in arbitrary units.
         affine: voxel indices to RAS+ coordinates of the patient, in mm.
         codes: qform and sform codes of the NIfTI header that it came from, so that a result is saved with them.
+        through: voxel axis that the header says the slices were acquired along; None: it does not say.
     """
 
     data: Float32[np.ndarray, "i j k"]
     affine: Float64[np.ndarray, "4 4"]
     codes: tuple[int, int] = (1, 1)
+    through: int | None = None
 
     @property
     def spacing(self) -> np.ndarray:
@@ -72,37 +74,25 @@ def read_nifti(path: str | Path) -> Volume:
         ValueError: naming the file, what was found and what to do: not a NIfTI file, cut short, of other than three
             dimensions, no plain numbers, non-finite voxels, spacing that is not positive, a singular affine.
     """
-    import nibabel
-
     path = Path(path)
-    content = _uncompressed(path)
-    if content[344:348] == b"n+1\0":
-        kind = nibabel.Nifti1Image
-    elif content[4:8] == b"n+2\0":
-        kind = nibabel.Nifti2Image
-    else:
-        raise ValueError(f"{path} is not a NIfTI file; wanted one .nii or .nii.gz (dcm2niix makes it from DICOM)")
-    header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
-    shape = _checked_shape(path, header)
-    try:
-        image = kind.from_bytes(content)
-        stored = np.asarray(image.dataobj)
-    except (OSError, ValueError, nibabel.spatialimages.HeaderDataError) as error:
-        raise ValueError(f"{path} is damaged or cut short ({_one_line(error)}); copy it again") from error
+    with reading(path, "a NIfTI file", "wanted one .nii or .nii.gz"):
+        header, stored, affine = _read_voxels(path)
+        shape = stored.shape[:3]
     with np.errstate(over="ignore"):
         data = stored.reshape(shape).astype(np.float32, order="C")
     if bad := np.count_nonzero(~np.isfinite(data)):
-        raise ValueError(
-            f"{path} holds {bad} voxels of {data.size} that are not finite numbers; replace them (-1000 in a CT, 0 in "
-            "an MR)"
+        raise FileError(
+            path,
+            f"holds {bad} voxels of {data.size} that are not finite numbers",
+            "replace them (-1000 in a CT, 0 in an MR)",
         )
-    affine = np.array(image.affine, np.float64)
     unit = int(header["xyzt_units"]) & 7
     if unit not in _MILLIMETRES:
-        raise ValueError(f"{path} has unit of length {unit}; wanted 1 (m), 2 (mm) or 3 (micron)")
+        raise FileError(path, f"has unit of length {unit}", "wanted 1 (m), 2 (mm) or 3 (micron)")
     affine[:3] *= _MILLIMETRES[unit]
     check_affine(affine, str(path))
-    return Volume(data, affine, (int(header["qform_code"]), int(header["sform_code"])))
+    codes = (int(header["qform_code"]), int(header["sform_code"]))
+    return Volume(data, affine, codes, header.get_dim_info()[2])
 
 
 def check_affine(affine: np.ndarray, where: str) -> None:
@@ -112,13 +102,14 @@ def check_affine(affine: np.ndarray, where: str) -> None:
         ValueError: it has non-finite entries or is singular; ``where`` begins the message.
     """
     edges = affine[:3, :3]
-    lengths = np.linalg.norm(edges, axis=0)
     # the volume of a voxel against that of a box with the same edges: 1 where they are perpendicular
-    if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(edges / lengths)) < 1e-3:
-        raise ValueError(
-            f"{where} has a singular affine {np.array2string(affine[:3], precision=4).replace(chr(10), '')}; wanted "
-            "three independent axes (repair sform and qform from the scanner's original)"
-        )
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(edges, axis=0)
+        independent = np.isfinite(affine).all() and lengths.all() and abs(np.linalg.det(edges / lengths)) >= 1e-3
+    if not independent:
+        rows = np.array2string(affine[:3], precision=4)
+        remedy = "wanted three independent axes (repair sform and qform)"
+        raise FileError(where, f"has a singular affine {rows}", remedy)
 
 
 @beartype
@@ -145,6 +136,7 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
         sform = 1
     image.set_sform(volume.affine, sform)
     image.header.set_xyzt_units("mm")
+    image.header.set_dim_info(slice=volume.through)
     content = image.to_bytes()
     write_file(path, gzip.compress(content, 4, mtime=0) if path.name.endswith(".gz") else content)
 
@@ -188,15 +180,27 @@ def resample(
     for row, side in zip(matrix[:3], moving.data.shape, strict=True):
         place = (row[0] * i + row[3]) + row[1] * j + row[2] * k
         data[(place < -0.5 - 1e-6) | (place > side - 0.5 + 1e-6)] = outside
-    return Volume(data, like.affine, like.codes)
+    return Volume(data, like.affine, like.codes, like.through)
 
 
 @beartype
 def slice_axis(volume: Volume) -> int:
-    """Return the acquisition's slice axis, the one of widest spacing; of equal ones, the most inferior-superior."""
+    """Return the acquisition's slice axis.
+
+    An axis of one voxel is the one across a single slice, whatever its spacing. Else it is what the header says; where
+    that is silent, the axis of widest spacing, and of equal ones the most inferior-superior.
+
+    Example:
+        >>> slice_axis(Volume(np.ones((24, 28, 1), np.float32), np.diag([2.0, 2.0, 1.0, 1.0])))
+        2
+    """
+    single = np.equal(volume.data.shape, 1)
+    if volume.through is not None and (single[volume.through] or not single.any()):
+        return volume.through
     spacing = volume.spacing
+    wide = spacing * (single if single.any() else 1)
     rise = np.abs(volume.affine[2, :3]) / spacing
-    return int(np.argmax(np.where(spacing > 0.98 * spacing.max(), 1 + rise, 0)))
+    return int(np.argmax(np.where(wide > 0.98 * wide.max(), 1 + rise, 0)))
 
 
 @beartype
@@ -235,7 +239,7 @@ def from_slices(slices: Float[np.ndarray, "s h w"], like: Volume) -> Volume:
     if slices.shape != wanted:
         raise ValueError(f"slices have shape {slices.shape}; wanted {wanted}, as to_slices gives them")
     data = np.flip(slices, flipped).transpose(np.argsort(order))
-    return Volume(np.ascontiguousarray(data, np.float32), like.affine, like.codes)
+    return Volume(np.ascontiguousarray(data, np.float32), like.affine, like.codes, like.through)
 
 
 @jaxtyped(typechecker=beartype)
@@ -243,7 +247,7 @@ def unplaced(slices: Float[np.ndarray, "s h w"], spacing: tuple[float, float, fl
     """Make slices whose place in the patient is not known a volume; codes ``(0, 0)`` say so.
 
     Args:
-        slices: as ``to_slices`` gives them back, where their distance is not less than that of the pixels.
+        slices: as ``to_slices`` gives them back.
         spacing: mm between rows, columns and slices; None: not known, 1 mm.
 
     Returns:
@@ -253,7 +257,7 @@ def unplaced(slices: Float[np.ndarray, "s h w"], spacing: tuple[float, float, fl
     data = np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0), np.float32)  # columns, rows upwards, slices
     affine = np.diag([-across, down, through, 1.0])
     affine[:3, 3] = affine[:3, :3] @ (1 - np.array(data.shape)) / 2
-    return Volume(data, affine, codes=(0, 0))
+    return Volume(data, affine, codes=(0, 0), through=2)
 
 
 def _view(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:
@@ -272,37 +276,62 @@ def _view(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:
     return order, flipped
 
 
-def _uncompressed(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}); wanted a .nii or .nii.gz file") from error
-    if content[:2] != b"\x1f\x8b":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is a damaged or truncated gzip file ({_one_line(error)}); copy it again") from error
+def _read_voxels(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return header, stored voxels (scaled) and affine of a file whose size is what its header says."""
+    import nibabel
+
+    start = read_start(path, 132, "a NIfTI file")
+    if start[128:] == b"DICM":
+        raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
+    with unpacked(path) as file:
+        content = file.read(540)  # of NIfTI-2; that of NIfTI-1 is shorter
+        if content[344:348] == b"n+1\0":
+            kind = nibabel.Nifti1Image
+        elif content[4:8] == b"n+2\0":
+            kind = nibabel.Nifti2Image
+        else:
+            raise FileError(path, "is not a NIfTI file", "wanted one .nii or .nii.gz (dcm2niix makes it from DICOM)")
+        header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
+        shape, item = _checked_shape(path, header)
+        offset = header.get_data_offset()
+        if offset < header.single_vox_offset:
+            raise FileError(path, f"has its voxels at byte {offset}, inside its header", "export it again")
+        size = offset + item * int(np.prod(shape, dtype=object))
+        sides = " x ".join(map(str, shape))
+        check_memory(path, size + 12 * (size - offset) // item, f"voxels {sides}")  # and three float32 copies
+        content += file.read(max(size - len(content), 0))
+        if len(content) != size or file.read(1):
+            longer = "longer" if len(content) >= size else "shorter"
+            raise FileError(
+                path,
+                f"is damaged or cut short: {longer} than the {size} bytes that its header tells of, {sides} voxels",
+                "copy it again",
+            )
+    with nibabel.imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"):  # what matters is checked here
+        image = kind.from_bytes(content)
+        stored = np.asarray(image.dataobj).reshape(shape)
+    return header, stored, np.array(image.affine, np.float64)
 
 
-def _checked_shape(path: Path, header: Any) -> tuple[int, int, int]:
-    """Return the three sides of the volume, and refuse a header that says something else."""
-    sides = header.get_data_shape()
+def _checked_shape(path: Path, header: Any) -> tuple[tuple[int, int, int], int]:
+    """Return the three sides of the volume and the bytes of a voxel, and refuse a header that says something else."""
+    import nibabel
+
+    sides = tuple(int(side) for side in header.get_data_shape())
     if len(sides) < 3 or any(side != 1 for side in sides[3:]) or min(sides[:3]) < 1:
-        raise ValueError(
-            f"{path} has shape {tuple(map(int, sides))}; wanted three dimensions (of a series in time or echo, choose "
-            "one volume)"
+        raise FileError(
+            path, f"has shape {sides}", "wanted three dimensions (of a series in time or echo, choose one volume)"
         )
     spacing = np.array(header["pixdim"][1:4], np.float64)
-    if not (spacing > 0).all():
-        raise ValueError(f"{path} has spacing {spacing.tolist()}; wanted three positive lengths in pixdim")
-    if not np.isfinite(spacing).all():
-        raise ValueError(f"{path} has spacing {spacing.tolist()}; wanted three finite lengths in pixdim")
-    kind = header.get_data_dtype().kind
-    if kind not in "iuf":
-        raise ValueError(f"{path} holds {header.get_data_dtype()} voxels; wanted plain numbers (of complex: magnitude)")
-    return tuple(int(side) for side in sides[:3])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    if not ((spacing > 0) & np.isfinite(spacing)).all():
+        amount = "finite" if (spacing > 0).all() else "positive"
+        raise FileError(path, f"has spacing {spacing.tolist()}", f"wanted three {amount} lengths in pixdim")
+    try:
+        dtype = header.get_data_dtype()
+    except (KeyError, nibabel.spatialimages.HeaderDataError) as error:
+        raise FileError(
+            path, f"is of datatype {int(header['datatype'])}, which NIfTI does not know", "export it again"
+        ) from error
+    if dtype.kind not in "iuf":
+        raise FileError(path, f"holds {dtype} voxels", "wanted plain numbers (of complex: magnitude)")
+    return sides[:3], dtype.itemsize

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,10 +25,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from atlf_jax.data import DataConfig
 from atlf_jax.data.fastmri import centre_crop
+from atlf_jax.data.files import NotWritten, check_writable
+from atlf_jax.data.inputs import FileError
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models.inference import Model
 from atlf_jax.models.withheld import WithheldErrors
 from atlf_jax.ops import ct_picture
+from atlf_jax.program import Incomplete, errors_in_one_line, no_display
 from atlf_jax.reconstruct.examine import (
     Examined,
     check_for_ct_check,
@@ -116,15 +119,13 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, open, reconstruct, write; on a mistake say so in one line and exit."""
+    """Parse, open, reconstruct, write; on a mistake say so in one line and exit (``program`` lists the codes)."""
     if argv is None and jax.config.jax_compilation_cache_dir is None:  # as train.py and evaluate.py have it
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "atlf_jax"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
-    try:
+    with errors_in_one_line(PROGRAM):
         run(parse(argv))
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f"{PROGRAM}: {' '.join(str(error).split())}") from error
 
 
 def parse(argv: list[str] | None = None) -> Arguments:
@@ -168,28 +169,35 @@ def run(arguments: Arguments) -> dict[str, Any]:
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
     examined = examine([scan[index] for index in probe_indices(len(scan))], settings, model)
-    findings = _never_trained(model, scan) + examined.findings
+    findings = [Finding("empty lines", "doubtful", reason, "") for reason in scan.warnings]
+    findings += _never_trained(model, scan) + examined.findings
     facts["judgement"] = Judgement(tuple(findings)).record()
     _say(console, findings)
     Judgement(tuple(findings)).raise_if_refused(force=arguments.force)
     if arguments.dry_run:
         console.print("dry run: nothing was written", highlight=False)
         return facts
+    size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
+    check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # noise packs worse than that
     with _staged(out) as folder:
         study = _Study(scan, examined, model, console, folder, keep_panels=arguments.panels)
         with closing(study.images()) as images:  # ends the progress bar before an error is told
             scan.write(folder / out.name, images)
-        if study.errors is not None:
-            scan.write(folder / side_files["error"].name, study.errors)
         judgement = study.judge(findings)
         _say(console, judgement.findings[len(findings) :])
         judgement.raise_if_refused(force=arguments.force)
-        facts |= {"judgement": judgement.record()} | study.facts() | {"versions": _versions()}
-        (folder / side_files["json"].name).write_text(json.dumps(facts, indent=1) + "\n")
-        if arguments.panels:
-            (folder / side_files["png"].name).write_bytes(_panels(scan, study.panels))
-        for path in (*side_files.values(), out):
-            (folder / path.name).replace(path)
+        facts |= {"judgement": judgement.record(), "warnings": [str(finding) for finding in judgement.findings]}
+        facts |= study.facts() | {"versions": _versions()}
+        (folder / out.name).replace(out)
+        failures = _write_beside(
+            side_files,
+            folder,
+            {
+                "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
+                "error": lambda file: scan.write(file, study.errors),
+                "png": lambda file: file.write_bytes(_panels(scan, study.panels)),
+            },
+        )
     if arguments.check_ct:
         console.print(ct_benefit(study.withheld)[1], highlight=False, soft_wrap=True)
     verdict = judgement.level if judgement.level != "refused" else "refused, and forced"
@@ -199,6 +207,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         highlight=False,
         soft_wrap=True,
     )
+    if failures:
+        raise Incomplete(f"{out} is written, but {', and '.join(failures)}")
     return facts
 
 
@@ -301,11 +311,35 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     if arguments.uncertainty:
         beside["error"] = out.with_name(f"{stem}_error{ending}")
     for path in (out, *beside.values()):
-        if path.resolve() == source.resolve():
-            raise ValueError(f"{path} is the input, which is only read; write to another file")
+        if path.exists() and any(path.samefile(given) for given in _given(arguments)):
+            raise FileError(path, "is the input or another file that is only read", "write to another file")
         if path.exists() and not arguments.overwrite:
             raise ValueError(f"{path} is there already; choose another name, or replace it with --overwrite")
+        check_writable(path)
     return out, beside
+
+
+def _given(arguments: Arguments) -> Iterator[Path]:
+    """Yield the files that are read, those of a DICOM folder one by one."""
+    named = (arguments.input, arguments.ct.path, arguments.sampling.file, arguments.kspace.coil_maps)
+    for path in map(Path, filter(None, (*named, arguments.noise_covariance, arguments.checkpoint))):
+        if path.is_dir():
+            yield from (file for file in path.iterdir() if file.is_file())
+        elif path.exists():
+            yield path
+
+
+def _write_beside(files: dict[str, Path], folder: Path, writers: dict[str, Callable[[Path], object]]) -> list[str]:
+    """Write the files beside the image, which is in its place already; return what is missing, and why."""
+    failures = []
+    for kind, path in files.items():
+        try:
+            writers[kind](folder / path.name)
+            (folder / path.name).replace(path)
+        except Exception as error:  # of a drawing library or a full disk, any: the image stands
+            why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            failures.append(f"{path.name} is missing ({why[:80]})")
+    return failures
 
 
 def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any] | None]:
@@ -443,8 +477,8 @@ class _staged:
         if isinstance(error, OSError):
             raise self._refusal(error) from error
 
-    def _refusal(self, error: OSError) -> ValueError:
-        return ValueError(
+    def _refusal(self, error: OSError) -> NotWritten:
+        return NotWritten(
             f"{self._out} cannot be written ({error.strerror or error}); make room, or choose another folder"
         )
 
@@ -453,7 +487,8 @@ def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
     """Draw slices as rows and CT, zero-filled image, reconstruction, truth and error as columns; a PNG file."""
     from PIL import Image, ImageDraw
 
-    from atlf_jax.evaluation.figures import error_picture, picture  # matplotlib's colours
+    with no_display():
+        from atlf_jax.evaluation.figures import error_picture, picture  # matplotlib's colours
 
     rows, errors = [], []
     for index, (record, result) in sorted(panels.items()):

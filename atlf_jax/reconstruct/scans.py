@@ -16,8 +16,10 @@ from jaxtyping import Complex, Complex64, Float32
 
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import is_same_person, read_scan
-from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, write_reconstruction
+from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
 from atlf_jax.data.files import fingerprint
+from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
+from atlf_jax.data.measured import in_words, is_box, measured
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
@@ -55,7 +57,9 @@ class CTConfig:
 @beartype
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which samples are known. What the scan's own file says comes first, then a mask's file, then a drawn mask."""
+    """Which samples are known: those of the scan's own mask and of a mask's file, where both are there; else of a drawn
+    mask. Empty lines of k-space were never acquired, whatever a mask says.
+    """
 
     file: str = ""
     """.npy with the acquired lines or samples, [w], [1, w] or [h, w] of zeros and ones."""
@@ -88,6 +92,7 @@ class Scan(Protocol):
     has_ct: bool
     facts: dict[str, Any]  # for the record; no names of files or people
     contrast: str  # as the file tells it; empty: it does not
+    warnings: tuple[str, ...]  # what of the input should be looked at
 
     def __len__(self) -> int: ...
 
@@ -132,9 +137,12 @@ def open_scan(
         return _open_fastmri(path, mask, sampling, ct)
     if path.suffix == ".npy":
         return _open_npy(path, mask, sampling, kspace, ct)
-    raise ValueError(
-        f"{path} is no folder and ends in none of {', '.join((*NIFTI, *HDF5, '.npy'))}; wanted an MR volume (NIfTI, or "
-        "a DICOM folder) or k-space (fastMRI .h5, or .npy)"
+    if path.is_file() and (path.suffix.lower() in (".dcm", ".ima") or read_start(path, 132)[128:] == b"DICM"):
+        raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
+    raise FileError(
+        path,
+        f"is no folder and ends in none of {', '.join((*NIFTI, *HDF5, '.npy'))}",
+        "wanted an MR volume (NIfTI, or a DICOM folder) or k-space (fastMRI .h5, or .npy)",
     )
 
 
@@ -150,6 +158,7 @@ class _VolumeScan:
     windows: int = 1
     coils: int = 0
     contrast: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -195,6 +204,7 @@ class _KSpaceScan:
     spacing: tuple[float, float, float] | None = None
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def contrast(self) -> str:
@@ -240,7 +250,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
     if not slices.any():
         raise ValueError(f"{path} is zero everywhere, and so is its k-space; there is nothing to reconstruct")
     name = path.resolve().name if path.is_dir() else path.name  # of the folder "." too
-    drawn, how = _mask(slices.shape[1:], mask, sampling, name)
+    drawn, how = _mask(slices.shape[1:], mask, sampling, Path(name))
     facts = {
         "input": {
             "kind": "fully sampled volume, k-space simulated with one coil",
@@ -264,13 +274,8 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
     file = KSpaceFile(path)  # stays open as long as its slices are read
-    if file.mask is not None and not sampling.file:
-        drawn, how = stored_mask(file.mask, layout="centered"), {"kind": "of the scan"}
-    else:
-        drawn, how = _mask(file.shape, mask, sampling, path.name)
-        if not file.acquired.all():
-            inside = stored_mask(drawn.mask & file.acquired, layout="centered")
-            drawn = inside._replace(nominal=drawn.nominal)
+    found = measured(file.__getitem__, len(file)) & file.acquired
+    drawn, how, warnings = _sampled(path, file.shape, file.mask, found, mask, sampling, full=file.acquired)
     facts = {
         "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
         | {"sha256": fingerprint(path)},
@@ -293,6 +298,7 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
         where=str(path),
         windows=ct.windows,
         attributes=kept,
+        warnings=warnings,
     )
 
 
@@ -301,6 +307,7 @@ def _open_npy(
 ) -> _KSpaceScan:
     samples = load_array(path)
     check_complex(samples.dtype, samples.shape, str(path))
+    check_order(samples.shape, str(path))
     maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
     several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
     samples = samples[None] if samples.ndim == (3 if several else 2) else samples
@@ -310,12 +317,23 @@ def _open_npy(
             "[c, h, w] with --kspace.first_axis coils"
         )
     shape = samples.shape[-2:]
+    check_memory(path, 32 * int(np.prod(samples.shape[1:], dtype=object)), f"slices {samples.shape[1:]}")
+    found = measured(samples.__getitem__, len(samples))
     if not (sampling.file or sampling.retrospective):
-        raise ValueError(
-            f"{path} does not say which samples were acquired; give them with --sampling.file MASK.npy, or undersample "
-            "fully sampled k-space with --sampling.retrospective and --mask.kind"
+        told = "" if found.all() else f" ({in_words(found)})"
+        raise FileError(
+            path,
+            f"does not say which samples were acquired{told}",
+            "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
+            "--sampling.retrospective and --mask.kind",
         )
-    drawn, how = _mask(shape, mask, sampling, path.name)
+    if not sampling.file and not is_box(found):
+        raise FileError(
+            path,
+            f"is not fully sampled: {in_words(found)}",
+            "give its mask with --sampling.file in place of --sampling.retrospective",
+        )
+    drawn, how, warnings = _sampled(path, shape, None, found, mask, sampling, full=np.ones(shape[1], bool))
     if maps is not None:
         check_complex(maps.dtype, maps.shape, config.coil_maps)
         if maps.shape not in (samples.shape, samples.shape[1:]):
@@ -341,30 +359,88 @@ def _open_npy(
         where=str(path),
         windows=ct.windows,
         coil_maps=maps,
+        warnings=warnings,
     )
 
 
+def _sampled(
+    path: Path,
+    shape: tuple[int, int],
+    own: np.ndarray | None,
+    found: np.ndarray,
+    config: MaskConfig,
+    sampling: SamplingConfig,
+    *,
+    full: np.ndarray,
+) -> tuple[Mask, dict[str, Any], tuple[str, ...]]:
+    """Return the mask of measured k-space, where it comes from, and what should be looked at.
+
+    Args:
+        path: of the input.
+        shape: of k-space, (h, w).
+        own: the mask that the scan brings, ``[w]``, or None.
+        found: the samples that are not empty, ``[1, w]`` or ``[h, w]``.
+        config: of a mask that is drawn where there is none.
+        sampling: may name a mask's file.
+        full: ``[w]``, the lines that a scan without undersampling has.
+
+    Raises:
+        ValueError: the mask's file and the scan have no sample in common, or not the middle of k-space.
+    """
+    warnings = []
+    if own is None and not sampling.file and not is_box(found):
+        own = found  # a mask drawn over it would take zeros for samples
+        warnings.append(f"{in_words(found)}: it was undersampled, the other samples are its mask, and none is drawn")
+    if own is None:
+        drawn, how = _mask(shape, config, sampling, path)
+        claimed = drawn.mask & full
+    elif sampling.file:
+        given, _ = _mask(shape, config, sampling, path)
+        drawn, how = given, {"kind": "of the scan and of a file"}
+        claimed = given.mask & own
+        if (given.mask & ~own & full).any():
+            warnings.append("the mask's file names samples that the scan's own mask lacks: they were never acquired")
+    else:
+        drawn, how = stored_mask(own, layout="centered"), {"kind": "of the scan"}
+        claimed = drawn.mask
+        if warnings:
+            how = {"kind": "of the empty samples of k-space"}
+    joined = claimed & found
+    if (claimed & ~found).any():
+        warnings.append(f"{in_words(found)}: they do not count as acquired, whatever the mask says")
+    if not joined.any():
+        raise FileError(path, "has no sample that its mask and its k-space share", "give the mask of this scan")
+    if joined.shape != drawn.mask.shape or (joined != drawn.mask).any():
+        try:
+            inside = stored_mask(joined, layout="centered")
+        except ValueError as error:
+            raise FileError(f"{path}:", str(error), "give the mask of this scan") from error
+        drawn = inside._replace(nominal=drawn.nominal) if own is None and not sampling.file else inside
+    return drawn, how, tuple(warnings)
+
+
 def _mask(
-    shape: tuple[int, int], config: MaskConfig, sampling: SamplingConfig, name: str
+    shape: tuple[int, int], config: MaskConfig, sampling: SamplingConfig, path: Path
 ) -> tuple[Mask, dict[str, Any]]:
     """Read the mask's file or draw a mask, and say which."""
     h, w = shape
     if not sampling.file:
-        seed = seed_from_name(name) if sampling.seed is None else sampling.seed
+        seed = seed_from_name(path.name) if sampling.seed is None else sampling.seed
         return make_mask(config, (h, w), seed=seed), {
             "kind": config.kind,
             "seed": "name of the input" if sampling.seed is None else seed,
         }
     array = load_array(Path(sampling.file))
     if array.shape not in ((w,), (1, w), (h, w)):
-        raise ValueError(
-            f"{sampling.file} has shape {array.shape} and k-space {h} rows and {w} columns; wanted a mask [{w}], "
-            f"[1, {w}] or [{h}, {w}]"
+        raise FileError(
+            sampling.file,
+            f"has shape {array.shape} and k-space {h} rows and {w} columns",
+            f"wanted a mask [{w}], [1, {w}] or [{h}, {w}]",
         )
     try:
         return stored_mask(array, layout=sampling.layout), {"kind": "of a file"}
     except ValueError as error:
-        raise ValueError(f"{sampling.file}: {error}") from error
+        raise FileError(f"{sampling.file}:", str(error), "give the mask of this scan") from error
 
 
 def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray, dict[str, Any]]:
@@ -405,6 +481,8 @@ def _ct_as_it_is(config: CTConfig, wanted: tuple[int, ...], facts: dict[str, Any
         raise ValueError("k-space without a place in the patient cannot be registered to; bring the CT to its grid")
     path = Path(config.path)
     stack = load_array(path) if path.suffix == ".npy" else to_slices(read_scan(path, "CT").volume)
+    if np.iscomplexobj(stack):
+        raise FileError(path, "holds complex numbers", "wanted a CT in Hounsfield units")
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.shape != wanted:
         raise ValueError(
@@ -436,8 +514,4 @@ def _place(spacing: tuple[float, float, float] | None) -> str:
 
 def load_array(path: Path) -> Complex[np.ndarray, "..."] | np.ndarray:
     """Open a .npy array without reading it."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(f"{path} is not a readable .npy array ({reason}); save it with numpy.save") from error
+    return load_npy(path)

@@ -1,12 +1,17 @@
 import builtins
+import gzip
+import io
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian
 
+from atlf_jax.data import inputs
 from atlf_jax.data.dicom import is_name_of, is_same_person, read_scan, read_series
-from atlf_jax.data.volume import Volume, orientation, read_nifti, write_nifti
+from atlf_jax.data.volume import Volume, orientation, read_nifti, slice_axis, write_nifti
 from tests.data.dicom_files import AXIAL, NAME, NUMBER, change, write_series
 
 TILTED = (0.96, 0.28, 0.0, -0.168, 0.576, -0.8)  # two perpendicular unit vectors
@@ -217,6 +222,112 @@ def test_a_scan_is_a_folder_or_a_nifti_file_of_the_modality(tmp_path):
         read_scan(tmp_path / "ct", "MR")
     write_nifti(tmp_path / "a.nii", Volume(np.ones((3, 4, 5), np.float32), np.eye(4)))
     assert read_scan(tmp_path / "a.nii", "MR").volume.data.shape == (3, 4, 5)
+
+
+def test_padding_of_an_mr_is_air(tmp_path):
+    """One value, and a range of values; both lie inside the volume's range after scaling."""
+    stored = numbers()
+    stored[:, :2] = 300
+    write_series(tmp_path / "one", stored, modality="MR", PixelPaddingValue=300)
+    data = read_series(tmp_path / "one").volume.data
+    assert not data[:, :2].any() and (data[:, 2:] == stored.transpose(2, 1, 0)[:, 2:]).mean() > 0.99
+    write_series(tmp_path / "range", stored, modality="MR", PixelPaddingValue=300, PixelPaddingRangeLimit=200)
+    data = read_series(tmp_path / "range").volume.data
+    kept = (stored < 200) | (stored > 300)
+    np.testing.assert_array_equal(data, np.where(kept, stored, 0).transpose(2, 1, 0))
+
+
+def test_a_mosaic_is_taken_apart(tmp_path):
+    """A real header of a Siemens scanner, which comes with nibabel, and its place as SPM's converter has it."""
+    real = Path(nibabel.__file__).parent / "nicom" / "tests" / "data" / "siemens_dwi_0.dcm.gz"
+    header = pydicom.dcmread(io.BytesIO(gzip.decompress(real.read_bytes())))
+    want = np.random.default_rng(0).integers(0, 4000, (48, 128, 128)).astype(np.uint16)  # slice, row, column
+    tiles = np.zeros((49, 128, 128), np.uint16)
+    tiles[:48] = want
+    header.PixelData = tiles.reshape(7, 7, 128, 128).transpose(0, 2, 1, 3).tobytes()
+    header.save_as(tmp_path / "a.dcm")
+    scan = read_series(tmp_path)
+    np.testing.assert_array_equal(scan.volume.data, want.transpose(2, 1, 0))
+    spm = [
+        [-1.796875, 0, 0, 115],
+        [0, -1.79684984, -0.01570896, 135.028779],
+        [0, -0.0094084375, 2.99995887, -78.710481],
+    ]
+    np.testing.assert_allclose(scan.volume.affine[:3], spm, atol=1e-5)
+    assert scan.modality == "MR" and slice_axis(scan.volume) == 2 and scan.files == ("a.dcm",)
+    header.save_as(tmp_path / "b.dcm")
+    refused(tmp_path, "holds 2 Siemens mosaics", "a series in time", "a folder of its own")
+
+
+def test_a_mosaic_that_does_not_tell_its_tiles_is_refused(tmp_path):
+    write_series(tmp_path, numbers(1), modality="MR", ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    refused(tmp_path, "IM0000.dcm is a Siemens mosaic", "dcm2niix")
+
+
+def test_lists_of_files_are_passed_over(tmp_path):
+    write_series(tmp_path, numbers())
+    want = read_series(tmp_path).volume.data
+    for name in ("DICOMDIR", "DIRFILE", "dirfile"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM" + b"anything")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = "1.2.840.10008.1.3.10", ExplicitVRLittleEndian
+    index = pydicom.dataset.FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    index.save_as(tmp_path / "INDEX")
+    np.testing.assert_array_equal(read_series(tmp_path).volume.data, want)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00DS"),  # Rows
+        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00IS"),
+        (b"\x28\x00\x30\x00DS", b"\x28\x00\x30\x00US"),  # PixelSpacing
+        (b"\x18\x00\x50\x00DS\x04\x002", b"\x18\x00\x50\x00DS\x04\x00x"),  # SliceThickness
+        (b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00??"),
+    ],
+)
+def test_a_wrong_value_representation_names_the_file(tmp_path, old, new):
+    file = write_series(tmp_path, numbers(), SliceThickness="2.5")[1]
+    content = file.read_bytes()
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, new))
+    refused(tmp_path, "IM0001.dcm ")
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"TemporalPositionIdentifier": 1}, "several time points"),
+        ({"ContentTime": "101500"}, "several time points"),
+        ({"EchoTime": 4.6}, "several echoes"),
+        ({}, "2 at each of 4 places: a series in time, or copies"),
+    ],
+)
+def test_a_series_in_time_says_so(tmp_path, tags, words):
+    write_series(tmp_path, numbers(), modality="MR")
+    write_series(tmp_path / "later", numbers(seed=1), modality="MR", **tags)
+    for file in (tmp_path / "later").iterdir():
+        file.rename(tmp_path / f"later_{file.name}")
+    (tmp_path / "later").rmdir()
+    refused(tmp_path, "several images at one place", words, "give each volume its own folder")
+
+
+def test_one_slice_is_answered_with_its_folder(tmp_path):
+    file = write_series(tmp_path, numbers())[0]
+    with pytest.raises(ValueError, match=f"IM0000.dcm is one slice of a DICOM series; give the folder .*: {tmp_path}"):
+        read_scan(file, "CT")
+
+
+def test_slices_that_do_not_fit_into_memory(tmp_path, monkeypatch):
+    write_series(tmp_path, numbers())
+    monkeypatch.setattr(inputs, "available_memory", lambda: 1000)
+    refused(tmp_path, "4 slices of", "GiB are free")
+
+
+def test_the_slices_of_a_series_are_its_last_axis(tmp_path):
+    write_series(tmp_path, numbers(), spacing=(5.0, 5.0), step=1.0)
+    volume = read_series(tmp_path).volume
+    assert volume.through == slice_axis(volume) == 2
 
 
 @pytest.mark.data

@@ -1,11 +1,12 @@
 import errno
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from atlf_jax.data import FastMRIConfig, FastMRISource
+from atlf_jax.data import FastMRIConfig, FastMRISource, inputs
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, write_kspace, write_reconstruction
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 
@@ -167,26 +168,30 @@ def test_the_target_of_one_coil_is_the_complex_image(tmp_path):
     source = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
     assert len(source) == 8
     example = source[3]
-    assert example.name == f"{tmp_path.name}1_001"
-    np.testing.assert_allclose(example.target, ifft2c_numpy(noise(2, *SHAPE, seed=1)[1])[3:21, 2:18], atol=1e-6)
+    want = ifft2c_numpy(noise(2, *SHAPE, seed=1))[:, 3:21, 2:18]
+    np.testing.assert_allclose(example.target, want[1] / np.abs(want).max(), atol=1e-6)
     assert example.ct.shape == (18, 16) and not example.ct.any()
     for patient in "abcd":
         assert patient != example.subject and len(example.subject) == 12
 
 
-def test_targets_are_in_units_of_the_maximum_that_the_file_tells(tmp_path):
-    kspace = noise(1, *SHAPE)
-    peak = np.abs(ifft2c_numpy(kspace)).max()
-    write_kspace(tmp_path / "a.h5", 1e-5 * kspace, attributes={"patient_id": "a", "max": 1e-5 * peak})
-    target = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))[0].target
-    np.testing.assert_allclose(target, ifft2c_numpy(kspace)[0] / peak, atol=1e-5)
-
-
-def test_a_file_that_tells_no_maximum_is_measured(tmp_path):
-    kspace = noise(3, *SHAPE)
-    write_kspace(tmp_path / "a.h5", 7 * kspace, attributes={"patient_id": "a"})
+@pytest.mark.parametrize("told", [None, 1.0, 2.0, 0.5], ids=["none", "right", "twice", "half"])
+def test_targets_are_in_units_of_the_volumes_maximum_whatever_the_file_tells(tmp_path, told):
+    kspace = 7e-5 * noise(3, *SHAPE)
+    images = ifft2c_numpy(kspace)
+    stale = {} if told is None else {"max": told * np.abs(images).max()}
+    write_kspace(tmp_path / "a.h5", kspace, attributes={"patient_id": "a", **stale})
     source = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
-    assert max(np.abs(source[index].target).max() for index in range(3)) == pytest.approx(1)
+    for index in range(3):
+        np.testing.assert_allclose(source[index].target, images[index] / np.abs(images).max(), atol=1e-6)
+
+
+def test_records_carry_no_name_of_a_person(tmp_path):
+    for name in ("Erika_Muster", "file1000001", "file_brain_AXT2_200_6002471"):
+        write_kspace(tmp_path / f"{name}.h5", noise(1, *SHAPE), attributes={"patient_id": name})
+    names = sorted(example.name for example in FastMRISource(FastMRIConfig(root=str(tmp_path), split="all")))
+    assert names[1:] == ["file1000001_000", "file_brain_AXT2_200_6002471_000"]
+    assert re.fullmatch(r"[0-9a-f]{12}_000", names[0])
 
 
 def test_a_file_without_a_patient_is_refused(tmp_path):
@@ -195,18 +200,22 @@ def test_a_file_without_a_patient_is_refused(tmp_path):
         FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
 
 
+def rss_peak(kspace):
+    return np.linalg.norm(ifft2c_numpy(kspace), axis=1).max()
+
+
 def test_coils_are_combined(tmp_path):
     write_patients(tmp_path, ["a", "b", "c", "d"], coils=(3,))
     target = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))[0].target
     images = ifft2c_numpy(noise(2, 3, *SHAPE)[0])
-    np.testing.assert_allclose(target, np.linalg.norm(images, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(target, np.linalg.norm(images, axis=0) / rss_peak(noise(2, 3, *SHAPE)), rtol=1e-5)
     flat = noise(1, *SHAPE)[0] * np.hypot(*np.mgrid[-1:1:24j, -1:1:20j])  # one image seen by three coils
     weights = np.array([1, 2j, -2], np.complex64)[:, None, None]
     kspace = fft2c_numpy((weights * flat).astype(np.complex64))[None]
     write_kspace(tmp_path / "z.h5", kspace, attributes={"patient_id": "z", "max": 1.0})
     config = FastMRIConfig(root=str(tmp_path), split="all", combine="espirit")
     target = FastMRISource(config)[8].target
-    np.testing.assert_allclose(target, 3 * flat, atol=1e-4)  # phase of the first coil
+    np.testing.assert_allclose(target, flat / np.abs(flat).max(), atol=1e-4)  # phase of the first coil
 
 
 def test_official_parts(tmp_path):
@@ -247,4 +256,69 @@ def test_a_real_scan_goes_through_a_file(tmp_path, data_dir):
     kspace = np.load(Path(data_dir, "kspace", "larson_knee_1ch_full_332x640.npy"))
     write_kspace(tmp_path / "knee.h5", kspace[None].astype(np.complex64), attributes={"patient_id": "knee", "max": 1.0})
     (example,) = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all"))
-    np.testing.assert_allclose(fft2c_numpy(example.target), kspace, atol=1e-5 * np.abs(kspace).max())
+    peak = np.abs(ifft2c_numpy(kspace.astype(np.complex64))).max()
+    np.testing.assert_allclose(peak * fft2c_numpy(example.target), kspace, atol=1e-5 * np.abs(kspace).max())
+
+
+def hdf5(path, **datasets):
+    with h5py.File(path, "w") as raw:
+        for name, value in datasets.items():
+            raw[name] = value
+    return path
+
+
+def test_kspace_of_another_file_is_not_read(tmp_path):
+    """External storage, an external link, a soft link and a virtual dataset would read bytes from elsewhere."""
+    (tmp_path / "secret").write_bytes(noise(1, *SHAPE).tobytes())
+    other, path = hdf5(tmp_path / "other.h5", kspace=noise(1, *SHAPE)), tmp_path / "scan.h5"
+    with h5py.File(path, "w") as raw:
+        stored = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+        raw.create_dataset("kspace", (1, *SHAPE), np.complex64, external=stored)
+    refused(path, "keeps kspace in another file", "h5copy")
+    with h5py.File(path, "w") as raw:
+        layout = h5py.VirtualLayout((1, *SHAPE), np.complex64)
+        layout[:] = h5py.VirtualSource(str(other), "kspace", (1, *SHAPE))
+        raw.create_virtual_dataset("kspace", layout)
+    refused(path, "keeps kspace in another file")
+    for link in (h5py.ExternalLink("other.h5", "/kspace"), h5py.SoftLink("/inner/kspace"), h5py.SoftLink("/nothing")):
+        with h5py.File(path, "w") as raw:
+            raw["inner/kspace"] = noise(1, *SHAPE)
+            raw["kspace"] = link
+        refused(path, "has a link in place of the dataset kspace")
+    with h5py.File(path, "w") as raw:
+        raw["kspace"], raw["mask"] = noise(1, *SHAPE), h5py.ExternalLink("other.h5", "/mask")
+    refused(path, "has a link in place of the dataset mask")
+
+
+def test_other_layouts_are_told_by_their_names(tmp_path):
+    path = hdf5(tmp_path / "a.h5", **{"kspace/real": np.ones(3), "kspace/imaginary": np.ones(3)})
+    refused(path, "has a group named kspace (holding imaginary, real)", "wanted a dataset")
+    refused(hdf5(path, **{"dataset/xml": [b"<a/>"], "dataset/data": np.ones(3)}), "is an ISMRMRD file", "BART")
+    refused(hdf5(path, kspace=noise(24, 20, 4)), "has its coils last; turn it: numpy.moveaxis(k, -1, 0)")
+    refused(hdf5(path, kspace=noise(2, 24, 20, 4)), "has its coils last; turn it: numpy.moveaxis(k, -1, 1)")
+    refused(hdf5(path, kspace="text"), "kspace of shape ()")
+    refused(hdf5(path, kspace=h5py.Empty("f8")), "kspace of shape ()")
+    bomb = b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'
+    refused(hdf5(path, kspace=noise(1, *SHAPE), ismrmrd_header=bomb), "defines entities of its own")
+
+
+def test_kspace_that_was_never_written_or_does_not_fit(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as raw:  # a chunk of a thousand
+        data = raw.create_dataset("kspace", (1000, 256, 256), np.complex64, chunks=(1, 256, 256), compression="gzip")
+        data[0] = noise(256, 256)
+    refused(path, "declares 524288000 bytes of kspace that were never written")
+    hdf5(path, kspace=noise(1, *SHAPE))
+    monkeypatch.setattr(inputs, "available_memory", lambda: 1000)
+    refused(path, "slices (24, 20)", "GiB are free")
+
+
+def test_numbers_of_a_damaged_type_are_not_read(tmp_path):
+    """Pairs of two floats in twelve bytes: h5py takes them for complex64 and gives what was in memory before."""
+    padded = np.dtype({"names": ["r", "i"], "formats": ["<f4", "<f4"], "offsets": [0, 4], "itemsize": 12})
+    refused(hdf5(tmp_path / "a.h5", kspace=np.zeros((1, *SHAPE), padded)), "stores kspace in numbers of no type")
+
+
+@pytest.mark.data
+def test_a_real_ismrmrd_file_is_told_by_its_name(data_dir):
+    refused(Path(data_dir, "raw", "phantom_14ch_grappa3_ismrmrd.h5"), "is an ISMRMRD file", "save k-space as .npy")

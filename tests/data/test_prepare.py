@@ -3,6 +3,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from atlf_jax.data import PreparedConfig, PreparedSource
 from atlf_jax.data import prepare as prepare_module
 from atlf_jax.data.aanlib import SPLITS
 from atlf_jax.data.ct import clean_ct
+from atlf_jax.data.files import NotWritten
 from atlf_jax.data.prepare import PrepareConfig, main, prepare, share_out
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from tests.data.dicom_files import NAME, NUMBER, change, write_series
@@ -263,6 +265,10 @@ def test_dicom_of_a_table_and_no_name_anywhere(tmp_path, capfd):
         change(file, PatientID="PID-1")
     message = refused(settings(table, tmp_path / "other"), "subject p01", "different people by their headers")
     assert "PID" not in message and not (tmp_path / "other").exists()
+    write_table(tmp_path, [("subject", "ct", "mr"), ("erika_muster", "", "s1/mr"), ("p01", "", "s1/mr")])
+    refused(settings(table, tmp_path / "both"), "subject erika_muster", "give the subject a code")
+    assert b"erika" not in (tmp_path / "both" / "manifest.json").read_bytes()
+    assert [file.name for file in (tmp_path / "both").iterdir() if file.is_dir()] == ["p01"]
 
 
 def write_chaos(root, cts=("1", "2", "10"), mrs=("3", "20"), phase="InPhase"):
@@ -421,8 +427,13 @@ def test_labels_on_another_grid(tmp_path):
 def test_the_command_line(tmp_path):
     table = write_pairs(tmp_path, "a", ["valid"])
     command = [sys.executable, "-W", "error", "-m", "atlf_jax.data.prepare", "table", str(table), str(tmp_path / "out")]
+    notebook = os.environ | {"MPLBACKEND": "no such window"}
     done = subprocess.run(
-        [*command, "--registration", "none"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        [*command, "--registration", "none"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=notebook,
     )
     assert done.returncode == 0, done.stderr
     assert "a (same subject): valid; body dice 1.000" in done.stdout
@@ -446,12 +457,132 @@ def test_without_a_ct_there_is_no_registration_to_look_at(tmp_path):
     assert not (tmp_path / "out" / "qc.html").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_and_an_exit(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_line_and_an_exit(tmp_path, capsys):
     (tmp_path / "file").write_bytes(b"")
     table = write_pairs(tmp_path, "a", ["valid"])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         main(["table", str(table), str(tmp_path / "file" / "out"), "--registration", "none"])
-    assert re.fullmatch(r"atlf-prepare: .*cannot be written.*", str(stop.value.code))
+    assert re.fullmatch(r"atlf-prepare: .*cannot be written.*\n", capsys.readouterr().err)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """A table beside its scans, named as prepare names what it writes."""
+    for kind, volume in (("ct", ct_volume()), ("mr", mr_volume())):
+        write_nifti(tmp_path / "scans" / "s1" / f"{kind}.nii.gz", volume)
+    (tmp_path / "lists").mkdir()
+    table = tmp_path / "lists" / "pairs.csv"
+    table.write_text("subject,ct,mr\ns1,../scans/s1/ct.nii.gz,../scans/s1/mr.nii.gz\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("out", ["scans", ".", "scans/s1", "link", "lists/../scans", "new/../scans"])
+def test_scans_are_never_written_over(scans, out):
+    """OUT above or beside the scans, also through links and dots, is refused before anything is written."""
+    (scans / "link").symlink_to(scans / "scans")
+    before = tree(scans)
+    refused(settings(scans / "lists" / "pairs.csv", scans / out), "holds the scan", "only read")
+    assert tree(scans) == before
+
+
+def test_links_in_the_output_lead_to_no_scan(scans):
+    table = scans / "lists" / "pairs.csv"
+    for place in ("a", "b", "c"):
+        (scans / place).mkdir()
+    (scans / "a" / "s1").symlink_to(scans / "scans" / "s1")
+    (scans / "b" / "s1").mkdir()
+    (scans / "b" / "s1" / "mr.nii.gz").hardlink_to(scans / "scans" / "s1" / "mr.nii.gz")
+    (scans / "c" / "manifest.json").symlink_to(scans / "nothing")
+    before = tree(scans)
+    refused(settings(table, scans / "a"), "leads to another folder by a link")
+    refused(settings(table, scans / "b"), "is one of the inputs")
+    refused(settings(table, scans / "c"), "leads to another folder by a link")
+    assert tree(scans) == before
+
+
+def test_a_scans_folder_is_not_written_into(tmp_path):
+    write_chaos(tmp_path / "in", ("1",), ("3",))
+    table = write_table(tmp_path, [("subject", "ct", "mr"), ("a", "in/CT/1/DICOM_anon", "in/MR/3/T2SPIR/DICOM_anon")])
+    refused(settings(table, tmp_path / "in" / "CT" / "1" / "DICOM_anon" / "out"), "lies in the scan", "only read")
+
+
+def test_a_bad_subject_does_not_stop_the_others(tmp_path, capsys):
+    table = write_pairs(tmp_path, "abc")
+    (tmp_path / "scans" / "1_mr.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(SystemExit, match="2"):
+        main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
+    said = capsys.readouterr()
+    assert "b: not prepared: " in said.out and "2 of 3 subjects" in said.out and "qc.html" in said.out
+    assert re.fullmatch(r"atlf-prepare: subject b: .*1_mr.nii.gz is not a NIfTI file; [^\n]*\n", said.err)
+    page = (tmp_path / "out" / "qc.html").read_text()
+    assert "subject a" in page and "subject c" in page and "subject b" not in page
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["failed"] == 1 and manifest["complete"]
+    assert {example.subject for example in PreparedSource(PreparedConfig(str(tmp_path / "out"), "all"))} == {"a", "c"}
+    write_nifti(tmp_path / "scans" / "1_mr.nii.gz", mr_volume(seed=1))
+    main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["failed"] == 0
+
+
+def test_a_bad_picture_does_not_stop_the_other_cases(tmp_path):
+    for name in ("2001", "28001"):
+        for kind in ("CT", "MRI"):
+            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.arange(288, dtype=np.uint8).reshape(18, 16)).save(tmp_path / "in" / kind / f"{name}.png")
+    (tmp_path / "in" / "CT" / "2001.png").write_bytes(b"no picture")
+    refused(settings(tmp_path / "in", tmp_path / "out", "aanlib"), "subject 2: ", "2001.png is not a readable picture")
+    assert [example.subject for example in PreparedSource(PreparedConfig(str(tmp_path / "out"), "all"))] == ["28"]
+
+
+def test_a_full_disk_stops_all_subjects(tmp_path, monkeypatch):
+    table, tried = write_pairs(tmp_path, "abc"), []
+
+    def full(path, volume):
+        tried.append(path)
+        raise NotWritten(f"{path} cannot be written (No space left on device)")
+
+    monkeypatch.setattr(prepare_module, "write_nifti", full)
+    refused(settings(table, tmp_path / "out"), "subject a: ", "No space left on device")
+    assert len(tried) == 1
+
+
+def test_pictures_that_fail_do_not_cost_the_dataset(tmp_path, monkeypatch, capsys):
+    table = write_pairs(tmp_path, "a", ["valid"])
+
+    def broken(_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("atlf_jax.evaluation.registration_qc.write", broken)
+    with pytest.raises(SystemExit, match="1"):
+        main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
+    assert (
+        capsys.readouterr().err == f"atlf-prepare: {tmp_path / 'out'} is prepared, but qc.html is missing (no font)\n"
+    )
+    assert len(PreparedSource(PreparedConfig(str(tmp_path / "out"), "all"))) == 6
+
+
+def test_an_empty_chaos_folder(tmp_path):
+    for kind in ("CT", "MR"):
+        (tmp_path / "in" / kind).mkdir(parents=True)
+    refused(settings(tmp_path / "in", tmp_path / "out", "chaos"), "holds no pair of a CT and an MR")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"subject,ct,mr\na,," + b"x" * 200_000 + b"\n", "field larger than field limit"),
+        (b"subject,ct,mr\na,,\xff\xfe\n", "is not a readable CSV file"),
+        (b"subject,ct,mr\na,,b\0c\n", "holds zero bytes"),
+        (b'subject,ct,mr\na,,"b\n', "is not a readable CSV file"),
+        (b"subject,ct,mr,mr\na,,b,c\n", "two columns of one name"),
+        (b"subject,ct,mr\na,," + b"x" * 5000 + b"\n", "does not exist"),
+    ],
+)
+def test_a_malformed_table_is_one_sentence(tmp_path, content, words):
+    (tmp_path / "pairs.csv").write_bytes(content)
+    message = refused(settings(tmp_path / "pairs.csv", tmp_path / "out"), "pairs.csv", words)
+    assert len(message) <= 250 and not (tmp_path / "out").exists()
 
 
 @pytest.mark.data

@@ -158,3 +158,94 @@ def test_files_that_were_changed_since(tmp_path):
     (tmp_path / "b" / "mr.nii.gz").unlink()
     refused(lambda: read(tmp_path)[0], tmp_path / "a" / "ct.nii.gz", "was changed since", "prepare the dataset again")
     refused(lambda: read(tmp_path)[4], tmp_path / "b" / "mr.nii.gz", "missing")
+
+
+def first(**changes):
+    """Change the manifest's first subject; None takes a field away."""
+
+    def change(manifest):
+        record = manifest["subjects"][0] | changes
+        manifest["subjects"][0] = {name: value for name, value in record.items() if value is not None}
+        return manifest
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (first(subject="../secret"), "has subject '../secret' for subject 1"),
+        (first(subject="/etc"), "has subject '/etc'"),
+        (first(subject=".."), "has subject '..'"),
+        (first(subject=None), "has subject missing"),
+        (first(subject="b"), "has subject b twice"),
+        (first(subject="B"), "has subject b twice"),
+        (first(split="tset"), "has split 'tset'"),
+        (first(split=["valid"]), "has split ['valid']"),
+        (first(pairing="twins"), "has pairing 'twins'"),
+        (first(window="bones"), "has window 'bones'"),
+        (first(shape=[20, 18]), "has shape [20, 18]"),
+        (first(shape=[20, 18, "4"]), "has shape [20, 18, '4']"),
+        (first(shape=[20, 18, -4]), "has shape"),
+        (first(slice_axis=3), "has slice_axis 3"),
+        (first(slice_axis=True), "has slice_axis True"),
+        (first(empty=[4]), "has empty [4]"),
+        (first(empty={}), "has empty {}"),
+        (first(files={"mr.nii.gz": 3}), "has files"),
+        (first(files={"ct.nii.gz": "0" * 64}), "has files"),
+        (first(files={"mr.nii.gz": "0" * 64, "../ct.nii.gz": "0" * 64}), "has files"),
+        (first(names=["1"]), "has names ['1']"),
+        (first(registration={"kind": "rigid"}), "has registration"),
+        (first(good="yes"), "has good 'yes'"),
+        (lambda manifest: manifest | {"subjects": {}}, "has no list of subjects"),
+        (lambda manifest: manifest | {"subjects": [None]}, "has no list of subjects"),
+        (lambda manifest: manifest | {"complete": "yes"}, "in part only"),
+        (lambda manifest: [manifest], "not a manifest of format"),
+    ],
+)
+def test_every_field_of_the_manifest_is_checked(tmp_path, change, words):
+    manifest = change(write(tmp_path))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError) as error:
+        read(tmp_path)
+    message = str(error.value)
+    assert words in message and str(tmp_path) in message and "\n" not in message and len(message) <= 250
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"format": NaN}',
+        b'{"format": 1, "format": 1}',
+        b'{"format": 1' + b"0" * 9000,
+    ],
+)
+def test_a_manifest_that_is_no_json_names_the_file(tmp_path, content):
+    write(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match="manifest.json ") as error:
+        read(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) <= 250
+    assert "Expecting" not in str(error.value)
+
+
+def test_a_subject_that_is_a_link_out_of_the_folder_is_not_read(tmp_path):
+    write(tmp_path / "data")
+    (tmp_path / "data" / "a").rename(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a").symlink_to(tmp_path / "elsewhere")
+    refused(lambda: read(tmp_path / "data"), "names 'a', which lies outside of it")
+    (tmp_path / "data" / "a").unlink()
+    (tmp_path / "data" / "stored").mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "data" / "stored" / "a")
+    (tmp_path / "data" / "a").symlink_to(tmp_path / "data" / "stored" / "a")  # as git-annex keeps files
+    assert len(read(tmp_path / "data")) == 8
+
+
+@pytest.mark.parametrize("changes", [{"shape": [20, 18, 3]}, {"slice_axis": 0}])
+def test_what_the_manifest_says_of_a_volume_is_compared_with_it(tmp_path, changes):
+    (tmp_path / "manifest.json").write_text(json.dumps(first(**changes)(write(tmp_path))))
+    refused(lambda: read(tmp_path)[0], tmp_path / "a", "the manifest says otherwise", "prepare the dataset again")

@@ -1,11 +1,13 @@
 import gzip
 import os
 import struct
+import tracemalloc
 
 import nibabel
 import numpy as np
 import pytest
 
+from atlf_jax.data import inputs
 from atlf_jax.data.files import write_file
 from atlf_jax.data.volume import (
     Volume,
@@ -309,3 +311,65 @@ def test_real_files(data_dir, tmp_path, file, shape, code, codes, spacing):
     np.testing.assert_array_equal(back.data, volume.data)
     np.testing.assert_allclose(back.affine, volume.affine, atol=1e-5)
     assert back.codes == codes
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "want"),
+    [
+        ((24, 28, 1), (2, 2, 1), (1, 28, 24)),  # pixdim[3] left at 1
+        ((24, 1, 28), (1, 1, 1), (1, 28, 24)),  # coronal
+        ((1, 24, 28), (0.5, 1, 1), (1, 28, 24)),  # sagittal, thinner than its pixels
+        ((24, 28, 1), (1, 1, 1), (1, 28, 24)),
+        ((24, 1, 1), (1, 1, 3), (1, 1, 24)),  # a line: of the two sides of one voxel, the wider
+    ],
+)
+def test_a_side_of_one_voxel_is_across_the_slice(shape, spacing, want):
+    volume = Volume(np.ones(shape, np.float32), np.diag([*map(float, spacing), 1.0]))
+    assert to_slices(volume).shape == want
+    np.testing.assert_array_equal(from_slices(to_slices(volume), volume).data, volume.data)
+
+
+def test_the_header_tells_the_acquisition_plane(tmp_path):
+    """Slices thinner than their pixels: dim_info knows, and a result and a resampled volume keep it."""
+    affine = np.diag([2.0, 2.0, 1.0, 1.0])
+    image = nibabel.Nifti1Image(numbers((5, 6, 4)), affine)
+    image.header.set_dim_info(slice=2)
+    nibabel.save(image, tmp_path / "thin.nii")
+    volume = read_nifti(tmp_path / "thin.nii")
+    assert volume.through == slice_axis(volume) == 2 and len(to_slices(volume)) == 4
+    assert slice_axis(Volume(volume.data, affine)) != 2  # by the spacing alone
+    write_nifti(tmp_path / "again.nii.gz", from_slices(to_slices(volume), volume))
+    assert read_nifti(tmp_path / "again.nii.gz").through == 2
+    assert resample(Volume(numbers((9, 9, 9)), np.eye(4)), volume).through == 2
+
+
+def test_headers_that_say_the_impossible(tmp_path):
+    path = store(tmp_path / "a.nii", affine=RIGID)
+    refused(patched(path, 70, "<h", 999), "datatype 999", "export it again")
+    refused(patched(store(path, affine=RIGID), 42, "<hhh", 32767, 32767, 32767), "32767 x 32767 x 32767", "GiB")
+    refused(patched(store(path, affine=RIGID), 108, "<f", 100), "byte 100, inside its header")
+    refused(patched(store(path, affine=RIGID), 42, "<h", 4), "longer than the")
+    refused(patched(store(path, affine=RIGID), 42, "<h", 6), "shorter than the")
+
+
+@pytest.mark.parametrize("free", [2**20, 2**40])
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before(tmp_path, monkeypatch, free):
+    """By its header where memory is short, and as soon as it goes on beyond its header where it lies."""
+    monkeypatch.setattr(inputs, "available_memory", lambda: free)
+    path = store(tmp_path / "a.nii", np.zeros((64, 64, 64), np.int16), affine=RIGID)
+    content = patched(path, 42, "<hhh", 1024, 1024, 1024).read_bytes() if free < 2**30 else path.read_bytes()
+    with gzip.open(tmp_path / "bomb.nii.gz", "wb", 1) as file:
+        file.write(content)
+        for _ in range(16):
+            file.write(bytes(2**24))
+    size = (tmp_path / "bomb.nii.gz").stat().st_size
+    assert size < 2**21
+    tracemalloc.start()
+    refused(tmp_path / "bomb.nii.gz", *(("GiB in memory",) if free < 2**30 else ("longer than the",)))
+    assert tracemalloc.get_traced_memory()[1] < 2**25  # of 256 MiB that are packed
+    tracemalloc.stop()
+
+
+def test_one_dicom_file_is_no_volume(tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(400))
+    refused(tmp_path / "IM0001", "one slice of a DICOM series", f"give the folder that holds it: {tmp_path}")

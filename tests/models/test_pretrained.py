@@ -13,9 +13,10 @@ from safetensors.numpy import save
 
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
-from atlf_jax.config import Config
+from atlf_jax.config import Config, to_dict
 from atlf_jax.data import DataConfig, PreparedConfig, open_source
 from atlf_jax.evaluation.scoring import EvaluationConfig, evaluate
+from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build, pretrained
 from atlf_jax.models.pretrained import Trained, pack, read, read_facts, shipped
 from atlf_jax.reconstruct import arrays
@@ -109,6 +110,72 @@ def test_arrays_of_another_network_are_refused(packed, tmp_path):
             read(changed(packed, file, arrays=change))
 
 
+def digest_changed(header):
+    return header | {"sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (digest_changed, "was changed or damaged since it was packed"),
+        (lambda header: {k: v for k, v in header.items() if k != "sha256"}, "was changed or damaged"),
+        (lambda header: header | {"step": 8}, "was changed or damaged"),
+        (lambda header: [header], "header without a format"),
+        (lambda header: None, "header without a format"),
+        (lambda header: {k: v for k, v in header.items() if k != "format"}, "header without a format"),
+        (lambda header: header | {"format": "2"}, "header without a format"),
+        (lambda header: header | {"step": None}, "its step is None"),
+        (lambda header: header | {"config": None}, "wanted a dictionary of Config"),
+        (lambda header: header | {"config": header["config"] | {"mask": 3}}, "config.mask"),
+        (lambda header: header | {"uncertainty": {"scale": "much"}}, "not a readable trained network"),
+    ],
+)
+def test_a_changed_header_is_refused_in_one_sentence(packed, tmp_path, header, words):
+    with pytest.raises(ValueError, match=words) as error:
+        read(changed(packed, tmp_path / "x.safetensors", header=header))
+    assert "x.safetensors" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) <= 250
+
+
+def test_a_header_without_a_mask_has_the_default(packed, tmp_path):
+    def without(header):
+        config = {name: value for name, value in header["config"].items() if name != "mask"}
+        return {name: value for name, value in header.items() if name != "sha256"} | {"format": 1, "config": config}
+
+    file = changed(packed, tmp_path / "x.safetensors", header=without)
+    assert read_facts(file)["config"]["mask"] == to_dict(MaskConfig()) and read(file).config.mask == MaskConfig()
+
+
+def test_files_of_the_first_format_are_read_without_a_digest(packed, tmp_path):
+    def first(header):
+        return {name: value for name, value in header.items() if name != "sha256"} | {"format": 1}
+
+    file = changed(packed, tmp_path / "old.safetensors", header=first)
+    jax.tree.map(np.testing.assert_array_equal, read(file).variables, read(packed).variables)
+
+
+def test_a_flipped_bit_in_shipped_weights_is_refused(tmp_path):
+    content = bytearray(shipped()["aanlib-best"].read_bytes())
+    file = tmp_path / "x.safetensors"
+    for place in (len(content) - 1, len(content) // 2, 8 + int.from_bytes(content[:8], "little")):
+        content[place] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="was changed or damaged since it was packed"):
+            read(file)
+        content[place] ^= 1
+    file.write_bytes(content)
+    assert read(file).facts == read(shipped()["aanlib-best"]).facts
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_absurd_weights_are_refused(trained, tmp_path, value):
+    leaves, tree = jax.tree.flatten(trained.variables)
+    leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(value)
+    spoilt = trained._replace(variables=jax.tree.unflatten(tree, leaves))
+    with pytest.raises(ValueError, match="weights that are not finite or above 1e.06"):
+        pack(spoilt, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_comes_before_a_name(packed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "shipped", lambda: {"tiny": packed})
@@ -144,7 +211,7 @@ def test_a_name_is_a_model(packed, trained, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, variables, trained.variables)
 
 
-def test_the_table_of_a_card_is_renewed(tmp_path):
+def test_the_table_of_a_card_is_renewed(tmp_path, capsys):
     summary = {
         "protocol": {
             "dataset": "aanlib", "split": "valid", "slices": 36, "subjects": {"28": 16, "37": 20},
@@ -184,11 +251,12 @@ def test_the_table_of_a_card_is_renewed(tmp_path):
     row = "| random 4x | net | 0.0304 | 0.0012 | 91.2 % | 0.29 | 0.28 | 2.730 |"
     assert card.read_text().replace(row, "").startswith(text.partition(pretrained.END)[0]) and row in card.read_text()
     card.write_text("# net\n")
-    with pytest.raises(SystemExit, match="has no <!-- scores -->"):
+    with pytest.raises(SystemExit, match="2"):
         pretrained.main(["table", str(source), str(card)])
+    assert "has no <!-- scores -->" in capsys.readouterr().err
 
 
-def test_a_calibration_is_packed_with_what_it_was_fitted_on(packed, tmp_path):
+def test_a_calibration_is_packed_with_what_it_was_fitted_on(packed, tmp_path, capsys):
     item = {"fitted": {"scale": 2.5, "bound": 2.1}}
     summary = {"protocol": {"dataset": "aanlib", "split": "inner_valid", "subjects": {"41": 20}}, "uncertainty": [item]}
     source, out = tmp_path / "summary.json", tmp_path / "x.safetensors"
@@ -199,8 +267,9 @@ def test_a_calibration_is_packed_with_what_it_was_fitted_on(packed, tmp_path):
     where = {"dataset": "aanlib", "split": "inner_valid", "subjects": ["41"]}
     assert read_facts(out)["uncertainty"] == item["fitted"] | where
     source.write_text(json.dumps(summary | {"uncertainty": [item, item]}))
-    with pytest.raises(SystemExit, match="calibrations of 2 methods and masks, wanted one"):
+    with pytest.raises(SystemExit, match="2"):
         pretrained.main(["pack", str(packed), str(out), "--overwrite", "--calibration", str(source)])
+    assert "calibrations of 2 methods and masks, wanted one" in capsys.readouterr().err
 
 
 def test_the_command_packs_and_says_mistakes_in_one_line(packed, tmp_path, capsys):
@@ -211,9 +280,10 @@ def test_the_command_packs_and_says_mistakes_in_one_line(packed, tmp_path, capsy
         (packed, "is there already"),
         (tmp_path / "none", "neither a run's folder nor a packed file"),
     ):
-        with pytest.raises(SystemExit) as error:
+        with pytest.raises(SystemExit, match="2"):
             pretrained.main(["pack", str(source), str(out)])
-        assert words in str(error.value) and "\n" not in str(error.value)
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
 
 
 def test_shipped_weights_are_whole_and_have_a_card():
