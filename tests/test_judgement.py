@@ -10,7 +10,7 @@ from atlf_jax.data.transforms import fft2c_numpy, smooth_phase
 from atlf_jax.masks import MaskConfig
 from atlf_jax.reconstruct import Network, ReconstructionRefused
 from atlf_jax.reconstruct.guards import TrainedFor
-from atlf_jax.reconstruct.judgement import RULES, centre_findings, empty_lines, looks_like_coils, noise_level
+from atlf_jax.reconstruct.judgement import RULES, centre_findings, looks_like_coils, noise_level
 
 H, W = 64, 48
 Y, X = np.ogrid[:H, :W]
@@ -131,8 +131,7 @@ def test_lines_of_zeros_were_not_acquired():
     lines = MASK[0].copy()
     kspace = np.where(lines, KNOWN[0], 0)
     kspace[5, 24] = 0  # one zero among samples is a sample
-    assert not empty_lines(kspace, MASK).any()
-    assert (empty_lines(kspace, np.ones((1, W), bool)) == ~lines).all()
+    atlf.reconstruct(kspace, MASK)  # a warning is an error
     with pytest.warns(atlf.GuardWarning, match=f"{(~lines).sum()} lines that hold nothing but zeros"):
         got = atlf.reconstruct(kspace, np.ones(W, bool))
     np.testing.assert_array_equal(got, atlf.reconstruct(kspace, MASK))

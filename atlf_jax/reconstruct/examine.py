@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from atlf_jax.data.measured import measured
 from atlf_jax.models.inference import Model
 from atlf_jax.models.withheld import WithheldErrors, gain_interval, withheld_energy_and_error
 from atlf_jax.reconstruct.guards import Placement
-from atlf_jax.reconstruct.judgement import Finding, Judgement, centre_findings, empty_lines, graded, noise_level
+from atlf_jax.reconstruct.judgement import Finding, Judgement, centre_findings, graded, noise_level
 from atlf_jax.reconstruct.network import Network
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
@@ -94,7 +95,7 @@ class _Probes:
 
     def __init__(self, records: Sequence[Record], settings: Settings) -> None:
         self.records, self.settings = records, settings
-        self.measured = [(len(batch), measure(fields, settings)) for batch, fields in in_batches(records, settings)]
+        self.batches = [(len(batch), measure(fields, settings)) for batch, fields in in_batches(records, settings)]
 
     def mean(self, name: str) -> float:
         """Return the mean over slices of a field of ``Measured``."""
@@ -103,13 +104,17 @@ class _Probes:
         )
 
 
-def _of_lines(records: Sequence[Record]) -> tuple[list[Finding], Bool[np.ndarray, "1 w"] | None]:
-    """Find lines that are said to be acquired and are empty in every slice, and the mask without them."""
-    empty = np.logical_and.reduce([empty_lines(record.kspace, record.mask) for record in records])
-    if not empty.any() or not any(record.kspace.any() for record in records):
+def _of_lines(records: Sequence[Record]) -> tuple[list[Finding], Bool[np.ndarray, "#h w"] | None]:
+    """Find what is said to be acquired and holds zeros alone in every slice, and what was measured then."""
+    found = measured(lambda index: records[index].kspace, len(records))
+    empty = records[0].mask & ~found
+    if not empty.any():
         return [], None
-    reason = f"the mask acquires {int(empty.sum())} lines that hold nothing but zeros, which are taken as not acquired"
-    return [Finding("empty lines", "doubtful", reason, "give the mask of what was measured")], ~empty[None]
+    what = (
+        f"{int(empty.all(0).sum() or empty.any(0).sum())} lines" if len(empty) == 1 else f"{int(empty.sum())} samples"
+    )
+    reason = f"the mask acquires {what} that hold nothing but zeros, which are taken as not acquired"
+    return [Finding("empty lines", "doubtful", reason, "give the mask of what was measured")], found
 
 
 def _of_maps(probes: _Probes) -> list[Finding]:
@@ -147,7 +152,7 @@ def _of_phase(probes: _Probes, network: Network) -> tuple[list[Finding], _Probes
 
 
 def _of_noise(probes: _Probes, network: Network) -> list[Finding]:
-    white = [each for count, found in probes.measured for each in np.asarray(found.measurement.kspace)[:count]]
+    white = [each for count, found in probes.batches for each in np.asarray(found.measurement.kspace)[:count]]
     levels = [noise_level(samples, record.mask) for samples, record in zip(white, probes.records, strict=True)]
     level, trained = float(np.mean(levels)), network.trained.noise
     return graded(
@@ -163,7 +168,7 @@ def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
     energy, error = np.sum(
         [
             [(part * np.asarray(found.scale)[:, 0, 0] ** 2)[:count].sum() for part in pair]
-            for count, found in probes.measured
+            for count, found in probes.batches
             for pair in [withheld_energy_and_error(model, found.measurement)]
         ],
         axis=0,
@@ -175,8 +180,8 @@ def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
     return graded(
         "withheld samples",
         -gain,
-        f"on data of a kind that it was never trained on, the network predicts withheld samples {abs(gain):.1f} dB {how} "
-        "than zeros do",
+        f"on data of a kind that it was never trained on, the network predicts withheld samples {abs(gain):.1f} dB "
+        f"{how} than zeros do",
         "use a classical solver, or train a network on such data",
     )
 
