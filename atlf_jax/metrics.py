@@ -310,7 +310,9 @@ def _hfen(pair: _Pair, axes: tuple[int, ...] = (-2, -1)) -> Float[Array, "..."]:
     return jnp.where(differs, jnp.sqrt(ratio), jnp.where(energy == 0, 0 * ratio, jnp.nan))
 
 
-def _ratio(part: Float[Array, "*b"], whole: Float[Array, "*b"], floor: float | Float[Array, "*b"]) -> Float[Array, "*b"]:
+def _ratio(
+    part: Float[Array, "*b"], whole: Float[Array, "*b"], floor: float | Float[Array, "*b"]
+) -> Float[Array, "*b"]:
     """Divide energies; nan where the whole is not above a floor, or one of both is not finite."""
     known = (whole > floor) & jnp.isfinite(whole) & jnp.isfinite(part)
     return jnp.where(known, part / jnp.where(known, whole, 1), jnp.nan)
@@ -404,7 +406,7 @@ def _real(name: str, value: Numbers) -> Any:
     found = array.dtype
     if jnp.issubdtype(found, jnp.complexfloating):
         raise ValueError(f"{name} is {found}: metrics are of real images; give the magnitude, abs({name})")
-    if found == bool:
+    if jnp.issubdtype(found, np.bool_):
         raise ValueError(f"{name} holds only True and False; want numbers (which pixels count is told by body=)")
     if not (jnp.issubdtype(found, jnp.floating) or jnp.issubdtype(found, jnp.integer)):
         raise ValueError(f"{name} is {_called(value)}; want an array of real numbers")

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from atlf_jax.data import AcquisitionConfig, Example, Source
 from atlf_jax.data.transforms import fft2c_numpy, move_ct
 from atlf_jax.evaluation.figures import curve_figure
-from atlf_jax.evaluation.report import Section
+from atlf_jax.evaluation.report import UNITS, Section, number
 from atlf_jax.evaluation.scoring import (
     ZERO_FILLED,
     EvaluationConfig,
@@ -26,7 +26,7 @@ from atlf_jax.evaluation.scoring import (
     mask_label,
     reconstruct_slices,
 )
-from atlf_jax.evaluation.statistics import subject_means
+from atlf_jax.evaluation.statistics import Comparison, compare, subject_means
 from atlf_jax.masks import MaskConfig, seed_from_name
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Lesion",
     "SweepPoint",
     "ablate_ct",
+    "ct_gains",
     "ct_section",
     "hallucination",
     "lesion",
@@ -52,6 +53,13 @@ SECTION_WORDS = (
     "output is invented, and into the MR alone, where 1 is right: the share of the lesion in the change of the output, "
     "by least squares, mean over slices with the worst slice. The null space holds the samples that were not acquired.",
 )
+
+GAIN_WORDS = (
+    "What the true CT brings to each method over no CT, another subject's and another slice's: difference of the mean "
+    "over subjects, and on how many slices the true CT does better. A gain counts where all four columns agree: PSNR "
+    "can rise while SSIM falls, and a mean over the picture holds air, where nothing is diagnosed.",
+)
+GAINS = ("psnr", "ssim", "psnr_body", "ssim_body")  # the columns of this table; its numbers are of all metrics
 
 Change = Callable[[Source, int], Example]
 
@@ -142,14 +150,50 @@ def ablate_ct(
     return rows
 
 
+@beartype
+def ct_gains(rows: Sequence[Score]) -> Section:
+    """Set side by side what the true CT brings by PSNR and SSIM, whole and inside the body.
+
+    Args:
+        rows: scores by the true CT, and what ``ablate_ct`` returned.
+    """
+    facts: list[dict[str, Any]] = []
+    gains: list[Comparison] = []
+    found = {(item.mask, item.first, item.second, item.metric): item for item in compare(rows)}
+    for mask, first, second in dict.fromkeys(key[:3] for key in found):
+        method, _, change = second.rpartition(", ")
+        if method != first or change not in ABLATIONS:
+            continue
+        items = {metric: found[mask, first, second, metric] for metric in GAINS}
+        gains += [item for key, item in found.items() if key[:3] == (mask, first, second)]
+        facts.append(
+            {"over": f"over {change}, {mask}", "method": method}
+            | {
+                _column(metric): f"{number(item.difference, metric, signed=True)} ({item.better_slices}/{item.slices})"
+                for metric, item in items.items()
+            }
+        )
+    return Section(
+        title="What the CT brings",
+        key="ct_gains",
+        words=GAIN_WORDS,
+        facts=sorted(facts, key=lambda fact: list(dict.fromkeys(f["over"] for f in facts)).index(fact["over"])),
+        numbers=[item._asdict() for item in gains],
+        group="over",
+    )
+
+
 class SweepPoint(NamedTuple):
-    """The mean PSNR of one method at one amount of one disturbance."""
+    """The mean scores of one method at one amount of one disturbance: over subjects, of the mean over slices."""
 
     sweep: str  # a row of SWEEPS
     amount: float
     mask: str
     method: str
-    psnr: float  # mean over subjects of the mean over slices, dB
+    psnr: float  # dB
+    ssim: float
+    psnr_body: float  # inside the body
+    ssim_body: float
 
 
 @beartype
@@ -176,8 +220,12 @@ def sweep(
             rows = evaluate(models, moved, masks=masks, config=config, acquisition=seen)
             for mask, method in dict.fromkeys((row.mask, row.method) for row in rows):
                 group = [row for row in rows if (row.mask, row.method) == (mask, method)]
-                means = subject_means([row.values["psnr"] for row in group], [row.subject for row in group])
-                points.append(SweepPoint(name, amount, mask, method, float(np.mean(list(means.values())))))
+                subjects = [row.subject for row in group]
+                means = {
+                    metric: float(np.mean([*subject_means([row.values[metric] for row in group], subjects).values()]))
+                    for metric in GAINS
+                }
+                points.append(SweepPoint(name, amount, mask, method, **means))
     return points
 
 
@@ -317,6 +365,7 @@ def ct_section(
         key="ct",
         words=SECTION_WORDS,
         facts=facts,
+        group="mask",
         numbers={
             "table": facts,
             "sweeps": [point._asdict() for point in points],
@@ -340,6 +389,12 @@ class _Held:
         if index not in self.read:
             self.read[index] = self.source[index]
         return self.read[index]
+
+
+def _column(metric: str) -> str:
+    name = metric.removesuffix("_body")
+    unit = f" [{UNITS[name]}]" if name in UNITS else ""
+    return f"{name.upper()}{unit}{', body' if name != metric else ''}"
 
 
 def _mover(name: str, amount: float) -> Change:

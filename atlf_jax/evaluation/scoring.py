@@ -57,7 +57,9 @@ LOWER_IS_BETTER = frozenset(name for name in REPORTED if name.removesuffix("_bod
 BODY = 0.05  # of the maximum: what is darker is air
 
 _log = logging.getLogger(__name__)
-_ALL_BLACK = "the MR of all {} slices is black: there is nothing to reconstruct; choose another split, or look at the files"
+_ALL_BLACK = (
+    "the MR of all {} slices is black: there is nothing to reconstruct; choose another split, or look at the files"
+)
 
 
 @beartype
@@ -91,7 +93,7 @@ class Score(NamedTuple):
     mask: str  # see mask_label
     method: str
     subject: str
-    name: str  # of the slice; of the subject for a volume
+    name: str  # of the slice, or of the volume
     record: int  # index into the source; of the middle slice for a volume
     nominal: float  # acceleration asked for
     effective: float  # acceleration drawn
@@ -153,8 +155,7 @@ def evaluate(
     black: dict[str, None] = {}
     for mask in single_masks(masks):
         panels = reconstruct_slices(models, source, mask=mask, batch_size=config.batch_size, acquisition=acquisition)
-        unit = "subject" if config.profile == "fastmri" else "record"
-        for _, slices in itertools.groupby(panels, key=lambda panel: getattr(panel, unit)):
+        for _, slices in itertools.groupby(panels, key=_volume if config.profile == "fastmri" else _record):
             group = list(slices)
             if all(is_black(panel.target) for panel in group):
                 black |= dict.fromkeys(panel.name for panel in group)
@@ -165,6 +166,15 @@ def evaluate(
     if black:
         _log.warning("left out, as the MR is black and there is nothing to reconstruct: %s", ", ".join(black))
     return rows
+
+
+def _record(panel: Panel) -> int:
+    return panel.record
+
+
+def _volume(panel: Panel) -> tuple[str, str]:
+    """Tell volumes apart: a subject may have several, whose slices are named ``VOLUME_NUMBER``."""
+    return panel.subject, panel.name.rpartition("_")[0]
 
 
 @beartype
@@ -181,15 +191,15 @@ def without_black(source: Source, *, profile: Literal["picture", "fastmri"] = "p
     Raises:
         ValueError: nothing remains.
     """
-    subjects, names, black = [], [], []
+    volumes, names, black = [], [], []
     for index in range(len(source)):
         example = source[index]
-        subjects.append(example.subject)
+        volumes.append((example.subject, example.name.rpartition("_")[0]))
         names.append(example.name)
         black.append(bool(is_black(example.target)))
     if profile == "fastmri":
-        lit = {subject for subject, dark in zip(subjects, black, strict=True) if not dark}
-        black = [subject not in lit for subject in subjects]
+        lit = {volume for volume, dark in zip(volumes, black, strict=True) if not dark}
+        black = [volume not in lit for volume in volumes]
     kept = tuple(index for index, dark in enumerate(black) if not dark)
     if source and not kept:
         raise ValueError(_ALL_BLACK.format(len(source)))
@@ -395,7 +405,7 @@ def _score(panels: list[Panel], profile: str) -> list[Score]:
                 mask=middle.mask,
                 method=method,
                 subject=middle.subject,
-                name=middle.name if profile == "picture" else middle.subject,
+                name=middle.name if profile == "picture" else _volume(middle)[1] or middle.subject,
                 record=middle.record,
                 nominal=middle.sampling.nominal,
                 effective=middle.sampling.effective,

@@ -211,7 +211,9 @@ def undefined_words(found: Sequence[Undefined]) -> list[str]:
     sentences = []
     for (mask, method, names, slices), metrics in together.items():
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        what = ", ".join(f"{name.removesuffix('_body').upper()}{' inside the body' * name.endswith('_body')}" for name in metrics)
+        what = ", ".join(
+            f"{name.removesuffix('_body').upper()}{' inside the body' * name.endswith('_body')}" for name in metrics
+        )
         result = (
             "it has no mean."
             if len(names) == slices
