@@ -98,7 +98,7 @@ def measure(
 
 
 def _reliability(
-    mask: str, method: str, slices: Sequence[np.ndarray], calibration: Calibration | None, left_out: list[str]
+    mask: str, method: str, slices: Sequence[np.ndarray], calibration: Calibration | None, left_out: Sequence[str] = ()
 ) -> Reliability:
     if not slices:
         nothing = Calibration(math.nan, math.nan)
@@ -106,7 +106,7 @@ def _reliability(
             ("scale", "bound", "error", "calibration_error", "coverage", "pearson", "spearman"), math.nan
         )
         return Reliability(
-            mask, method, calibration is not None, fitted=nothing, curve=[], left_out=left_out, **unknown
+            mask, method, calibration is not None, fitted=nothing, curve=[], left_out=list(left_out), **unknown
         )
     spread, error = np.concatenate(slices, axis=1).astype(np.float64)
     scale = _ratio(error.mean(), spread.mean())
@@ -130,7 +130,7 @@ def _reliability(
         coverage=float((error <= used.bound * expected).mean()),
         pearson=float(np.mean([_correlation(scipy.stats.pearsonr, *part) for part in slices])),
         spearman=float(np.mean([_correlation(scipy.stats.spearmanr, *part) for part in slices])),
-        left_out=left_out,
+        left_out=list(left_out),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jinja2
+import markupsafe
 import numpy as np
 from beartype import beartype
 from matplotlib.figure import Figure
@@ -227,16 +228,13 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
     for section in sections:
         if section.facts:
             headings = [heading for heading in section.facts[0] if heading != section.group]
-            table = _table(section.title, headings[:1], [])
-            for heading in headings[1:]:
-                table.add_column(heading, justify="right", overflow="fold")
             for label, rows in _groups(section):
-                if label:
-                    table.add_row(f"[bold]{escape(label)}[/bold]")
+                table = _table(f"{section.title} {label}".strip(), headings[:1], [])
+                for heading in headings[1:]:
+                    table.add_column(escape(heading), justify="right", overflow="fold")
                 for row in rows:
                     table.add_row(*map(escape, row))
-                table.add_section()
-            built.append(table)
+                built.append(table)
     methods = _table(f"on {facts['environment']['device']}", ["method"], ["parameters", "s / slice"])
     for method, known in facts["methods"].items():
         methods.add_row(escape(method), f"{known['parameters']:,}", f"{known['seconds_a_slice']:.3g}")
@@ -329,6 +327,7 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         "heading": _heading,
         "count": _count,
         "p": _p,
+        "breakable": _breakable,
     }
     plots = {
         theme: figures.data_uri(figures.png(figures.metric_figure(study.rows, dark=theme == "dark")))
@@ -383,6 +382,11 @@ def interval(result: Mapping[str, Any]) -> str:
         return ""
     low, high = (number(end, result["metric"]) for end in result["interval"])
     return f"[{low}, {high}]"
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """Let a long name end its line after an underscore, and nowhere inside a word."""
+    return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
 
 
 def _p(value: float | None) -> str:
@@ -442,9 +446,9 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
     style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
     table = Table(title=escape(title), title_justify="left", title_style="bold", **style)
     for heading in words:
-        table.add_column(heading, overflow="fold", min_width=NAME)
+        table.add_column(escape(heading), overflow="fold", min_width=NAME)
     for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(escape(heading), justify="right", no_wrap=True)
     return table
 
 

@@ -211,9 +211,8 @@ def undefined_words(found: Sequence[Undefined]) -> list[str]:
     sentences = []
     for (mask, method, names, slices), metrics in together.items():
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        what = ", ".join(
-            f"{name.removesuffix('_body').upper()}{' inside the body' * name.endswith('_body')}" for name in metrics
-        )
+        titles = [name.removesuffix("_body").upper() + " inside the body" * name.endswith("_body") for name in metrics]
+        what = "every score" if set(metrics) == set(REPORTED) else ", ".join(titles)
         result = (
             "it has no mean."
             if len(names) == slices
