@@ -212,7 +212,7 @@ def metric_figure(rows: Sequence[Score], metric: str = "psnr", *, dark: bool = F
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside upper left",
-        ncols=max(1, min(len(colours), 120 // (5 + max(map(len, colours))))),  # a line holds 120 letters
+        ncols=_legend_columns(list(colours), figure.get_figwidth()),
         frameon=False,
         fontsize=8,
         labelcolor=ink,
@@ -224,22 +224,26 @@ def metric_figure(rows: Sequence[Score], metric: str = "psnr", *, dark: bool = F
 
 @beartype
 def curve_figure(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, ylabel: str, dark: bool = False
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    *,
+    ylabel: str | Mapping[str, str],
+    dark: bool = False,
 ) -> Figure:
     """Draw curves, one axis for each first key and one line for each second.
 
     Args:
         curves: points (x, y) by the name of the axis, and by method.
-        ylabel: of every axis; the name of an axis stands below it.
+        ylabel: of every axis, or of each by its name; axes of one label share their scale. The name stands below.
         dark: for a dark page.
     """
+    labels = {name: ylabel if isinstance(ylabel, str) else ylabel[name] for name in curves}
     colours = method_colours(list(dict.fromkeys(method for lines in curves.values() for method in lines)))
     ink = "#d4d4d4" if dark else "#333333"
     columns = min(4, len(curves))
     lines_of_axes = -(-len(curves) // columns)
     side = (2.7, 2.5) if columns > 1 else (5.4, 3.4)  # one axis alone must be as wide as its legend
     figure = Figure(figsize=(side[0] * columns + 0.4, side[1] * lines_of_axes + 0.4), layout="constrained")
-    axes = figure.subplots(lines_of_axes, columns, squeeze=False, sharey=True).ravel()
+    axes = figure.subplots(lines_of_axes, columns, squeeze=False).ravel()
     order = list(colours)
     for axis, (name, lines) in zip(axes, curves.items(), strict=False):
         for method, points in lines.items():
@@ -261,14 +265,20 @@ def curve_figure(
             spine.set_color(ink)
     for axis in axes[len(curves) :]:
         axis.set_visible(False)
-    for axis in axes[::columns]:
-        axis.set_ylabel(ylabel, fontsize=8, color=ink)
-    handles, labels = axes[0].get_legend_handles_labels()
+    for label in dict.fromkeys(labels.values()):
+        alike = [axis for axis, its in zip(axes, labels.values(), strict=False) if its == label]
+        low, high = zip(*(axis.get_ylim() for axis in alike), strict=True)
+        for axis in alike:
+            axis.set_ylim(min(low), max(high))
+    for number, (axis, label) in enumerate(zip(axes, labels.values(), strict=False)):
+        if number % columns == 0:
+            axis.set_ylabel(label, fontsize=8, color=ink)
+        else:
+            axis.tick_params(labelleft=False)
     figure.legend(
-        handles,
-        labels,
+        *axes[0].get_legend_handles_labels(),
         loc="outside upper center",
-        ncols=4 if columns > 1 else 3,
+        ncols=_legend_columns(order, figure.get_figwidth()),
         frameon=False,
         fontsize=8,
         labelcolor=ink,
@@ -379,6 +389,11 @@ def _label(name: str) -> str:
     """Return a name as matplotlib shows it letter by letter: no formula, and in the legend whatever it begins with."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """Return how many names stand side by side in a legend as wide as the figure: an inch holds 12 letters."""
+    return max(1, min(len(names), int(12 * width / (5 + max(map(len, names))))))
 
 
 def _line(cells: Sequence[Cell], side: int) -> Image.Image:

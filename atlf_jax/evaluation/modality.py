@@ -4,6 +4,7 @@ Everything here is a source: a change of the pairs that leaves names, subjects, 
 variant is compared with the untouched pairs slice by slice. Nothing is told to the networks.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from jaxtyping import Float32
 from atlf_jax.data import AcquisitionConfig, Example, Source
 from atlf_jax.data.transforms import fft2c_numpy, move_ct
 from atlf_jax.evaluation.figures import curve_figure
-from atlf_jax.evaluation.report import UNITS, Section, number
+from atlf_jax.evaluation.report import Section, number, title
 from atlf_jax.evaluation.scoring import (
     ZERO_FILLED,
     EvaluationConfig,
@@ -169,7 +170,7 @@ def ct_gains(rows: Sequence[Score]) -> Section:
         facts.append(
             {"over": f"over {change}, {mask}", "method": method}
             | {
-                _column(metric): f"{number(item.difference, metric, signed=True)} ({item.better_slices}/{item.slices})"
+                title(metric): f"{number(item.difference, metric, signed=True)} ({item.better_slices}/{item.slices})"
                 for metric, item in items.items()
             }
         )
@@ -357,9 +358,13 @@ def ct_section(
                 }
             )
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for point in points:
-        axis = point.sweep if len(masks) == 1 else f"{point.sweep}\n{point.mask}"
-        curves.setdefault(axis, {}).setdefault(point.method, []).append((point.amount, point.psnr))
+    labels: dict[str, str] = {}
+    for label, metric in itertools.product(map(mask_label, masks), GAINS):
+        for point in (point for point in points if point.mask == label):
+            axis = f"{point.sweep}: {title(metric)}" + (f"\n{label}" if len(masks) > 1 else "")
+            labels[axis] = title(metric)
+            value = (point.amount, getattr(point, metric))
+            curves.setdefault(axis, {}).setdefault(point.method, []).append(value)
     return Section(
         title="What the CT does",
         key="ct",
@@ -371,7 +376,7 @@ def ct_section(
             "sweeps": [point._asdict() for point in points],
             "lesions": [found._asdict() for found in lesions],
         },
-        figure=lambda dark: curve_figure(curves, ylabel="PSNR [dB]", dark=dark),
+        figure=lambda dark: curve_figure(curves, ylabel=labels, dark=dark),
     )
 
 
@@ -389,12 +394,6 @@ class _Held:
         if index not in self.read:
             self.read[index] = self.source[index]
         return self.read[index]
-
-
-def _column(metric: str) -> str:
-    name = metric.removesuffix("_body")
-    unit = f" [{UNITS[name]}]" if name in UNITS else ""
-    return f"{name.upper()}{unit}{', body' if name != metric else ''}"
 
 
 def _mover(name: str, amount: float) -> Change:

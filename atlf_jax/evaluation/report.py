@@ -43,7 +43,7 @@ from atlf_jax.evaluation.scoring import (
 from atlf_jax.evaluation.statistics import compare, remark, summarise, undefined, undefined_words
 from atlf_jax.metrics import METRICS
 
-__all__ = ["Method", "Section", "Study", "check_folder", "environment", "render", "summary", "tables", "write"]
+__all__ = ["Method", "Section", "Study", "check_folder", "environment", "render", "summary", "tables", "title", "write"]
 
 FILES = ("scores.csv", "summary.json", "report.html", "panels.png")
 ROOM = 2**22  # bytes that the disk must have left: a report holds more numbers and pictures than that seldom
@@ -120,7 +120,7 @@ def check_folder(folder: Path) -> None:
         ValueError: it, or a file that will be written, is something else; or there is no permission, or no room.
     """
     there = folder
-    while not there.exists() and there != there.parent:
+    while not (there.exists() or there.is_symlink()) and there != there.parent:
         there = there.parent
     if not there.is_dir():
         raise ValueError(
@@ -215,8 +215,7 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
         table = _table(_mask_line(mask, facts), ["method"], ["mean", "±", "interval", "slices", "worst"])
         by_method = {method: _results(facts, mask["label"], method) for method in facts["methods"]}
         for metric in REPORTED:
-            where = ", inside the body" if metric not in METRICS else ""
-            table.add_row(f"[bold]{escape(_heading(metric) + where)}[/bold]")
+            table.add_row(f"[bold]{escape(_heading(metric))}[/bold]")
             for method, results in by_method.items():
                 result = results[metric]
                 mean, deviation, slices, worst = (
@@ -297,7 +296,7 @@ def _scores_table(rows: Sequence[Score]) -> str:
         known = {name: value for name, value in fields.pop("values").items() if name in REPORTED}
         texts = {
             name: f"'{value}"
-            if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+            if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
             else value
             for name, value in fields.items()
         }
@@ -397,10 +396,21 @@ def _count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
-def _heading(metric: str) -> str:
+@beartype
+def title(metric: str) -> str:
+    """Name a score in a table.
+
+    Example:
+        >>> title("psnr"), title("ssim_body")
+        ('PSNR [dB]', 'SSIM, body')
+    """
     name = metric.removesuffix("_body")
     unit = f" [{UNITS[name]}]" if name in UNITS else ""
-    return f"{name.upper()}{unit} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+    return f"{name.upper()}{unit}{', body' if name != metric else ''}"
+
+
+def _heading(metric: str) -> str:
+    return f"{title(metric)} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def _results(facts: Mapping[str, Any], mask: str, method: str) -> dict[str, dict[str, Any]]:

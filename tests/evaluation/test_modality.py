@@ -100,7 +100,10 @@ def test_the_section_tells_everything():
     section = modality.ct_section({"trusting": trusting}, Slices(), **SHARED)
     assert {fact["method"] for fact in section.facts} == {ZERO_FILLED, "trusting"}
     assert {point["sweep"] for point in section.numbers["sweeps"]} == modality.SWEEPS.keys()
-    assert section.figure(False).axes
+    axes = {axis.get_xlabel(): axis for axis in section.figure(False).axes}
+    assert len(axes) == len(modality.SWEEPS) * len(modality.GAINS)
+    ylims = {name: axis.get_ylim() for name, axis in axes.items() if name.endswith(": SSIM, body")}
+    assert len(ylims) == len(modality.SWEEPS) and len(set(ylims.values())) == 1  # one scale for each score
 
 
 def test_what_the_ct_brings_is_told_by_all_metrics_whole_and_in_the_body():

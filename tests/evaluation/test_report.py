@@ -234,7 +234,7 @@ def test_tables_fit_a_narrow_terminal(study):
             console.print(table)
     text = capture.get()
     assert "…" not in text and "PSNR [dB] ↑" in text
-    assert "SSIM ↑, inside the body" in text
+    assert "SSIM, body ↑" in text
     for result in facts["results"]:
         assert report.number(result["mean"], result["metric"]) in text
         assert report.interval(result) in text
@@ -345,9 +345,15 @@ def test_a_report_is_written_whole_or_not_at_all(study, tmp_path, monkeypatch):
 def test_the_folder_is_checked_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "taken" / "report.html").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
     report.check_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
-    for folder, why in (("file", "is no folder"), ("file/in", "is no folder"), ("taken", "report.html is a folder")):
+    for folder, why in (
+        ("file", "is no folder"),
+        ("file/in", "is no folder"),
+        ("link", "is no folder"),
+        ("taken", "report.html is a folder"),
+    ):
         with pytest.raises(ValueError, match=f"{why}.* with --out"):
             report.check_folder(tmp_path / folder)
 
