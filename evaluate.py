@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
+os.environ["MPLBACKEND"] = "agg"  # figures go into files; a notebook's backend may not even load here
 
 import jax
 import numpy as np

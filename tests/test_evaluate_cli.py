@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,10 +113,13 @@ def test_other_ct_windows_are_refused():
         evaluate["choose_data"](asked, {"a": two})
 
 
-def test_a_missing_checkpoint_is_one_line(program, tmp_path):
-    result = program("evaluate.py", f"--checkpoint={tmp_path / 'nothing'}")
-    assert result.returncode != 0
-    assert "nothing" in result.stderr and "Traceback" not in result.stderr
+def test_a_missing_checkpoint_is_one_line(settings, tmp_path):
+    """Also where a notebook left a backend of matplotlib that does not load here."""
+    command = [sys.executable, "evaluate.py", f"--checkpoint={tmp_path / 'nothing'}", f"--out={tmp_path / 'out'}"]
+    environment = settings["env"] | {"MPLBACKEND": "module://no_such_backend"}
+    result = subprocess.run(command, **settings | {"env": environment}, capture_output=True, timeout=300)
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
+    assert "nothing is neither a run's folder" in result.stderr and result.stderr.count("\n") == 1
 
 
 def halved(measurement):

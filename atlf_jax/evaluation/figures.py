@@ -340,7 +340,8 @@ def comparison_sheet(panels: Sequence[Panel], rows: Sequence[Score]) -> Image.Im
         pieces.append(_text_block(heading, across * (side + GAP), FONT))
         for start in range(0, len(parts), across):
             line = parts[start : start + across]
-            pieces += [_line([card[height] for card in line if height < len(card)], side) for height in (0, 1)]
+            below = [card[1] if len(card) > 1 else Cell("", Image.new("L", (1, 1), "white")) for card in line]
+            pieces += [_line([card[0] for card in line], side), _line(below, side)]
     width = 2 * MARGIN + across * (side + GAP) - GAP
     sheet = Image.new("RGB", (width, 2 * MARGIN + sum(piece.height + GAP for piece in pieces)), "white")
     top = MARGIN

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from atlf_jax.data.files import whole_file
 from atlf_jax.data.manifest import PAIRING_WORDS
@@ -239,7 +240,7 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
         methods.add_row(escape(method), f"{known['parameters']:,}", f"{known['seconds_a_slice']:.3g}")
     if facts["uncertainty"]:
         built.append(_uncertainty_table(facts))
-    return [*built, methods]
+    return [_whole_names(table) for table in (*built, methods)]
 
 
 @beartype
@@ -449,16 +450,23 @@ def _mask_facts(label: str, rows: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-NAME = 22  # letters of a method's name that are never parted
+NAME = 34  # letters of a name that are never parted: what 80 columns leave beside a mean and its interval
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
     style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
     table = Table(title=escape(title), title_justify="left", title_style="bold", **style)
     for heading in words:
-        table.add_column(escape(heading), overflow="fold", min_width=NAME)
+        table.add_column(escape(heading), overflow="fold")
     for heading in numbers:
         table.add_column(escape(heading), justify="right", no_wrap=True)
+    return table
+
+
+def _whole_names(table: Table) -> Table:
+    """Let the numbers of a narrow table take two lines before a name does."""
+    names = table.columns[0]
+    names.no_wrap = max(Text.from_markup(str(cell)).cell_len for cell in names.cells) <= NAME
     return table
 
 

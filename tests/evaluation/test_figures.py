@@ -73,24 +73,25 @@ def test_what_is_no_number_is_shown(study):
     assert figures.cards(nothing, scores, limit=1.0)[-2][0].caption == "not defined (nan)"
 
 
-def test_a_sheet_shows_every_picture_unchanged(study):
-    """With five methods: eight cards, four to a line, each picture at its place and under its whole title."""
+def test_a_sheet_shows_every_picture_unchanged_and_in_its_column(study):
+    """Five methods and one fused image, which has nothing below it: eight cards, four to a line."""
     panel = study.panels[0]
     methods = [f"guided_total_variation, CT of another subject {number}" for number in range(5)]
-    panel = panel._replace(images=dict.fromkeys(methods, panel.images["half<way>"]), fused={})
+    images = {method: panel.images["half<way>"] * (1 - number / 8) for number, method in enumerate(methods)}
+    panel = panel._replace(images=images)
     rows = [study.rows[0]._replace(mask=panel.mask, method=method, record=panel.record) for method in methods]
-    sheet = figures.comparison_sheet([panel], rows)
+    pixels = np.asarray(figures.comparison_sheet([panel], rows))
     side = 11 * SIZE
-    assert sheet.width == 2 * figures.MARGIN + 4 * (side + figures.GAP) - figures.GAP
-    pixels = np.asarray(sheet)
+    assert pixels.shape[1] == 2 * figures.MARGIN + 4 * (side + figures.GAP) - figures.GAP
     cards = figures.cards(panel, {row.method: row.values for row in rows}, limit=figures.error_limit([panel]))
-    for number, card in enumerate(cards[:-1]):
+    assert [len(card) for card in cards] == [2, 1, 2, 2, 2, 2, 2, 2]
+    for number, card in enumerate(cards):
         left = figures.MARGIN + number % 4 * (side + figures.GAP)
         column = pixels[:, left : left + side]
         for cell in card:
             wanted = np.asarray(cell.picture.convert("RGB"))
-            starts = np.flatnonzero((column[:, :, :] == wanted[0]).all(axis=(1, 2)))
-            assert any(np.array_equal(column[top : top + side], wanted) for top in starts), cell.title
+            starts = np.flatnonzero((column == wanted[0]).all(axis=(1, 2)))
+            assert any(np.array_equal(column[top : top + len(wanted)], wanted) for top in starts), cell.title
     # A title of two lines stands above the pictures, not on them.
     assert figures._text_block(methods[0], side, figures.FONT).height > figures.LINE + 2
 

@@ -372,7 +372,16 @@ def test_names_of_methods_are_not_parted(study):
         "gains",
         "gains",
         [],
-        [{"over": "m", "method": "guided_total_variation", "PSNR [dB]": "+0.10 (3/5)"}],
+        [
+            {
+                "over": "m",
+                "method": "guided_total_variation",
+                "PSNR [dB]": "+0.10 (36/36)",
+                "SSIM": "+0.1000 (36/36)",
+                "PSNR [dB], body": "+0.10 (36/36)",
+                "SSIM, body": "+0.1000 (36/36)",
+            }
+        ],
         group="over",
     )
     console = Console(width=80)
