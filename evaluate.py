@@ -1,6 +1,7 @@
 """Score trained networks: ``python evaluate.py --checkpoint=runs/NAME [--checkpoint=OTHER=runs/X] [--split=valid]``."""
 
 import dataclasses
+import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
+os.environ["MPLBACKEND"] = "agg"  # figures go into files; a notebook's backend may not even load here
 
 import jax
 import numpy as np
@@ -29,11 +31,13 @@ from atlf_jax.evaluation.scoring import (
     mask_label,
     reconstruct_slices,
     single_masks,
+    without_black,
 )
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
 from atlf_jax.models import build
 from atlf_jax.models.pretrained import load
 from atlf_jax.models.uncertainty import Calibration
+from atlf_jax.program import errors_in_one_line
 from atlf_jax.reconstruct.guards import Placement, other_data, trained_for, untrained
 from atlf_jax.solvers import SOLVERS
 
@@ -54,7 +58,7 @@ class Arguments:
     """Which checkpoint of each run."""
     split: Split = "valid"
     """Subjects to score."""
-    dataset: Literal["aanlib", "phantom", "prepared"] | None = None
+    dataset: Literal["aanlib", "fastmri", "phantom", "prepared"] | None = None
     """Dataset to score on; None: the one that the networks were trained on."""
     data_root: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """Folder of the dataset; None: the one in the checkpoint."""
@@ -76,34 +80,39 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, build, score, write."""
     arguments = tyro.cli(Arguments, prog="evaluate.py", args=argv)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
-    try:
+    with errors_in_one_line("evaluate.py"):
         run(arguments)
-    except ValueError as error:
-        raise SystemExit(f"evaluate.py: {error}") from error
 
 
 def run(arguments: Arguments) -> None:
     """Score what the arguments name, print the tables and write the files."""
     from atlf_jax.evaluation import report  # matplotlib: only once the arguments are known to be good
 
+    folder = folder_of(arguments)
+    report.check_folder(folder)
     runs, models, methods, calibrations = open_runs(arguments)
     data = choose_data(arguments, runs)
+    if arguments.ablate and data.dataset == "fastmri":
+        raise ValueError(
+            "--ablate ct exchanges the CT, and fastMRI data has none; leave it out, or choose another --dataset"
+        )
     masks = [MaskConfig(kind, acceleration, center) for kind, acceleration, center in arguments.masks]
     trained = dict.fromkeys(mask for config in runs.values() for mask in (config.mask, *config.more_masks))
     masks = single_masks(masks or list(trained))
-    source = open_source(data, arguments.split)
+    opened = open_source(data, arguments.split)
+    source, left_out = without_black(opened, profile=arguments.evaluation.profile)
     shared = {"masks": masks, "config": arguments.evaluation, "acquisition": data.acquisition}
     rows, sections = evaluate(models, source, **shared), []
     panels = choose_panels(models, source, rows, **shared)
     if arguments.ablate == "ct":
-        from atlf_jax.evaluation.modality import ablate_ct, ct_section
+        from atlf_jax.evaluation.modality import ablate_ct, ct_gains, ct_section
 
         ablated = ablate_ct(models, source, **shared)
         methods |= {row.method: methods[row.method.rpartition(", ")[0]] for row in ablated}
         rows += ablated
-        sections.append(ct_section(models, source, **shared))
+        sections += [ct_gains(rows), ct_section(models, source, **shared)]
     study = report.Study(
-        dataset=", ".join(filter(None, (data.dataset, getattr(source, "pairing", "")))),
+        dataset=", ".join(filter(None, (data.dataset, getattr(opened, "pairing", "")))),
         split=arguments.split,
         config=arguments.evaluation,
         methods=methods,
@@ -116,18 +125,55 @@ def run(arguments: Arguments) -> None:
         reliability=measure({name: models[name] for name in runs}, source, calibrations=calibrations, **shared)
         if arguments.uncertainty
         else (),
+        left_out=left_out,
     )
-    first = Path(next(iter(methods.values())).checkpoint)
-    folder = first if first.is_dir() else Path("runs", first.stem)
-    facts, page = report.write(Path(arguments.out or folder / "evaluation" / arguments.split), study)
+    if data.dataset == "fastmri":
+        study = without_names(study)
+    facts = report.summary(study)
     console = Console()
-    for table in report.tables(facts, sections):
+    for table in report.tables(facts, study.sections):
         console.print(table, "")
     flattering = [item["name"] for item in facts["audit"] if item["found"]]
     console.print(f"What flatters these numbers: {', '.join(flattering) or 'nothing found'}.", highlight=False)
     for remark in facts["remarks"]:
-        console.print(remark, highlight=False)
+        console.print(remark, highlight=False, markup=False)
+    _, page = report.write(folder, study, facts)  # last: a disk that is full by now costs no number
     console.print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
+
+
+def folder_of(arguments: Arguments) -> Path:
+    """Return the folder to write into, which follows from the arguments alone."""
+    if not arguments.checkpoint:
+        raise ValueError("give a trained network with --checkpoint=runs/NAME, or the name of packed weights")
+    if arguments.out:
+        return Path(arguments.out)
+    first = run_of(arguments.checkpoint[0].rpartition("=")[2])
+    return (first if first.is_dir() else Path("runs", first.stem)) / "evaluation" / arguments.split
+
+
+def run_of(place: str) -> Path:
+    """Return a run's folder, also where its folder of checkpoints was given."""
+    return Path(place).parent if Path(place).name == "checkpoints" else Path(place)
+
+
+def without_names(study: "report.Study") -> "report.Study":
+    """Put codes in the place of names that come from a person's files, as these may be named after people."""
+
+    def code(name: str) -> str:
+        return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+    def coded(name: str) -> str:
+        stem, _, number = name.rpartition("_")  # of a slice
+        return f"{code(stem)}_{number}"
+
+    of_rows = coded if study.config.profile == "picture" else code
+    return dataclasses.replace(
+        study,
+        rows=[row._replace(name=of_rows(row.name)) for row in study.rows],
+        panels=[panel._replace(name=coded(panel.name)) for panel in study.panels],
+        left_out=[coded(name) for name in study.left_out],
+        reliability=[item._replace(left_out=[coded(name) for name in item.left_out]) for item in study.reliability],
+    )
 
 
 def open_runs(
@@ -139,12 +185,10 @@ def open_runs(
     """
     from atlf_jax.evaluation.report import Method
 
-    if not arguments.checkpoint:
-        raise ValueError("give a trained network with --checkpoint=runs/NAME, or the name of packed weights")
     runs, models, methods, calibrations = {}, {}, {}, {}
     for argument in arguments.checkpoint:
         name, _, place = argument.rpartition("=")
-        run = Path(place).parent if Path(place).name == "checkpoints" else Path(place)
+        run = run_of(place)
         name = name or (run.resolve().name if run.is_dir() else run.name.removesuffix(".safetensors"))
         if name in runs:
             raise ValueError(f"two checkpoints are named {name!r}; name them: --checkpoint=NAME=FOLDER")

@@ -1,8 +1,14 @@
 """Image quality: PSNR, SSIM, NMSE and HFEN of real images, one value for each example, and the two profiles.
 
-Nothing here clips, casts or rescales an image on its own: what the toolboxes do there moves the numbers by decibels.
+Nothing here clips or rescales an image on its own: what the toolboxes do there moves the numbers by decibels.
 Images are magnitudes, ``[*b, h, w]``, and a score belongs to the last two axes. With ``body`` (True inside) only
 those pixels count: of the squared errors, of the SSIM map and of the filtered images, respectively.
+
+Images may be numpy or JAX arrays of any real type, byte order and strides. Arrays are scored in float64 and the result
+is rounded to JAX's default float; inside ``jit`` and ``grad`` they are scored as they are, in float32 or better.
+
+A score that is not defined is nan, never a number: where a counted pixel is not finite, no pixel counts, the target
+has no energy (NMSE) or no detail (HFEN), or peak and data range are not above 0. Equal images have PSNR inf.
 
 Profiles, named with every table:
 
@@ -13,57 +19,73 @@ Profiles, named with every table:
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
-from jaxtyping import Array, Bool, Float, jaxtyped
+from jax import lax
+from jaxtyping import Array, Bool, Complex, Float, jaxtyped
 
 from atlf_jax.ops.filters import GAUSSIAN_11, UNIFORM_7, separable, similarity_map
 
-__all__ = ["METRICS", "PROFILES", "hfen", "nmse", "psnr", "score", "score_fastmri", "score_picture", "ssim"]
+__all__ = [
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "PROFILES",
+    "hfen",
+    "is_black",
+    "nmse",
+    "psnr",
+    "score",
+    "score_fastmri",
+    "score_picture",
+    "ssim",
+]
 
-Images = Float[Array | np.ndarray, "*b h w"]
-Body = Bool[Array | np.ndarray, "*b h w"] | None
-Range = float | int | Float[Array | np.ndarray, "*#b"]
-Volume = Float[Array | np.ndarray, "s h w"]
-VolumeBody = Bool[Array | np.ndarray, "s h w"] | None
+Numbers = Any  # what the functions below accept for an image, and check: see _real
 
 _WINDOWS = {"uniform7": UNIFORM_7, "gaussian11": GAUSSIAN_11}
 
 
-@jaxtyped(typechecker=beartype)
-def psnr(prediction: Images, target: Images, *, peak: Range, body: Body = None) -> Float[Array, "*b"]:
+class _Pair(NamedTuple):
+    """Two images of one shape and type, checked."""
+
+    prediction: Float[Array, "*b h w"]
+    target: Float[Array, "*b h w"]
+    body: Bool[Array, "*b h w"] | None
+    span: Float[Array, "*#b"]  # peak, data range or full range
+
+
+def psnr(prediction: Numbers, target: Numbers, *, peak: Numbers, body: Numbers = None) -> Float[Array, "*b"]:
     """Peak signal-to-noise ratio, ``10 log10(peak^2 / mean((p - t)^2))`` in dB.
 
     Args:
         prediction: ``[*b, h, w]``.
         target: ``[*b, h, w]``.
         peak: of the target, a scalar or ``[*b]``, in the images' units.
-        body: ``[*b, h, w]``, True where pixels count; all by default.
+        body: ``[*b, h, w]`` or ``[h, w]``, True where pixels count; all by default.
 
     Returns:
-        ``[*b]``. Infinite for equal images, with gradient 0 there.
+        ``[*b]``. Infinite for equal images, with gradient 0 there; nan where it is not defined.
+
+    Raises:
+        ValueError: what was given is no pair of real images of one shape.
 
     Example:
         >>> round(float(psnr(jnp.full((4, 4), 0.1), jnp.zeros((4, 4)), peak=1.0)), 4)
         20.0
     """
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    error = _mean((prediction - target) ** 2, body)
-    differs = error > 0
-    peak = jnp.asarray(peak, error.dtype)
-    return jnp.where(differs, 10 * jnp.log10(peak**2 / jnp.where(differs, error, 1)), jnp.inf)
+    return _measured(_psnr, prediction, target, body, peak=peak)
 
 
-@jaxtyped(typechecker=beartype)
 def ssim(
-    prediction: Images,
-    target: Images,
+    prediction: Numbers,
+    target: Numbers,
     *,
-    data_range: Range,
-    body: Body = None,
+    data_range: Numbers,
+    body: Numbers = None,
     window: Literal["uniform7", "gaussian11"] = "uniform7",
 ) -> Float[Array, "*b"]:
     """Structural similarity, the mean of its map over the pixels around which the whole window fits.
@@ -72,66 +94,62 @@ def ssim(
         prediction: ``[*b, h, w]``.
         target: ``[*b, h, w]``.
         data_range: of the target, a scalar or ``[*b]``, in the images' units.
-        body: ``[*b, h, w]``, True where window centres count; all by default.
+        body: ``[*b, h, w]`` or ``[h, w]``, True where window centres count; all by default.
         window: ``uniform7`` (7 x 7, sample covariance) or ``gaussian11`` (11 x 11, sigma 1.5, population covariance).
 
     Returns:
-        ``[*b]``, at most 1.
+        ``[*b]``, at most 1; nan where it is not defined.
 
     Raises:
-        ValueError: when the images are smaller than the window.
+        ValueError: when the images are smaller than the window, or as ``psnr``.
 
     Source: Wang et al. 2004. ``skimage.metrics.structural_similarity`` gives the same, with its defaults for
     ``uniform7``, with ``gaussian_weights=True, use_sample_covariance=False`` for ``gaussian11``.
     """
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    data_range = jnp.asarray(data_range, target.dtype)
-    if data_range.ndim:
-        data_range = data_range[..., None, None]  # [*b 1 1]
-    taps = _WINDOWS[window]
-    similarity = similarity_map(prediction, target, taps, data_range=data_range, sample_covariance=window == "uniform7")
-    edge = len(taps) // 2
-    return _mean(similarity, None if body is None else body[..., edge:-edge, edge:-edge])
+    if window not in _WINDOWS:
+        raise ValueError(f"unknown SSIM window {window!r}, want one of {', '.join(_WINDOWS)}")
+    return _measured(lambda pair: _ssim(pair, window), prediction, target, body, data_range=data_range)
 
 
-@jaxtyped(typechecker=beartype)
-def nmse(prediction: Images, target: Images, *, body: Body = None) -> Float[Array, "*b"]:
+def nmse(prediction: Numbers, target: Numbers, *, body: Numbers = None) -> Float[Array, "*b"]:
     """Normalised mean squared error, ``||p - t||^2 / ||t||^2``.
 
     Args:
         prediction: ``[*b, h, w]``.
         target: ``[*b, h, w]``.
-        body: ``[*b, h, w]``, True where pixels count; all by default.
+        body: ``[*b, h, w]`` or ``[h, w]``, True where pixels count; all by default.
 
     Returns:
-        ``[*b]``.
+        ``[*b]``; nan where it is not defined.
+
+    Raises:
+        ValueError: as ``psnr``.
     """
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    return _energy(prediction - target, body) / _energy(target, body)
+    return _measured(_nmse, prediction, target, body)
 
 
-@jaxtyped(typechecker=beartype)
-def hfen(prediction: Images, target: Images, *, body: Body = None) -> Float[Array, "*b"]:
+def hfen(prediction: Numbers, target: Numbers, *, body: Numbers = None) -> Float[Array, "*b"]:
     """High-frequency error norm, ``||L t - L p|| / ||L t||`` with a Laplacian of Gaussian L.
 
     Args:
         prediction: ``[*b, h, w]``.
         target: ``[*b, h, w]``.
-        body: ``[*b, h, w]``, True where pixels of the filtered images count; all by default.
+        body: ``[*b, h, w]`` or ``[h, w]``, True where pixels of the filtered images count; all by default.
 
     Returns:
-        ``[*b]``, with gradient 0 for equal images.
+        ``[*b]``, with gradient 0 for equal images; nan where it is not defined.
+
+    Raises:
+        ValueError: as ``psnr``.
 
     Source: Ravishankar and Bresler 2011. L is 15 x 15, sigma 1.5, made zero-mean; the border repeats the nearest
     pixel (other borders change the value by up to a factor 2).
     """
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    return _relative_norm(_laplacian_of_gaussian(prediction - target), _laplacian_of_gaussian(target), body)
+    return _measured(_hfen, prediction, target, body)
 
 
-@jaxtyped(typechecker=beartype)
 def score_picture(
-    prediction: Volume, target: Volume, *, full_range: Range = 1.0, body: VolumeBody = None
+    prediction: Numbers, target: Numbers, *, full_range: Numbers = 1.0, body: Numbers = None
 ) -> dict[str, Float[Array, " s"]]:
     """Score slices by the ``picture`` profile, each for itself.
 
@@ -140,20 +158,26 @@ def score_picture(
         target: ``[s, h, w]`` magnitudes.
         full_range: what white is in these units, a scalar or ``[s]``: 1 for an 8-bit picture divided by 255, 1 / scale
             for images that were divided by scale after that. A property of the format, not the slice's maximum.
-        body: ``[s, h, w]``, True where pixels count; all by default.
+        body: ``[s, h, w]`` or ``[h, w]``, True where pixels count; all by default.
 
     Returns:
         For each name in ``METRICS`` its values, ``[s]``.
+
+    Raises:
+        ValueError: as ``psnr``, or the images have no axis of slices.
     """
-    full_range = jnp.asarray(full_range, target.dtype)
-    unit = full_range[:, None, None] if full_range.ndim else full_range  # [s 1 1]
-    prediction, target = jnp.asarray(prediction) / unit, jnp.asarray(target) / unit
-    return {name: metric(prediction, target, 1.0, body) for name, metric in METRICS.items()}
+
+    def values(pair: _Pair) -> dict[str, Array]:
+        unit = jnp.where(_above_zero(pair.span), pair.span, jnp.nan)
+        unit = unit[:, None, None] if unit.ndim else unit  # [s 1 1]
+        prediction, target = pair.prediction / unit, pair.target / unit
+        return {name: metric(prediction, target, 1.0, pair.body) for name, metric in METRICS.items()}
+
+    return _measured(values, prediction, target, body, axes=3, full_range=full_range)
 
 
-@jaxtyped(typechecker=beartype)
 def score_fastmri(
-    prediction: Volume, target: Volume, *, full_range: Range = 1.0, body: VolumeBody = None
+    prediction: Numbers, target: Numbers, *, full_range: Numbers = 1.0, body: Numbers = None
 ) -> dict[str, Float[Array, ""]]:
     """Score one volume by the ``fastmri`` profile.
 
@@ -161,36 +185,36 @@ def score_fastmri(
         prediction: ``[s, h, w]`` magnitudes, in the units of target.
         target: ``[s, h, w]`` magnitudes of one volume.
         full_range: has no part in this profile, which takes the maximum of the target's volume.
-        body: ``[s, h, w]``, True where pixels count; all by default.
+        body: ``[s, h, w]`` or ``[h, w]``, True where pixels count; all by default.
 
     Returns:
         For each name in ``METRICS`` one value, ``[]``. HFEN, which fastMRI does not have, filters each slice and
-        takes the norms over the volume.
+        takes the norms over the volume; a metric without a rule in ``OVER_VOLUME`` is the mean over the slices.
+
+    Raises:
+        ValueError: as ``psnr``, or the images have no axis of slices.
     """
     del full_range
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    peak = jnp.max(target)
 
-    def flat(x: Array) -> Array:
-        return x.reshape(-1, x.shape[-1])  # [s h w] -> [s*h w]
+    def values(pair: _Pair) -> dict[str, Array]:
+        pair = pair._replace(span=jnp.max(pair.target))
+        return {
+            name: OVER_VOLUME[name](pair)
+            if name in OVER_VOLUME
+            else jnp.mean(metric(pair.prediction, pair.target, pair.span, pair.body))
+            for name, metric in METRICS.items()
+        }
 
-    flat_body = None if body is None else flat(jnp.asarray(body))
-    error, detail = flat(_laplacian_of_gaussian(prediction - target)), flat(_laplacian_of_gaussian(target))
-    return {
-        "psnr": psnr(flat(prediction), flat(target), peak=peak, body=flat_body),
-        "ssim": jnp.mean(ssim(prediction, target, data_range=peak, body=body)),
-        "nmse": nmse(flat(prediction), flat(target), body=flat_body),
-        "hfen": _relative_norm(error, detail, flat_body),
-    }
+    return _measured(values, prediction, target, body, axes=3)
 
 
 def score(
     profile: Literal["picture", "fastmri"],
-    prediction: Volume,
-    target: Volume,
+    prediction: Numbers,
+    target: Numbers,
     *,
-    full_range: Range = 1.0,
-    body: VolumeBody = None,
+    full_range: Numbers = 1.0,
+    body: Numbers = None,
 ) -> dict[str, Array]:
     """Score by a named profile: see ``score_picture`` (values ``[s]``) and ``score_fastmri`` (values ``[]``)."""
     if profile not in PROFILES:
@@ -198,35 +222,125 @@ def score(
     return PROFILES[profile](prediction, target, full_range=full_range, body=body)
 
 
+@jaxtyped(typechecker=beartype)
+def is_black(
+    target: Float[Array | np.ndarray, "*b h w"] | Complex[Array | np.ndarray, "*b h w"],
+) -> Bool[Array | np.ndarray | np.bool_, "*b"]:
+    """Say which images are 0 everywhere: there is nothing to reconstruct, and they are left out of every mean.
+
+    Args:
+        target: ``[*b, h, w]``.
+
+    Returns:
+        ``[*b]``.
+
+    Example:
+        >>> is_black(np.stack([np.zeros((2, 2)), np.eye(2)]))
+        array([ True, False])
+    """
+    return (target == 0).all(axis=(-2, -1))
+
+
 PROFILES: dict[str, Callable[..., dict[str, Array]]] = {"picture": score_picture, "fastmri": score_fastmri}
 
-# What the profiles report, each called with (prediction, target, peak, body).
-METRICS: dict[str, Callable[[Array, Array, Range, Body], Array]] = {
+# What the profiles report, each called with (prediction, target, peak, body). To add one, write its function and its
+# row here, and name it below where smaller is better.
+METRICS: dict[str, Callable[[Array, Array, Numbers, Numbers], Array]] = {
     "psnr": lambda prediction, target, peak, body: psnr(prediction, target, peak=peak, body=body),
     "ssim": lambda prediction, target, peak, body: ssim(prediction, target, data_range=peak, body=body),
     "nmse": lambda prediction, target, _peak, body: nmse(prediction, target, body=body),
     "hfen": lambda prediction, target, _peak, body: hfen(prediction, target, body=body),
 }
+LOWER_IS_BETTER = frozenset({"nmse", "hfen"})  # for the others higher is better
+
+# How the profile ``fastmri`` takes a metric over a volume, where that is not the mean over its slices.
+OVER_VOLUME: dict[str, Callable[[_Pair], Float[Array, ""]]] = {
+    "psnr": lambda volume: _psnr(_flat(volume)),
+    "nmse": lambda volume: _nmse(_flat(volume)),
+    "hfen": lambda volume: _hfen(volume, axes=(-3, -2, -1)),
+}
 
 
-def _energy(image: Float[Array, "*b h w"], body: Body) -> Float[Array, "*b"]:
-    squares = image**2
-    return jnp.sum(squares if body is None else jnp.where(body, squares, 0), axis=(-2, -1))
+@jaxtyped(typechecker=beartype)
+def _psnr(pair: _Pair) -> Float[Array, "*b"]:
+    error = _mean((pair.prediction - pair.target) ** 2, pair.body)
+    known = _above_zero(pair.span)
+    differs = known & (error > 0)
+    ratio = jnp.where(differs, pair.span, 1) ** 2 / jnp.where(differs, error, 1)
+    value = 10 * jnp.log10(ratio)
+    # An error may be 0 where two images differ by less than a square can hold: that is not perfect.
+    equal = known & (error == 0) & (_mean((pair.prediction != pair.target).astype(error.dtype), pair.body) == 0)
+    return jnp.where(differs & jnp.isfinite(value), value, jnp.where(equal, jnp.inf, jnp.nan))
 
 
-def _mean(image: Float[Array, "*b h w"], body: Body) -> Float[Array, "*b"]:
-    return jnp.mean(image, axis=(-2, -1), where=None if body is None else jnp.asarray(body))
+@jaxtyped(typechecker=beartype)
+def _ssim(pair: _Pair, window: str) -> Float[Array, "*b"]:
+    known, taps = _above_zero(pair.span), _WINDOWS[window]
+    data_range = jnp.where(known, pair.span, 1)
+    if data_range.ndim:
+        data_range = data_range[..., None, None]  # [*b 1 1]
+    similarity = similarity_map(
+        pair.prediction, pair.target, taps, data_range=data_range, sample_covariance=window == "uniform7"
+    )
+    edge = len(taps) // 2
+    value = _mean(similarity, None if pair.body is None else pair.body[..., edge:-edge, edge:-edge])
+    return jnp.where(known & jnp.isfinite(value), value, jnp.nan)
 
 
-def _relative_norm(error: Float[Array, "*b h w"], whole: Float[Array, "*b h w"], body: Body) -> Float[Array, "*b"]:
-    """``||error|| / ||whole||``, with gradient 0 where the error is 0."""
-    energy = _energy(error, body)
+@jaxtyped(typechecker=beartype)
+def _nmse(pair: _Pair) -> Float[Array, "*b"]:
+    return _ratio(_energy(pair.prediction - pair.target, pair.body), _energy(pair.target, pair.body), 0.0)
+
+
+@jaxtyped(typechecker=beartype)
+def _hfen(pair: _Pair, axes: tuple[int, ...] = (-2, -1)) -> Float[Array, "..."]:
+    # The kernel's sum is 0, so that a mean changes nothing; taken away, it costs no digits.
+    difference, target = (
+        image - lax.stop_gradient(jnp.mean(image, axis=(-2, -1), keepdims=True))
+        for image in (pair.prediction - pair.target, pair.target)
+    )
+    error, detail = _laplacian_of_gaussian(difference), _laplacian_of_gaussian(target)
+    counted = jnp.ones(detail.shape, bool) if pair.body is None else pair.body
+    # Rounding leaves .02 eps of the largest value (measured) in each pixel of a target without detail.
+    floor = 4 * jnp.finfo(detail.dtype).eps * jnp.max(jnp.abs(target), axis=axes)
+    floor = floor**2 * jnp.sum(counted, axis=axes)
+    energy = _energy(error, pair.body, axes)
     differs = energy > 0
-    return jnp.where(differs, jnp.sqrt(jnp.where(differs, energy, 1) / _energy(whole, body)), 0)
+    ratio = _ratio(jnp.where(differs, energy, 1), _energy(detail, pair.body, axes), floor)
+    return jnp.where(differs, jnp.sqrt(ratio), jnp.where(energy == 0, 0 * ratio, jnp.nan))
+
+
+def _ratio(
+    part: Float[Array, "*b"], whole: Float[Array, "*b"], floor: float | Float[Array, "*b"]
+) -> Float[Array, "*b"]:
+    """Divide energies; nan where the whole is not above a floor, or one of both is not finite."""
+    known = (whole > floor) & jnp.isfinite(whole) & jnp.isfinite(part)
+    return jnp.where(known, part / jnp.where(known, whole, 1), jnp.nan)
+
+
+def _above_zero(span: Float[Array, "*b"]) -> Bool[Array, "*b"]:
+    return (span > 0) & jnp.isfinite(span)
+
+
+def _energy(
+    image: Float[Array, "*b h w"], body: Bool[Array, "*b h w"] | None, axes: tuple[int, ...] = (-2, -1)
+) -> Float[Array, "*b"]:
+    squares = image**2
+    return jnp.sum(squares if body is None else jnp.where(body, squares, 0), axis=axes)
+
+
+def _mean(image: Float[Array, "*b h w"], body: Bool[Array, "*b h w"] | None) -> Float[Array, "*b"]:
+    return jnp.mean(image, axis=(-2, -1), where=body)
+
+
+def _flat(volume: _Pair) -> _Pair:
+    """Lay the slices of a volume one below the other: [s h w] -> [s*h w]."""
+    *images, span = volume
+    return _Pair(*(None if image is None else image.reshape(-1, image.shape[-1]) for image in images), span)
 
 
 def _laplacian_of_gaussian(image: Float[Array, "*b h w"]) -> Float[Array, "*b h w"]:
-    """Filter with the 15 x 15 kernel, written as a sum of three separable ones."""
+    """Filter a centred image with the 15 x 15 kernel, written as a sum of three separable ones."""
     sigma, x = 1.5, np.arange(-7, 8)
     gaussian = np.exp(-(x**2) / (2 * sigma**2))
     gaussian /= gaussian.sum()
@@ -235,3 +349,108 @@ def _laplacian_of_gaussian(image: Float[Array, "*b h w"]) -> Float[Array, "*b h 
     padded = jnp.pad(image, [(0, 0)] * (image.ndim - 2) + [(7, 7), (7, 7)], mode="edge")
     filtered = separable(padded, curvature, gaussian) + separable(padded, gaussian, curvature)
     return filtered - 2 * float(curvature.sum()) * separable(padded, box, box)
+
+
+def _measured(
+    metric: Callable[[_Pair], Any],
+    prediction: Numbers,
+    target: Numbers,
+    body: Numbers,
+    *,
+    axes: int | None = None,
+    **spans: Numbers,
+) -> Any:
+    """Check what a person gave, and call a metric with it: in float64, or traced as it is.
+
+    Args:
+        metric: of a checked pair.
+        prediction: images.
+        target: images.
+        body: which pixels count.
+        axes: how many the images must have; at least two by default.
+        spans: peak, data range or full range, under the name that the person knows; none: 1.
+    """
+    (name, span), *_ = [*spans.items(), ("peak", 1.0)]
+    prediction, target, span = _real("prediction", prediction), _real("target", target), _real(name, span)
+    shape, least = prediction.shape, axes or 2
+    if shape != target.shape:
+        raise ValueError(f"prediction has shape {shape} and target {target.shape}; want two images of one shape")
+    if len(shape) < least or (axes and len(shape) != axes) or 0 in shape[-2:]:
+        wanted = "[slices, h, w]; of one slice give image[None]" if axes else "[h, w] or [..., h, w]"
+        raise ValueError(f"prediction and target have shape {shape}; want pixels along {wanted}")
+    body, span = _counted(body, shape), _span(name, span, shape[:-2])
+    given = (prediction, target, span, body)
+    if any(isinstance(array, jax.core.Tracer) for array in given):
+        dtype = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+        return metric(_pair(*given, dtype))
+    rounded = jax.dtypes.canonicalize_dtype(np.float64)
+    with jax.enable_x64(True):
+        values = metric(_pair(*given, jnp.dtype(np.float64)))
+        if isinstance(values, dict):
+            return {name: value.astype(rounded) for name, value in values.items()}
+        return values.astype(rounded)
+
+
+def _pair(prediction: Any, target: Any, span: Any, body: Any, dtype: np.dtype) -> _Pair:
+    """Bring checked arrays to one type; of a person's arrays numpy takes any byte order and strides."""
+
+    def as_float(array: Any) -> Array:
+        return array.astype(dtype) if isinstance(array, jax.Array) else jnp.asarray(np.asarray(array, dtype))
+
+    return _Pair(as_float(prediction), as_float(target), None if body is None else jnp.asarray(body), as_float(span))
+
+
+def _real(name: str, value: Numbers) -> Any:
+    """Return a numpy or JAX array of real numbers, or say in one sentence what was given in its place."""
+    array = _array(name, value)
+    found = array.dtype
+    if jnp.issubdtype(found, jnp.complexfloating):
+        raise ValueError(f"{name} is {found}: metrics are of real images; give the magnitude, abs({name})")
+    if jnp.issubdtype(found, np.bool_):
+        raise ValueError(f"{name} holds only True and False; want numbers (which pixels count is told by body=)")
+    if not (jnp.issubdtype(found, jnp.floating) or jnp.issubdtype(found, jnp.integer)):
+        raise ValueError(f"{name} is {_called(value)}; want an array of real numbers")
+    return array
+
+
+def _array(name: str, value: Numbers) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array; give its data, and the pixels that count as body=~{name}.mask")
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} is {_called(value)}, which is no array; want an array of real numbers") from error
+
+
+def _called(value: Any) -> str:
+    """Name what was given in a few words."""
+    dtype = getattr(value, "dtype", None)
+    return f"of type {type(value).__name__}" if dtype is None else f"an array of {str(dtype)[:40]}"
+
+
+def _counted(body: Numbers, shape: tuple[int, ...]) -> Any:
+    """Return the pixels that count, True inside, in the images' shape."""
+    if body is None:
+        return None
+    inside = _array("body", body)
+    if inside.dtype != bool:
+        inside = _real("body", inside)
+        if not isinstance(inside, jax.core.Tracer) and not np.isin(np.asarray(inside), (0, 1)).all():
+            raise ValueError("body holds other values than 0 and 1; want True where pixels count")
+        inside = inside != 0
+    if inside.shape not in (shape, shape[-2:]):
+        raise ValueError(f"body has shape {inside.shape}; want that of the images, {shape}, or of one of them")
+    return (jnp if isinstance(inside, jax.Array) else np).broadcast_to(inside, shape)
+
+
+def _span(name: str, span: Any, batch: tuple[int, ...]) -> Any:
+    """Return a peak or range as a scalar or one value an image; trailing axes of one pixel are dropped."""
+    if span.ndim == len(batch) + 2 and span.shape[-2:] == (1, 1):
+        span = span[..., 0, 0]
+    fits = span.ndim == len(batch) and all(a in (1, b) for a, b in zip(span.shape, batch, strict=True))
+    if span.ndim and not fits:
+        one_each = f", or one for each image, shape {batch}" if batch else ""
+        raise ValueError(f"{name} has shape {span.shape}; want one number{one_each}")
+    return span

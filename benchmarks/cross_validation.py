@@ -20,7 +20,8 @@ from scipy import stats
 from atlf_jax.config import Config, from_dict
 from atlf_jax.data import open_source
 from atlf_jax.data.aanlib import FOLDS
-from atlf_jax.evaluation.modality import ABLATIONS, Changed
+from atlf_jax.evaluation.modality import ABLATIONS, GAINS, Changed
+from atlf_jax.evaluation.report import title
 from atlf_jax.evaluation.scoring import EvaluationConfig, Score, evaluate, mask_label
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
@@ -98,12 +99,13 @@ def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, A
     Means are taken by subject first. The interval is Student's at 95 % over subjects, which are independent, as slices
     of one are not; p is Wilcoxon's signed rank, over subjects and over slices.
     """
-    psnr: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    values: dict[tuple[str, str], dict[tuple[str, str], dict[str, float]]] = {}
     for row in rows:
-        psnr.setdefault((row.mask, row.method), {})[row.subject, row.name] = row.values["psnr"]
+        values.setdefault((row.mask, row.method), {})[row.subject, row.name] = row.values
     table = []
     for mask in dict.fromkeys(row.mask for row in rows):
-        variants = {method: found for (where, method), found in psnr.items() if where == mask}
+        scores = {method: found for (where, method), found in values.items() if where == mask}
+        variants = {method: {key: item["psnr"] for key, item in found.items()} for method, found in scores.items()}
         for other in [*others, *(method for method in variants if method.startswith(f"{first}, "))]:
             both = [key for key in variants.get(first, {}) if key in variants.get(other, {})]
             gains = {key: variants[first][key] - variants[other][key] for key in both}
@@ -125,6 +127,14 @@ def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, A
                     "p, subjects": float(stats.wilcoxon(by_subject).pvalue),
                     "better slices": f"{sum(gain > 0 for gain in gains.values())} of {len(gains)}",
                     "p, slices": float(stats.wilcoxon(list(gains.values())).pvalue),
+                    **{
+                        f"gain in {title(metric)}": mean(
+                            mean(scores[first][key][metric] - scores[other][key][metric] for key in both if key[0] == s)
+                            for s in subjects
+                        )
+                        for metric in GAINS
+                        if metric != "psnr"
+                    },
                     "by subject": ", ".join(f"{s}: {g:+.2f}" for s, g in zip(subjects, by_subject, strict=True)),
                 }
             )

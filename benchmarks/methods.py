@@ -26,7 +26,8 @@ from atlf_jax.config import Config, from_dict
 from atlf_jax.data import AcquisitionConfig, DataConfig, open_source
 from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import figures
-from atlf_jax.evaluation.modality import ABLATIONS, Changed
+from atlf_jax.evaluation.modality import ABLATIONS, GAINS, Changed
+from atlf_jax.evaluation.report import title
 from atlf_jax.evaluation.scoring import (
     REPORTED,
     ZERO_FILLED,
@@ -304,7 +305,7 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
     """Compare each method with the best of the others, which are not variants of itself, under each mask."""
     found: list[dict[str, Any]] = []
     table = means(rows, "psnr")
-    comparisons = psnr_comparisons(rows)
+    comparisons = comparisons_by(rows, "psnr")
     names = [name for name in table if "," not in name and name != ZERO_FILLED]
     for mask in dict.fromkeys(row.mask for row in rows):
         for name in names:
@@ -317,11 +318,20 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
-    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``)."""
-    comparisons = psnr_comparisons(rows)
+    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``), by each of ``GAINS``.
+
+    PSNR may rise while SSIM falls, and the whole picture holds air: a gain is one where all agree.
+    """
+    by_metric = {metric: comparisons_by(rows, metric) for metric in GAINS}
     methods = list(dict.fromkeys(row.method for row in rows))
     return [
-        {"mask": mask, "method": name, "against": other} | paired(comparisons, mask, name, other)
+        {"mask": mask, "method": name, "against": other}
+        | paired(by_metric["psnr"], mask, name, other)
+        | {
+            title(metric): paired(found, mask, name, other)["dB"]
+            for metric, found in by_metric.items()
+            if metric != "psnr"
+        }
         for name in methods
         for other in methods
         if other.startswith(f"{name}, ") or other == f"{name}_no_ct"
@@ -329,9 +339,9 @@ def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
     ]
 
 
-def psnr_comparisons(rows: Sequence[Score]) -> dict[tuple[str, str, str], Comparison]:
-    """Return the paired comparisons of PSNR by mask and both methods, in either order."""
-    return {(item.mask, item.first, item.second): item for item in compare(rows) if item.metric == "psnr"}
+def comparisons_by(rows: Sequence[Score], metric: str) -> dict[tuple[str, str, str], Comparison]:
+    """Return the paired comparisons of one metric by mask and both methods, in either order."""
+    return {(item.mask, item.first, item.second): item for item in compare(rows) if item.metric == metric}
 
 
 def paired(

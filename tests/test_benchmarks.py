@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement
-from atlf_jax.evaluation.scoring import Score
+from atlf_jax.evaluation.scoring import REPORTED, Score
 from atlf_jax.models import build
 from benchmarks import accelerator, compare, cross_validation, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
@@ -154,7 +154,8 @@ def test_solvers_are_compared_within_rounds():
 
 def test_what_the_ct_brings_is_told_by_subject_and_slice():
     def score(method, subject, slice, psnr):
-        return Score("m", method, subject, f"{subject}00{slice}", 0, 4.0, 4.0, 0.3, "", True, 0.1, {"psnr": psnr})
+        values = dict.fromkeys(REPORTED, psnr / 100) | {"psnr": psnr}
+        return Score("m", method, subject, f"{subject}00{slice}", 0, 4.0, 4.0, 0.3, "", True, 0.1, values)
 
     rows = [score("a", s, k, 30.0 + k) for s in ("1", "2") for k in (0, 1)]
     rows += [score("b", "1", k, 29.0 + k) for k in (0, 1)] + [score("b", "2", k, 30.5 + k) for k in (0, 1)]
@@ -162,6 +163,7 @@ def test_what_the_ct_brings_is_told_by_subject_and_slice():
     plain, zero = cross_validation.rows_of(rows, "a", "b")
     assert plain["gain"] == 0.25 and plain["by subject"] == "1: +1.00, 2: -0.50" and plain["better slices"] == "2 of 4"
     assert zero["against"] == "a, CT zero" and zero["gain"] == 2 and zero["p, slices"] == 0.125
+    assert zero["gain in SSIM"] == zero["gain in SSIM, body"] == pytest.approx(0.02)
 
 
 def test_ours_goes_before_every_peer():

@@ -2,19 +2,27 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import atlf_jax as atlf
+from atlf_jax.array_types import Reconstruction
 from atlf_jax.config import Config
 from atlf_jax.data import DataConfig, PhantomConfig
+from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
+from atlf_jax.evaluation import report
 from atlf_jax.evaluation.modality import SWEEPS
 from atlf_jax.models import pretrained
+from atlf_jax.ops import adjoint
 from atlf_jax.reconstruct import command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +113,147 @@ def test_other_ct_windows_are_refused():
         evaluate["choose_data"](asked, {"a": two})
 
 
-def test_a_missing_checkpoint_is_one_line(program, tmp_path):
-    result = program("evaluate.py", f"--checkpoint={tmp_path / 'nothing'}")
-    assert result.returncode != 0
-    assert "nothing" in result.stderr and "Traceback" not in result.stderr
+def test_a_missing_checkpoint_is_one_line(settings, tmp_path):
+    """Also where a notebook left a backend of matplotlib that does not load here."""
+    command = [sys.executable, "evaluate.py", f"--checkpoint={tmp_path / 'nothing'}", f"--out={tmp_path / 'out'}"]
+    environment = settings["env"] | {"MPLBACKEND": "module://no_such_backend"}
+    result = subprocess.run(command, **settings | {"env": environment}, capture_output=True, timeout=300)
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
+    assert "nothing is neither a run's folder" in result.stderr and result.stderr.count("\n") == 1
+
+
+def halved(measurement):
+    """A network that is not one: half of what was measured."""
+    return Reconstruction(adjoint(measurement.kspace, measurement.mask) / 2)
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    """Return the program with ``halved`` in the place of whatever checkpoint is asked for."""
+    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "evaluate", module)
+    spec.loader.exec_module(module)
+
+    def opened(arguments):
+        config = Config(data=DataConfig(dataset="aanlib"))
+        return {"net": config}, {"net": halved}, {"net": report.Method(checkpoint="net")}, {}
+
+    monkeypatch.setattr(module, "open_runs", opened)
+    return module
+
+
+SHORT = ["--checkpoint=net", "--masks", "random", "2", "0.2", "--bootstrap=20", "--panels=1"]
+
+
+def pictures(root, names):
+    """Write slices as AANLIB pictures; one of None is black, the others have the given number of rows."""
+    rng = np.random.default_rng(0)
+    for name, rows in names.items():
+        mr = np.zeros((32, 32)) if rows is None else np.pad(rng.integers(50, 255, (rows - 8, 24)), 4)
+        for kind in ("CT", "MRI"):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mr.astype(np.uint8)).save(root / kind / f"{name}.png")
+
+
+def test_black_slices_and_several_sizes(evaluate, tmp_path, capsys):
+    """And what was scored stays the same without the black slice."""
+    pictures(tmp_path / "a", {"28001": 32, "28002": None, "28003": 40, "37001": 32})
+    pictures(tmp_path / "b", {"28001": 32, "28003": 40, "37001": 32})
+    for name in "ab":
+        evaluate.main([*SHORT, f"--data_root={tmp_path / name}", f"--out={tmp_path / 'out' / name}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Left out, as the MR is black and there is nothing to reconstruct: 28002.") == 1
+    with_black, without = (json.loads((tmp_path / "out" / name / "summary.json").read_text()) for name in "ab")
+    assert with_black["left_out"] == ["28002"] and without["left_out"] == []
+    assert [item["subjects"].keys() for item in with_black["results"]] == [{"28", "37"}] * len(with_black["results"])
+    rows = [list(csv.DictReader((tmp_path / "out" / name / "scores.csv").read_text().splitlines())) for name in "ab"]
+    assert [row["name"] for row in rows[0]] == ["28001"] * 2 + ["28003"] * 2 + ["37001"] * 2
+    assert all(np.isfinite(float(row["psnr"])) for row in rows[0])
+    assert "28002" in (tmp_path / "out" / "a" / "report.html").read_text()
+
+
+def test_names_of_fastmri_files_stay_private(evaluate, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(3):  # the split goes by a hash
+        kspace = rng.standard_normal((2, 24, 20)) + 1j * rng.standard_normal((2, 24, 20))
+        attributes = {"patient_id": f"p{number}", "acquisition": "AXT2", "max": 1.0}
+        write_kspace(folder / f"Jane_Doe{number}.h5", kspace.astype(np.complex64), attributes=attributes)
+    for profile in ("picture", "fastmri"):
+        out = tmp_path / profile
+        evaluate.main(
+            [
+                *SHORT,
+                "--dataset=fastmri",
+                f"--data_root={folder}",
+                f"--out={out}",
+                f"--profile={profile}",
+                "--split=all",
+            ]
+        )
+        assert len(list(csv.DictReader((out / "scores.csv").read_text().splitlines()))) == (
+            12 if profile == "picture" else 6
+        )
+        for file in out.iterdir():
+            assert b"Jane" not in file.read_bytes(), file.name
+    captured = capsys.readouterr()
+    assert "Jane" not in captured.out + captured.err
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([*SHORT, "--dataset=fastmri", f"--data_root={folder}", f"--out={tmp_path / 'no'}", "--ablate=ct"])
+    assert ended.value.code == 2 and not (tmp_path / "no").exists()
+
+
+def refused(evaluate, capsys, *arguments):
+    """Return the one line that a command ends with."""
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([*arguments])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("evaluate.py: ") and said.count("\n") == 1 and len(said) < 300
+    return said
+
+
+def test_the_output_is_checked_before_anything_is_opened(evaluate, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "open_runs", lambda arguments: pytest.fail("opened"))
+    (tmp_path / "file").write_text("mine")
+    assert "is no folder" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'file'}")
+    assert "is no folder" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'file' / 'in'}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_is_full_by_the_end_costs_no_number(evaluate, tmp_path, capsys, monkeypatch):
+    pictures(tmp_path, {"28001": 32, "37001": 32})
+
+    def full(*arguments):
+        raise ValueError("report.html cannot be written (No space left on device); make room")
+
+    monkeypatch.setattr(report, "write", full)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([*SHORT, f"--data_root={tmp_path}", f"--out={tmp_path / 'out'}"])
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "zero-filled" in said.out and "No space left" in said.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--masks", "randon", "4", "0.08"], "did you mean 'random'"),
+        (["--masks", "random", "0.5", "0.08"], "want at least 1"),
+        (["--data_root=nowhere"], "folder nowhere does not exist"),
+        (["--dataset=phantom", "--data_root=."], "the phantom dataset is not read from a folder"),
+        (["--split=valid"], "no folder given"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(evaluate, tmp_path, capsys, monkeypatch, wrong, words):
+    monkeypatch.delenv("ATLF_DATA_DIR", raising=False)
+    assert words in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'out'}", *wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_read_are_one_line(evaluate, tmp_path, capsys, monkeypatch):
+    def denied(*arguments):
+        raise PermissionError(13, "Permission denied", "weights.safetensors")
+
+    monkeypatch.setattr(evaluate, "open_runs", denied)
+    assert "Permission denied: 'weights" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'out'}")

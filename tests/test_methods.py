@@ -55,6 +55,7 @@ def test_what_the_ct_brings_is_told_of_variants_and_of_the_network_without(rows)
     assert against.keys() == {"ours, CT zero", "ours_no_ct"}
     assert against["ours, CT zero"]["dB"] == pytest.approx(2) and against["ours_no_ct"]["dB"] == pytest.approx(-0.2)
     assert against["ours_no_ct"]["better slices"] == "0 of 8" and "a: -0.20" in against["ours_no_ct"]["subjects"]
+    assert against["ours, CT zero"]["SSIM, body"] == pytest.approx(2)  # all scores of these rows are alike
 
 
 def test_scores_of_an_older_checkpoint_or_of_fewer_metrics_are_not_taken(tmp_path, rows):

@@ -10,7 +10,6 @@ Source: implicit data crimes, Shimron et al., PNAS 2022 (zero padding, JPEG); th
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from atlf_jax.data.files import write_file
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.evaluation.scoring import mask_label, single_masks
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name
+from atlf_jax.program import errors_in_one_line
 
 __all__ = ["Finding", "Traits", "audit", "findings", "main", "measure", "table"]
 
@@ -306,15 +306,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file to write the findings to")
     chosen = parser.parse_args(arguments)
     kind, acceleration, centre = chosen.mask
-    try:
+    with errors_in_one_line("audit"):
         told = audit(
             open_source(_data(chosen.dataset, chosen.root), chosen.split),
             masks=[MaskConfig(kind, float(acceleration), float(centre))],
         )
         if chosen.json:
             write_file(chosen.json, (json.dumps([item._asdict() for item in told], indent=1) + "\n").encode())
-    except (ValueError, OSError) as error:
-        sys.exit(f"audit: {' '.join(str(error).split())}")
     Console(width=80).print(table(told))
 
 

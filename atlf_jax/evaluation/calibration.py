@@ -1,5 +1,6 @@
 """Is the error that a network expects the error that it makes? Measured inside the body, pixel by pixel."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class Reliability(NamedTuple):
     coverage: float  # part of the true errors below the bound
     pearson: float  # of expected and true error over pixels, mean over slices
     spearman: float
+    left_out: list[str]  # slices whose image or expected error is no number; all of the above is nan without others
 
 
 @beartype
@@ -65,6 +67,7 @@ def measure(
     found = []
     for mask in single_masks(masks):
         pixels: dict[str, list[np.ndarray]] = {method: [] for method in models}  # [2 n]: spreads, true errors
+        broken: dict[str, list[str]] = {method: [] for method in models}
         panels = reconstruct_slices(
             models,
             source,
@@ -81,16 +84,30 @@ def measure(
             inside = inside[:: -(-len(inside) // PIXELS)]
             for method, spread in panel.spreads.items():
                 error = np.abs(panel.images[method] - panel.target)
-                pixels[method].append(np.stack([spread.ravel()[inside], error.ravel()[inside]]) / white)
+                both = np.stack([spread.ravel()[inside], error.ravel()[inside]]) / white
+                if np.isfinite(both).all():
+                    pixels[method].append(both)
+                else:
+                    broken[method].append(panel.name)
             label = panel.mask
         for method, slices in pixels.items():
-            if not slices:
+            if not slices and not broken[method]:
                 raise ValueError("every picture of the source is black; there is no error to expect")
-            found.append(_reliability(label, method, slices, calibrations.get(method)))
+            found.append(_reliability(label, method, slices, calibrations.get(method), broken[method]))
     return found
 
 
-def _reliability(mask: str, method: str, slices: Sequence[np.ndarray], calibration: Calibration | None) -> Reliability:
+def _reliability(
+    mask: str, method: str, slices: Sequence[np.ndarray], calibration: Calibration | None, left_out: Sequence[str] = ()
+) -> Reliability:
+    if not slices:
+        nothing = Calibration(math.nan, math.nan)
+        unknown = dict.fromkeys(
+            ("scale", "bound", "error", "calibration_error", "coverage", "pearson", "spearman"), math.nan
+        )
+        return Reliability(
+            mask, method, calibration is not None, fitted=nothing, curve=[], left_out=list(left_out), **unknown
+        )
     spread, error = np.concatenate(slices, axis=1).astype(np.float64)
     scale = _ratio(error.mean(), spread.mean())
     fitted = Calibration(scale, _bound(error, scale * spread))
@@ -113,6 +130,7 @@ def _reliability(mask: str, method: str, slices: Sequence[np.ndarray], calibrati
         coverage=float((error <= used.bound * expected).mean()),
         pearson=float(np.mean([_correlation(scipy.stats.pearsonr, *part) for part in slices])),
         spearman=float(np.mean([_correlation(scipy.stats.spearmanr, *part) for part in slices])),
+        left_out=list(left_out),
     )
 
 

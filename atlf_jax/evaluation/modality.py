@@ -4,6 +4,7 @@ Everything here is a source: a change of the pairs that leaves names, subjects, 
 variant is compared with the untouched pairs slice by slice. Nothing is told to the networks.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from jaxtyping import Float32
 from atlf_jax.data import AcquisitionConfig, Example, Source
 from atlf_jax.data.transforms import fft2c_numpy, move_ct
 from atlf_jax.evaluation.figures import curve_figure
-from atlf_jax.evaluation.report import Section
+from atlf_jax.evaluation.report import Section, number, title
 from atlf_jax.evaluation.scoring import (
     ZERO_FILLED,
     EvaluationConfig,
@@ -26,7 +27,7 @@ from atlf_jax.evaluation.scoring import (
     mask_label,
     reconstruct_slices,
 )
-from atlf_jax.evaluation.statistics import subject_means
+from atlf_jax.evaluation.statistics import Comparison, compare, subject_means
 from atlf_jax.masks import MaskConfig, seed_from_name
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Lesion",
     "SweepPoint",
     "ablate_ct",
+    "ct_gains",
     "ct_section",
     "hallucination",
     "lesion",
@@ -52,6 +54,13 @@ SECTION_WORDS = (
     "output is invented, and into the MR alone, where 1 is right: the share of the lesion in the change of the output, "
     "by least squares, mean over slices with the worst slice. The null space holds the samples that were not acquired.",
 )
+
+GAIN_WORDS = (
+    "What the true CT brings to each method over no CT, another subject's and another slice's: difference of the mean "
+    "over subjects, and on how many slices the true CT does better. A gain counts where all four columns agree: PSNR "
+    "can rise while SSIM falls, and a mean over the picture holds air, where nothing is diagnosed.",
+)
+GAINS = ("psnr", "ssim", "psnr_body", "ssim_body")  # the columns of this table; its numbers are of all metrics
 
 Change = Callable[[Source, int], Example]
 
@@ -142,14 +151,50 @@ def ablate_ct(
     return rows
 
 
+@beartype
+def ct_gains(rows: Sequence[Score]) -> Section:
+    """Set side by side what the true CT brings by PSNR and SSIM, whole and inside the body.
+
+    Args:
+        rows: scores by the true CT, and what ``ablate_ct`` returned.
+    """
+    facts: list[dict[str, Any]] = []
+    gains: list[Comparison] = []
+    found = {(item.mask, item.first, item.second, item.metric): item for item in compare(rows)}
+    for mask, first, second in dict.fromkeys(key[:3] for key in found):
+        method, _, change = second.rpartition(", ")
+        if method != first or change not in ABLATIONS:
+            continue
+        items = {metric: found[mask, first, second, metric] for metric in GAINS}
+        gains += [item for key, item in found.items() if key[:3] == (mask, first, second)]
+        facts.append(
+            {"over": f"over {change}, {mask}", "method": method}
+            | {
+                title(metric): f"{number(item.difference, metric, signed=True)} ({item.better_slices}/{item.slices})"
+                for metric, item in items.items()
+            }
+        )
+    return Section(
+        title="What the CT brings",
+        key="ct_gains",
+        words=GAIN_WORDS,
+        facts=sorted(facts, key=lambda fact: list(dict.fromkeys(f["over"] for f in facts)).index(fact["over"])),
+        numbers=[item._asdict() for item in gains],
+        group="over",
+    )
+
+
 class SweepPoint(NamedTuple):
-    """The mean PSNR of one method at one amount of one disturbance."""
+    """The mean scores of one method at one amount of one disturbance: over subjects, of the mean over slices."""
 
     sweep: str  # a row of SWEEPS
     amount: float
     mask: str
     method: str
-    psnr: float  # mean over subjects of the mean over slices, dB
+    psnr: float  # dB
+    ssim: float
+    psnr_body: float  # inside the body
+    ssim_body: float
 
 
 @beartype
@@ -176,8 +221,12 @@ def sweep(
             rows = evaluate(models, moved, masks=masks, config=config, acquisition=seen)
             for mask, method in dict.fromkeys((row.mask, row.method) for row in rows):
                 group = [row for row in rows if (row.mask, row.method) == (mask, method)]
-                means = subject_means([row.values["psnr"] for row in group], [row.subject for row in group])
-                points.append(SweepPoint(name, amount, mask, method, float(np.mean(list(means.values())))))
+                subjects = [row.subject for row in group]
+                means = {
+                    metric: float(np.mean([*subject_means([row.values[metric] for row in group], subjects).values()]))
+                    for metric in GAINS
+                }
+                points.append(SweepPoint(name, amount, mask, method, **means))
     return points
 
 
@@ -309,20 +358,25 @@ def ct_section(
                 }
             )
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for point in points:
-        axis = point.sweep if len(masks) == 1 else f"{point.sweep}\n{point.mask}"
-        curves.setdefault(axis, {}).setdefault(point.method, []).append((point.amount, point.psnr))
+    labels: dict[str, str] = {}
+    for label, metric in itertools.product(map(mask_label, masks), GAINS):
+        for point in (point for point in points if point.mask == label):
+            axis = f"{point.sweep}: {title(metric)}" + (f"\n{label}" if len(masks) > 1 else "")
+            labels[axis] = title(metric)
+            value = (point.amount, getattr(point, metric))
+            curves.setdefault(axis, {}).setdefault(point.method, []).append(value)
     return Section(
         title="What the CT does",
         key="ct",
         words=SECTION_WORDS,
         facts=facts,
+        group="mask",
         numbers={
             "table": facts,
             "sweeps": [point._asdict() for point in points],
             "lesions": [found._asdict() for found in lesions],
         },
-        figure=lambda dark: curve_figure(curves, ylabel="PSNR [dB]", dark=dark),
+        figure=lambda dark: curve_figure(curves, ylabel=labels, dark=dark),
     )
 
 

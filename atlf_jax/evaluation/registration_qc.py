@@ -6,7 +6,6 @@ the CT over the MR), before and after registration, on three slices: one self-co
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from atlf_jax.data.files import write_file
 from atlf_jax.data.manifest import read_manifest
 from atlf_jax.data.volume import Volume, read_nifti, resample, slice_axis
 from atlf_jax.evaluation.figures import COLOURS, data_uri, png
+from atlf_jax.program import errors_in_one_line
 
 __all__ = ["checkerboard", "main", "render", "subject_figure", "write"]
 
@@ -128,10 +128,9 @@ def subject_figure(mr: Volume, after: Volume, before: Volume | None = None) -> F
         for number, (name, ct) in enumerate(columns.items()):
             values = _slice(ct, axis, place)
             board, outline = line[number], line[len(columns) + number]
-            board.imshow(
-                checkerboard(grey, _shown(values)), cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest"
-            )
-            outline.imshow(grey, cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest")
+            shared = {"cmap": "gray", "vmin": 0, "vmax": 1, "aspect": shape, "interpolation": "antialiased"}
+            board.imshow(checkerboard(grey, _shown(values)), **shared)
+            outline.imshow(grey, **shared)
             for level, colour in _outlines(ct):
                 if values.min() < level < values.max():
                     outline.contour(values, [level], colors=[colour], linewidths=0.8, linestyles="solid")
@@ -186,10 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="the prepared dataset")
     parser.add_argument("--out", type=Path, help="the page; qc.html in the folder by default")
     chosen = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line("registration_qc"):
         print(write(chosen.folder, chosen.out))
-    except (ValueError, OSError) as error:
-        sys.exit(f"registration_qc: {error}")
 
 
 def _subject(root: Path, record: dict[str, Any]) -> _Subject:

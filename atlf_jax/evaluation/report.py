@@ -1,12 +1,16 @@
 """What a study found, as tables on the terminal, scores.csv, summary.json and one self-contained report.html."""
 
+import contextlib
 import csv
 import hashlib
 import importlib.metadata
+import io
+import itertools
 import json
 import math
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,23 +18,37 @@ from typing import Any, NamedTuple
 
 import jax
 import jinja2
+import markupsafe
 import numpy as np
 from beartype import beartype
 from matplotlib.figure import Figure
-from PIL import Image
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from atlf_jax.data.files import whole_file
 from atlf_jax.data.manifest import PAIRING_WORDS
 from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.audit import Finding
 from atlf_jax.evaluation.calibration import BOUND, Reliability
-from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, REPORTED, ZERO_FILLED, EvaluationConfig, Panel, Score
-from atlf_jax.evaluation.statistics import compare, remark, summarise
+from atlf_jax.evaluation.scoring import (
+    LOWER_IS_BETTER,
+    REPORTED,
+    ZERO_FILLED,
+    EvaluationConfig,
+    Panel,
+    Score,
+    quality,
+)
+from atlf_jax.evaluation.statistics import compare, remark, summarise, undefined, undefined_words
 from atlf_jax.metrics import METRICS
 
-__all__ = ["Method", "Section", "Study", "environment", "render", "summary", "tables", "write"]
+__all__ = ["Method", "Section", "Study", "check_folder", "environment", "render", "summary", "tables", "title", "write"]
+
+FILES = ("scores.csv", "summary.json", "report.html", "panels.png")
+ROOM = 2**22  # bytes that the disk must have left: a report holds more numbers and pictures than that seldom
+COMPARED = ("psnr", "ssim", "psnr_body", "ssim_body")  # in the page's table of pairs; summary.json has all
 
 DECIMALS = {"psnr": 2, "psnr_body": 2}  # 4 for the others
 UNITS = {"psnr": "dB"}
@@ -70,6 +88,7 @@ class Section(NamedTuple):
     facts: Sequence[Mapping[str, Any]] = ()  # rows of the table; the keys of the first are the headings
     numbers: Any = None  # for summary.json, where there is more to tell than the table; None: the table
     figure: Callable[[bool], Figure] | None = None  # drawn for a light page, and again for a dark one
+    group: str = ""  # the key of the facts that becomes a heading above the rows that share it
 
 
 @beartype
@@ -88,6 +107,40 @@ class Study:
     audit: Sequence[Finding] = ()  # what flatters the data
     warnings: Sequence[str] = ()  # of ``reconstruct.guards``
     reliability: Sequence[Reliability] = ()
+    left_out: Sequence[str] = ()  # slices whose MR is black
+
+
+@beartype
+def check_folder(folder: Path) -> None:
+    """Make sure that a report can be written into a folder, before hours are spent on its numbers.
+
+    Args:
+        folder: need not be there; nothing is made.
+
+    Raises:
+        ValueError: it, or a file that will be written, is something else; or there is no permission, or no room.
+    """
+    there = folder
+    while not (there.exists() or there.is_symlink()) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(
+            f"{there} is no folder, and the report was to be written into {folder}; choose another with --out"
+        )
+    if taken := next((folder / name for name in FILES if (folder / name).is_dir()), None):
+        raise ValueError(
+            f"{taken} is a folder, and a file of this name was to be written; choose another place with --out"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(ROOM))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(
+            f"{folder} cannot be written ({why}); make room, or choose another folder with --out"
+        ) from error
 
 
 @beartype
@@ -96,8 +149,9 @@ def summary(study: Study) -> dict[str, Any]:
 
     Returns:
         ``protocol``, ``environment``, ``methods``, ``results`` (see ``statistics.Summary``), ``comparisons`` (see
-        ``statistics.Comparison``), ``audit`` (see ``audit.Finding``), ``uncertainty`` (see
-        ``calibration.Reliability``) and ``remarks``; plain values, infinite and undefined numbers among them.
+        ``statistics.Comparison``), ``undefined`` (see ``statistics.Undefined``), ``left_out`` (black slices), ``audit``
+        (see ``audit.Finding``), ``uncertainty`` (see ``calibration.Reliability``) and ``remarks``; plain values,
+        infinite and undefined numbers among them.
     """
     rows, config = study.rows, study.config
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
@@ -128,6 +182,8 @@ def summary(study: Study) -> dict[str, Any]:
         },
         "results": [item._asdict() for item in summarise(rows, **chosen)],
         "comparisons": [item._asdict() for item in compare(rows)],
+        "undefined": [item._asdict() for item in undefined(rows)],
+        "left_out": list(study.left_out),
         "audit": [item._asdict() for item in study.audit],
         "uncertainty": [item._asdict() | {"fitted": item.fitted._asdict()} for item in study.reliability],
         "remarks": _remarks(study, len(subjects)),
@@ -157,57 +213,96 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
     """
     built = []
     for mask in facts["protocol"]["masks"]:
-        table = _table(_mask_line(mask, facts), ["metric", "method"], ["mean", "±", "interval", "slices", "worst"])
+        table = _table(_mask_line(mask, facts), ["method"], ["mean", "±", "interval", "slices", "worst"])
         by_method = {method: _results(facts, mask["label"], method) for method in facts["methods"]}
-        for metric in METRICS:
+        for metric in REPORTED:
+            table.add_row(f"[bold]{escape(_heading(metric))}[/bold]")
             for method, results in by_method.items():
                 result = results[metric]
                 mean, deviation, slices, worst = (
                     number(result[key], metric) for key in ("mean", "deviation", "slice_mean", "worst")
                 )
-                label = _heading(metric) if method == ZERO_FILLED else ""
-                table.add_row(*map(escape, (label, method, mean, deviation, interval(result), slices, worst)))
+                table.add_row(*map(escape, (method, mean, deviation, interval(result), slices, worst)))
             table.add_section()
         built.append(table)
     for section in sections:
         if section.facts:
-            table = _table(section.title, list(section.facts[0]), [])
-            for row in section.facts:
-                table.add_row(*(escape(_cell(value)) for value in row.values()))
-            built.append(table)
+            headings = [heading for heading in section.facts[0] if heading != section.group]
+            for label, rows in _groups(section):
+                table = _table(f"{section.title} {label}".strip(), headings[:1], [])
+                for heading in headings[1:]:
+                    table.add_column(escape(heading), justify="right", overflow="fold")
+                for row in rows:
+                    table.add_row(*map(escape, row))
+                built.append(table)
     methods = _table(f"on {facts['environment']['device']}", ["method"], ["parameters", "s / slice"])
     for method, known in facts["methods"].items():
         methods.add_row(escape(method), f"{known['parameters']:,}", f"{known['seconds_a_slice']:.3g}")
     if facts["uncertainty"]:
         built.append(_uncertainty_table(facts))
-    return [*built, methods]
+    return [_whole_names(table) for table in (*built, methods)]
 
 
 @beartype
-def write(folder: Path, study: Study) -> tuple[dict[str, Any], Path]:
-    """Write scores.csv, summary.json, report.html and, where there are panels, panels.png.
+def write(folder: Path, study: Study, facts: dict[str, Any] | None = None) -> tuple[dict[str, Any], Path]:
+    """Write scores.csv, summary.json, report.html and, where there are panels, panels.png: all of them, or none.
 
     Args:
         folder: made where it is missing.
         study: what to tell.
+        facts: what ``summary`` returned for it, where that is known already.
 
     Returns:
-        What ``summary`` returns, and the path of the report.
+        What ``summary`` returns, and the path of the report. In summary.json a number that is not defined is null, and
+        an infinite one the string inf or -inf.
+
+    Raises:
+        ValueError: the folder cannot be written; what lay in it before is left as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = summary(study)
-    with (folder / "scores.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*(name for name in Score._fields if name != "values"), *REPORTED])
-        writer.writeheader()
-        for row in study.rows:
-            fields = row._asdict()
-            writer.writerow(fields.pop("values") | fields)
-    (folder / "summary.json").write_text(json.dumps(_finite(facts), indent=1, allow_nan=False) + "\n")
+    facts = summary(study) if facts is None else facts
+    contents = {
+        "scores.csv": _scores_table(study.rows),
+        "summary.json": json.dumps(_finite(facts), indent=1, allow_nan=False) + "\n",
+        "report.html": render(study, facts),
+    }
+    files = {name: text.encode() for name, text in contents.items()}
     if study.panels:
-        (folder / "panels.png").write_bytes(figures.png(figures.comparison_figure(study.panels, study.rows), dpi=110))
-    report = folder / "report.html"
-    report.write_text(render(study, facts), encoding="utf-8")
-    return facts, report
+        stream = io.BytesIO()
+        figures.comparison_sheet(study.panels, study.rows).save(stream, "PNG", optimize=True)
+        files["panels.png"] = stream.getvalue()
+    made = not folder.exists()
+    try:
+        with contextlib.ExitStack() as whole:  # a file gets its name when all are written
+            for name, content in files.items():
+                with whole.enter_context(whole_file(folder / name)).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except ValueError:
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    if not study.panels:
+        (folder / "panels.png").unlink(missing_ok=True)  # of a report before this one
+    return facts, folder / "report.html"
+
+
+def _scores_table(rows: Sequence[Score]) -> str:
+    """Return the scores as CSV; texts that a spreadsheet would take for a formula get an apostrophe in front."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *REPORTED])
+    writer.writeheader()
+    for row in rows:
+        fields = row._asdict()
+        known = {name: value for name, value in fields.pop("values").items() if name in REPORTED}
+        texts = {
+            name: f"'{value}"
+            if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+            else value
+            for name, value in fields.items()
+        }
+        writer.writerow(known | texts)
+    return stream.getvalue()
 
 
 @beartype
@@ -225,12 +320,20 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": number, "spread": spread, "interval": interval, "heading": _heading, "count": _count}
+    pages.filters |= {
+        "number": number,
+        "spread": spread,
+        "interval": interval,
+        "heading": _heading,
+        "count": _count,
+        "p": _p,
+        "breakable": _breakable,
+    }
     plots = {
         theme: figures.data_uri(figures.png(figures.metric_figure(study.rows, dark=theme == "dark")))
         for theme in ("light", "dark")
     }
-    limit = figures.error_limit(study.panels) if study.panels else 0.0
+    limits = figures.error_limits(study.panels)
     if study.reliability:
         plots["calibration"] = {
             theme: figures.data_uri(figures.png(figures.calibration_figure(study.reliability, dark=theme == "dark")))
@@ -249,9 +352,8 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         metric_words=METRIC_WORDS,
         plots=plots,
         bound=BOUND,
-        panels=[_panel(panel, study, limit) for panel in study.panels],
-        limit=f"{limit:g}",
-        colour_bar=figures.data_uri(figures.colour_bar()),
+        panels=[_panel(panel, study, limits[panel.mask]) for panel in study.panels],
+        compared=COMPARED,
         sections=[_section(section) for section in study.sections],
     )
 
@@ -282,14 +384,34 @@ def interval(result: Mapping[str, Any]) -> str:
     return f"[{low}, {high}]"
 
 
+def _breakable(name: str) -> markupsafe.Markup:
+    """Let a long name end its line after an underscore, and nowhere inside a word."""
+    return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.2g}"
+
+
 def _count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
-def _heading(metric: str) -> str:
+@beartype
+def title(metric: str) -> str:
+    """Name a score in a table.
+
+    Example:
+        >>> title("psnr"), title("ssim_body")
+        ('PSNR [dB]', 'SSIM, body')
+    """
     name = metric.removesuffix("_body")
     unit = f" [{UNITS[name]}]" if name in UNITS else ""
-    return f"{name.upper()}{unit} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+    return f"{name.upper()}{unit}{', body' if name != metric else ''}"
+
+
+def _heading(metric: str) -> str:
+    return f"{title(metric)} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def _results(facts: Mapping[str, Any], mask: str, method: str) -> dict[str, dict[str, Any]]:
@@ -303,8 +425,10 @@ def _best(facts: Mapping[str, Any]) -> set[tuple[str, str, str]]:
     for mask in facts["protocol"]["masks"]:
         for metric in REPORTED:
             column = {method: _results(facts, mask["label"], method)[metric]["mean"] for method in facts["methods"]}
-            choose = min if metric in LOWER_IS_BETTER else max
-            best.add((mask["label"], choose(column, key=lambda method: column[method]), metric))
+            column = {method: mean for method, mean in column.items() if not math.isnan(mean)}
+            if column:
+                choose = min if metric in LOWER_IS_BETTER else max
+                best.add((mask["label"], choose(column, key=lambda method: column[method]), metric))
     return best
 
 
@@ -326,13 +450,23 @@ def _mask_facts(label: str, rows: Sequence[Score]) -> dict[str, Any]:
     }
 
 
+NAME = 34  # letters of a name that are never parted: what 80 columns leave beside a mean and its interval
+
+
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
     style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
     table = Table(title=escape(title), title_justify="left", title_style="bold", **style)
     for heading in words:
-        table.add_column(heading, overflow="fold")
+        table.add_column(escape(heading), overflow="fold")
     for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    return table
+
+
+def _whole_names(table: Table) -> Table:
+    """Let the numbers of a narrow table take two lines before a name does."""
+    names = table.columns[0]
+    names.no_wrap = max(Text.from_markup(str(cell)).cell_len for cell in names.cells) <= NAME
     return table
 
 
@@ -340,12 +474,16 @@ def _uncertainty_table(facts: Mapping[str, Any]) -> Table:
     title = (
         f"expected errors, of the maximum, and how many lie below the {100 * BOUND:g} % bound; * scale of these slices"
     )
-    table = _table(title, ["mask", "method"], ["error", "off by", "below", "Pearson", "Spearman", "scale"])
+    table = _table(title, ["method"], ["error", "off by", "below", "Pearson", "Spearman", "scale"])
+    before = ""
     for item in facts["uncertainty"]:
+        if item["mask"] != before:
+            table.add_row(f"[bold]{escape(item['mask'])}[/bold]")
+            before = item["mask"]
         numbers = [f"{item[name]:.4f}" for name in ("error", "calibration_error")]
         numbers += [f"{100 * item['coverage']:.1f} %", f"{item['pearson']:.2f}", f"{item['spearman']:.2f}"]
         numbers += [f"{item['scale']:.3f}{'' if item['calibrated'] else '*'}"]
-        table.add_row(escape(item["mask"]), escape(item["method"]), *numbers)
+        table.add_row(escape(item["method"]), *numbers)
     return table
 
 
@@ -361,6 +499,15 @@ def _mask_line(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 def _remarks(study: Study, subjects: int) -> list[str]:
     words = [remark(subjects)]
+    if study.left_out:
+        words.append(
+            f"Left out, as the MR is black and there is nothing to reconstruct: {', '.join(study.left_out[:20])}"
+            + (f" and {len(study.left_out) - 20} more." if len(study.left_out) > 20 else ".")
+        )
+    words += undefined_words(undefined(study.rows))
+    for item in study.reliability:
+        if item.left_out:
+            words.append(f"Expected errors of {item.method}, {item.mask}: without {', '.join(item.left_out)} (nan).")
     if study.dataset in DATASET_WORDS:
         words.append(DATASET_WORDS[study.dataset])
     return [*words, *study.warnings, CLINICAL_WORDS]
@@ -370,33 +517,30 @@ def _panel(panel: Panel, study: Study, limit: float) -> dict[str, Any]:
     """Lay one slice out as columns, a picture above another."""
     scored = [row for row in study.rows if row.mask == panel.mask]
     values = {row.method: row.values for row in scored if row.record == panel.record}
-    white = float(panel.target.max()) or 1.0
-
-    def cell(title: str, image: Image.Image, caption: str = "") -> dict[str, str]:
-        return {"title": title, "uri": figures.data_uri(image), "caption": caption}
-
-    mask = figures.mask_picture(panel.sampling.mask, panel.target.shape)
-    columns = [
-        [cell("CT", figures.picture(panel.ct)), cell("mask", mask, f"effective {panel.sampling.effective:.2f}x")]
-    ]
-    fused = [cell(f"fused, {method}", figures.picture(image)) for method, image in panel.fused.items()]
-    columns += [fused[start : start + 2] for start in range(0, len(fused), 2)]
-    for method, image in panel.images.items():
-        error = figures.error_picture(np.abs(image - panel.target), limit=limit)
-        caption = f"{number(values[method]['psnr'], 'psnr')} dB · {number(values[method]['ssim'], 'ssim')}"
-        columns.append([cell(method, figures.picture(image, white=white), caption), cell("error", error)])
-    columns.append([cell("truth", figures.picture(panel.target, white=white))])
-
     lead = next(iter(study.methods), ZERO_FILLED)
-    ranked = sorted((row for row in scored if row.method == lead), key=lambda row: row.values["psnr"])
+    ranked = sorted((row for row in scored if row.method == lead), key=quality)
     place = next(rank for rank, row in enumerate(ranked, 1) if row.record == panel.record)
     place = {1: "worst", len(ranked): "best"}.get(place, f"{place}. from the worst")
+    cards = figures.cards(panel, values, limit=limit)
     return {
         "mask": panel.mask,
         "hash": panel.sampling.hash,
         "title": f"{panel.name}, subject {panel.subject}: {place} of {len(ranked)}",
         "lead": lead,
-        "columns": columns,
+        "side": max(cell.picture.width for card in cards for cell in card),
+        "cards": [
+            [
+                {
+                    "title": cell.title,
+                    "uri": figures.data_uri(cell.picture),
+                    "width": cell.picture.width,
+                    "height": cell.picture.height,
+                    "caption": cell.caption,
+                }
+                for cell in card
+            ]
+            for card in cards
+        ],
     }
 
 
@@ -406,16 +550,26 @@ def _section(section: Section) -> dict[str, Any]:
     return {
         "title": section.title,
         "words": section.words,
-        "headings": list(section.facts[0]) if section.facts else [],
-        "rows": [[_cell(value) for value in row.values()] for row in section.facts],
+        "headings": [heading for heading in section.facts[0] if heading != section.group] if section.facts else [],
+        "groups": _groups(section),
         "plots": {theme: figures.data_uri(figures.png(section.figure(dark))) for theme, dark in themes.items()}
         if section.figure
         else {},
     }
 
 
+def _groups(section: Section) -> list[tuple[str, list[list[str]]]]:
+    """Return the rows of a section's table as texts, under the headings that they share."""
+    return [
+        (label, [[_cell(value) for name, value in row.items() if name != section.group] for row in rows])
+        for label, rows in itertools.groupby(section.facts, key=lambda row: str(row.get(section.group, "")))
+    ]
+
+
 def _cell(value: Any) -> str:
-    return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
 
 
 def _finite(value: Any) -> Any:

@@ -6,6 +6,8 @@ measurement was divided by. The zero-filled image, the magnitude of A^H y, is sc
 
 import dataclasses
 import itertools
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +21,11 @@ import scipy
 from beartype import beartype
 from jaxtyping import Array, Bool, Float, jaxtyped
 
+from atlf_jax import metrics
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.data import AcquisitionConfig, Example, Source, evaluation_batches
 from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, stored_mask
-from atlf_jax.metrics import METRICS, score
+from atlf_jax.metrics import METRICS, is_black, score
 from atlf_jax.models import ZeroFilled
 from atlf_jax.models.uncertainty import spread
 from atlf_jax.ops import ct_picture
@@ -40,7 +43,9 @@ __all__ = [
     "evaluate",
     "mask_label",
     "reconstruct_slices",
+    "quality",
     "single_masks",
+    "without_black",
 ]
 
 Reconstructor = Callable[[Measurement], Reconstruction]
@@ -48,8 +53,13 @@ Reconstructor = Callable[[Measurement], Reconstruction]
 ZERO_FILLED = "zero-filled"
 # What is told of every slice: each metric of the whole picture, and of the pixels (or windows' centres) in the body.
 REPORTED = (*METRICS, *(f"{name}_body" for name in METRICS))
-LOWER_IS_BETTER = frozenset({"nmse", "hfen", "nmse_body", "hfen_body"})  # for the others higher is better
+LOWER_IS_BETTER = frozenset(name for name in REPORTED if name.removesuffix("_body") in metrics.LOWER_IS_BETTER)
 BODY = 0.05  # of the maximum: what is darker is air
+
+_log = logging.getLogger(__name__)
+_ALL_BLACK = (
+    "the MR of all {} slices is black: there is nothing to reconstruct; choose another split, or look at the files"
+)
 
 
 @beartype
@@ -60,7 +70,7 @@ class EvaluationConfig:
     profile: Literal["picture", "fastmri"] = "picture"
     """Metric profile: each slice in units of its full range, or one value a volume (subject)."""
     batch_size: int = 4
-    """Slices reconstructed at once; seconds a slice are those of a batch divided by this."""
+    """Slices reconstructed at once, at most all of them; seconds a slice are those of a batch divided by this."""
     panels: int = 3
     """Slices shown for each mask, from worst to best PSNR: 1 = the median one, 3 = worst, median, best."""
     confidence: float = 0.95
@@ -83,7 +93,7 @@ class Score(NamedTuple):
     mask: str  # see mask_label
     method: str
     subject: str
-    name: str  # of the slice; of the subject for a volume
+    name: str  # of the slice, or of the volume
     record: int  # index into the source; of the middle slice for a volume
     nominal: float  # acceleration asked for
     effective: float  # acceleration drawn
@@ -131,20 +141,77 @@ def evaluate(
         acquisition: simulated phase and noise.
 
     Returns:
-        Rows in the order mask, slice, method; ``zero-filled`` comes first.
+        Rows in the order mask, slice, method; ``zero-filled`` comes first. A black slice (profile ``fastmri``: a black
+        volume) has none, as there is nothing to reconstruct: the log names it, and ``without_black`` finds it before.
+        A score that is not defined is nan.
 
     Raises:
-        ValueError: for an empty source, no mask, two masks of one label, or a model named like the baseline.
+        ValueError: for an empty source or one of black slices alone, no mask, two masks of one label, a model named
+            like the baseline, or slices of several sizes in a volume that is scored as one.
     """
     if len(source) == 0 or not masks:
         raise ValueError(f"got {len(source)} records and {len(masks)} masks, wanted at least one of each")
-    rows = []
+    rows: list[Score] = []
+    black: dict[str, None] = {}
     for mask in single_masks(masks):
         panels = reconstruct_slices(models, source, mask=mask, batch_size=config.batch_size, acquisition=acquisition)
-        unit = "subject" if config.profile == "fastmri" else "record"
-        for _, group in itertools.groupby(panels, key=lambda panel: getattr(panel, unit)):
-            rows += _score(list(group), config.profile)
+        for _, slices in itertools.groupby(panels, key=_volume if config.profile == "fastmri" else _record):
+            group = list(slices)
+            if all(is_black(panel.target) for panel in group):
+                black |= dict.fromkeys(panel.name for panel in group)
+            else:
+                rows += _score(group, config.profile)
+    if not rows:
+        raise ValueError(_ALL_BLACK.format(len(source)))
+    if black:
+        _log.warning("left out, as the MR is black and there is nothing to reconstruct: %s", ", ".join(black))
     return rows
+
+
+def _record(panel: Panel) -> int:
+    return panel.record
+
+
+def _volume(panel: Panel) -> tuple[str, str]:
+    """Tell volumes apart: a subject may have several, whose slices are named ``VOLUME_NUMBER``."""
+    return panel.subject, panel.name.rpartition("_")[0]
+
+
+@beartype
+def without_black(source: Source, *, profile: Literal["picture", "fastmri"] = "picture") -> tuple[Source, list[str]]:
+    """Leave out the slices whose MR is black: nothing is there to reconstruct, and any score of them would mislead.
+
+    Args:
+        source: records by index; each is read once.
+        profile: of ``fastmri``, which scores whole volumes, only the slices of black volumes are left out.
+
+    Returns:
+        A source without them, and their names.
+
+    Raises:
+        ValueError: nothing remains.
+    """
+    volumes, names, black = [], [], []
+    for index in range(len(source)):
+        example = source[index]
+        volumes.append((example.subject, example.name.rpartition("_")[0]))
+        names.append(example.name)
+        black.append(bool(is_black(example.target)))
+    if profile == "fastmri":
+        lit = {volume for volume, dark in zip(volumes, black, strict=True) if not dark}
+        black = [volume not in lit for volume in volumes]
+    kept = tuple(index for index, dark in enumerate(black) if not dark)
+    if source and not kept:
+        raise ValueError(_ALL_BLACK.format(len(source)))
+    left_out = [name for name, dark in zip(names, black, strict=True) if dark]
+    return (_Selection(source, kept), left_out) if left_out else (source, [])
+
+
+@beartype
+def quality(row: Score) -> float:
+    """Return what slices are ranked by, from worst to best: PSNR, and an undefined one is worse than any other."""
+    value = row.values["psnr"]
+    return -math.inf if math.isnan(value) else value
 
 
 @beartype
@@ -176,7 +243,7 @@ def choose_panels(
     panels = []
     for mask in single_masks(masks):
         scored = [row for row in rows if row.mask == mask_label(mask) and row.method == lead]
-        ranked = [row.record for row in sorted(scored, key=lambda row: row.values["psnr"])]
+        ranked = [row.record for row in sorted(scored, key=quality)]
         last = len(ranked) - 1
         ranks = np.linspace(0, last, config.panels) if config.panels > 1 else np.full(config.panels, last / 2)
         chosen = _Selection(source, tuple(dict.fromkeys(ranked[rank] for rank in np.rint(ranks).astype(int))))
@@ -204,7 +271,7 @@ def reconstruct_slices(
         models: as in ``evaluate``.
         source: records by index.
         mask: one mask family with one acceleration.
-        batch_size: slices reconstructed at once.
+        batch_size: slices reconstructed at once, at most all; slices that follow each other and have one size.
         acquisition: simulated phase and noise.
         timed: run the first batch twice, so that no time holds a compilation; else times are not to be used.
         with_spread: also how much the mirror copies of every model's image differ; three more reconstructions.
@@ -215,9 +282,12 @@ def reconstruct_slices(
     if ZERO_FILLED in models:
         raise ValueError(f"a model is named {ZERO_FILLED!r}, the name of the baseline; wanted another name")
     methods = {ZERO_FILLED: jax.tree_util.Partial(ZeroFilled().apply, {}), **models}
-    source = _Noting(source, {})
-    fresh = timed
-    for batch, names in evaluation_batches(source, mask=mask, batch_size=batch_size, acquisition=acquisition):
+    batch_size = min(batch_size, len(source))
+    seen: set[tuple[int, ...]] = set()  # shapes that are compiled
+    for part in _of_one_size(source, batch_size):
+        ((batch, names),) = evaluation_batches(part, mask=mask, batch_size=batch_size, acquisition=acquisition)
+        fresh = timed and batch.target.shape not in seen
+        seen.add(batch.target.shape)
         measurement = jax.device_put(batch.measurement)
         scale, cts = batch.scale[:, None, None], ct_picture(batch.measurement.ct)  # [b 1 1], [b h w]
         images, fused, seconds, spreads = {}, {}, {}, {}
@@ -235,14 +305,12 @@ def reconstruct_slices(
             if with_spread and method != ZERO_FILLED:
                 magnitude = partial(_magnitude, reconstructor)
                 spreads[method] = np.asarray(spread(magnitude, measurement, image=result[0])) * scale
-        fresh = False
         for index, name in enumerate(names):
-            record = int(batch.record[index])
             yield Panel(
                 mask=mask_label(mask),
-                subject=source.subjects[record],
+                subject=part.examples[index].subject,
                 name=name,
-                record=record,
+                record=part.start + index,
                 sampling=stored_mask(batch.measurement.mask[index], layout="centered")._replace(
                     nominal=float(mask.pairs[0][0])
                 ),
@@ -320,17 +388,24 @@ def _score_volume(profile: str, prediction: Array, target: Array, body: Array) -
 def _score(panels: list[Panel], profile: str) -> list[Score]:
     """Score the slices of one unit of the profile: one slice, or the slices of one volume."""
     middle = panels[len(panels) // 2]
-    target = np.stack([panel.target for panel in panels])
+    if len(sizes := {panel.target.shape for panel in panels}) > 1:
+        raise ValueError(
+            f"slices of subject {middle.subject} have sizes {sorted(sizes)}, and profile fastmri scores them as one "
+            "volume; score them by the profile picture"
+        )
+    target = np.stack([panel.target for panel in panels]).astype(np.float64)
     inside = np.stack([body(image) for image in target])
     rows = []
     for method in middle.images:
-        values = _score_volume(profile, np.stack([panel.images[method] for panel in panels]), target, inside)
+        image = np.stack([panel.images[method] for panel in panels]).astype(np.float64)
+        with jax.enable_x64(True):
+            values = jax.device_get(_score_volume(profile, image, target, inside))
         rows.append(
             Score(
                 mask=middle.mask,
                 method=method,
                 subject=middle.subject,
-                name=middle.name if profile == "picture" else middle.subject,
+                name=middle.name if profile == "picture" else _volume(middle)[1] or middle.subject,
                 record=middle.record,
                 nominal=middle.sampling.nominal,
                 effective=middle.sampling.effective,
@@ -345,19 +420,30 @@ def _score(panels: list[Panel], profile: str) -> list[Score]:
 
 
 @dataclass(frozen=True)
-class _Noting:
-    """A source that notes the subject of each record it reads, so that none is read twice."""
+class _Part:
+    """Records that follow each other in a source and have one size."""
 
-    source: Source
-    subjects: dict[int, str]
+    start: int  # index of the first in the source
+    examples: list[Example]
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.examples)
 
     def __getitem__(self, index: int) -> Example:
-        example = self.source[index]
-        self.subjects[index] = example.subject
-        return example
+        return self.examples[index]
+
+
+def _of_one_size(source: Source, most: int) -> Iterator[_Part]:
+    """Part a source into batches of one size each, of at most so many records, each read once."""
+    part = _Part(0, [])
+    for index in range(len(source)):
+        example = source[index]
+        if part.examples and (len(part.examples) == most or part.examples[0].target.shape != example.target.shape):
+            yield part
+            part = _Part(index, [])
+        part.examples.append(example)
+    if part.examples:
+        yield part
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 Slices of one subject are not independent, so every aggregate is taken within each subject first and over subjects
 after that. Nothing here knows what a score means: rows of ``evaluation.scoring`` come in, numbers and words go out.
+
+A score that is not defined (nan) is named, and its slice is left out for all methods alike, so that means stay over the
+same slices; a method without any defined score under a mask has the mean nan and takes no slice from the others.
 """
 
 import itertools
@@ -14,9 +17,20 @@ import scipy
 from beartype import beartype
 
 from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, REPORTED, ZERO_FILLED, Score
-from atlf_jax.metrics import METRICS
 
-__all__ = ["Comparison", "Summary", "bootstrap_interval", "compare", "remark", "subject_means", "summarise", "wilcoxon"]
+__all__ = [
+    "Comparison",
+    "Summary",
+    "Undefined",
+    "bootstrap_interval",
+    "compare",
+    "remark",
+    "subject_means",
+    "summarise",
+    "undefined",
+    "undefined_words",
+    "wilcoxon",
+]
 
 MIN_SUBJECTS = 6  # the fewest pairs for which a two-sided signed-rank p, at least 2^(1 - n), can fall below .05
 
@@ -27,13 +41,14 @@ class Summary(NamedTuple):
     mask: str
     method: str
     metric: str
-    mean: float  # over subject means
+    mean: float  # over subject means; nan where no slice has a defined score
     deviation: float | None  # sample standard deviation of subject means; None with one subject
     interval: tuple[float, float] | None  # bootstrap interval of the mean over subjects; None with one subject
     slice_mean: float  # over all slices, whoever they belong to
     worst: float
-    worst_name: str
-    subjects: dict[str, float]  # mean of each subject's slices
+    worst_name: str  # empty where no slice has a defined score
+    subjects: dict[str, float]  # mean of each subject's slices; without those of whom nothing is defined
+    left_out: list[str]  # slices that count for no method, as the score of one is not defined
 
 
 class Comparison(NamedTuple):
@@ -43,12 +58,23 @@ class Comparison(NamedTuple):
     first: str
     second: str
     metric: str
-    difference: float  # mean over subjects
+    difference: float  # mean over subjects; nan where no slice has both scores
     subjects: dict[str, float]  # mean difference of each subject
-    slices: int
+    slices: int  # on which both scores are defined
     better_slices: int  # on how many slices the first is better
     slice_p: float  # Wilcoxon signed-rank over slices, as if these were independent
     subject_p: float | None  # the same over subjects; None where there are too few for any to be small
+    left_out: list[str]  # slices without one of both scores
+
+
+class Undefined(NamedTuple):
+    """The slices of which one method has no defined score (nan) by one metric under one mask."""
+
+    mask: str
+    method: str
+    metric: str
+    names: list[str]
+    slices: int  # of how many
 
 
 @beartype
@@ -106,10 +132,12 @@ def wilcoxon(differences: Sequence[float]) -> float:
         differences: first minus second, one a pair; equal infinities count as no difference.
 
     Returns:
-        p in (0, 1]; 1 where all differences are zero.
+        p in (0, 1]; 1 where all differences are zero; nan where there is no difference, or one that is not defined.
 
     Source: ``scipy.stats.wilcoxon``; zero differences are dropped (Wilcoxon 1945).
     """
+    if not differences or np.isnan(differences).any():
+        return math.nan
     kept = [difference for difference in differences if difference != 0]
     if not kept:
         return 1.0
@@ -129,36 +157,78 @@ def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int =
         One summary for each mask, method and metric, in order of first appearance.
     """
     summaries = []
+    missing = _left_out(rows)
     for (mask, method), group in _grouped(rows).items():
         for metric in REPORTED:
-            values = [row.values[metric] for row in group]
-            means = subject_means(values, [row.subject for row in group])
+            left_out = missing.get((mask, metric), {})
+            kept = [row for row in group if row.name not in left_out and not math.isnan(row.values[metric])]
+            values = [row.values[metric] for row in kept]
+            means = subject_means(values, [row.subject for row in kept])
             over = list(means.values())
-            worst = int(np.argmax(values) if metric in LOWER_IS_BETTER else np.argmin(values))
             spread = len(over) > 1 and bool(np.isfinite(over).all())
+            worst = (max if metric in LOWER_IS_BETTER else min)(
+                kept, key=lambda row, metric=metric: row.values[metric], default=None
+            )
             summaries.append(
                 Summary(
                     mask=mask,
                     method=method,
                     metric=metric,
-                    mean=float(np.mean(over)),
+                    mean=_mean(over),
                     deviation=float(np.std(over, ddof=1)) if spread else None,
                     interval=bootstrap_interval(over, confidence=confidence, samples=samples),
-                    slice_mean=float(np.mean(values)),
-                    worst=values[worst],
-                    worst_name=group[worst].name,
+                    slice_mean=_mean(values),
+                    worst=worst.values[metric] if worst else math.nan,
+                    worst_name=worst.name if worst else "",
                     subjects=means,
+                    left_out=list(left_out),
                 )
             )
     return summaries
 
 
 @beartype
-def compare(rows: Sequence[Score]) -> list[Comparison]:
-    """Compare every pair of methods on the slices that both were scored on, under each mask and by each metric.
+def undefined(rows: Sequence[Score]) -> list[Undefined]:
+    """Name every score that is not defined: which slices, by which method, metric and mask.
 
     Args:
-        rows: scores of slices; differences are first method minus second, and anything minus zero-filled.
+        rows: scores of slices, of any number of methods and masks.
+    """
+    found = []
+    for (mask, method), group in _grouped(rows).items():
+        for metric in REPORTED:
+            if names := [row.name for row in group if math.isnan(row.values[metric])]:
+                found.append(Undefined(mask, method, metric, names, len(group)))
+    return found
+
+
+@beartype
+def undefined_words(found: Sequence[Undefined]) -> list[str]:
+    """Say in words what ``undefined`` found, one sentence for each mask, method and set of slices."""
+    together: dict[tuple[str, str, tuple[str, ...], int], list[str]] = {}
+    for item in found:
+        together.setdefault((item.mask, item.method, tuple(item.names), item.slices), []).append(item.metric)
+    sentences = []
+    for (mask, method, names, slices), metrics in together.items():
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        titles = [name.removesuffix("_body").upper() + " inside the body" * name.endswith("_body") for name in metrics]
+        what = "every score" if set(metrics) == set(REPORTED) else ", ".join(titles)
+        result = (
+            "it has no mean."
+            if len(names) == slices
+            else f"{'this slice counts' if len(names) == 1 else 'these slices count'} for no method there."
+        )
+        sentences.append(f"Not defined (nan), {method}, {mask}: {what} of {shown}; {result}")
+    return sentences
+
+
+@beartype
+def compare(rows: Sequence[Score]) -> list[Comparison]:
+    """Compare every pair of methods on the same slices, under each mask and by everything that is reported.
+
+    Args:
+        rows: scores of slices; differences are first method minus second, and anything minus zero-filled. Slices whose
+            score is not defined for some method are left out of every pair, as in ``summarise``.
 
     Returns:
         One comparison for each mask, pair of methods and metric.
@@ -167,6 +237,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
         ValueError: when two methods were not scored on the same slices.
     """
     groups = _grouped(rows)
+    missing = _left_out(rows)
     comparisons = []
     for (mask, first), (other, second) in itertools.combinations(groups, 2):
         if mask != other:
@@ -176,10 +247,16 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
         ours, theirs = groups[mask, first], groups[mask, second]
         if [row.name for row in ours] != [row.name for row in theirs]:
             raise ValueError(f"{first} and {second} were scored on different slices under {mask}; score both together")
-        subjects = [row.subject for row in ours]
-        for metric in METRICS:
-            pairs = [(a.values[metric], b.values[metric]) for a, b in zip(ours, theirs, strict=True)]
-            differences = [0.0 if a == b else a - b for a, b in pairs]  # inf - inf is no number
+        for metric in REPORTED:
+            left_out = dict(missing.get((mask, metric), {}))
+            differences, subjects = [], []
+            for a, b in zip(ours, theirs, strict=True):
+                pair = a.values[metric], b.values[metric]
+                if a.name in left_out or np.isnan(pair).any():
+                    left_out[a.name] = None
+                    continue
+                differences.append(0.0 if pair[0] == pair[1] else pair[0] - pair[1])  # inf - inf is no number
+                subjects.append(a.subject)
             means = subject_means(differences, subjects)
             over = list(means.values())
             comparisons.append(
@@ -188,12 +265,13 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
                     first=first,
                     second=second,
                     metric=metric,
-                    difference=float(np.mean(over)),
+                    difference=_mean(over),
                     subjects=means,
                     slices=len(differences),
                     better_slices=sum(d < 0 if metric in LOWER_IS_BETTER else d > 0 for d in differences),
                     slice_p=wilcoxon(differences),
                     subject_p=wilcoxon(over) if len(over) >= MIN_SUBJECTS else None,
+                    left_out=list(left_out),
                 )
             )
     return comparisons
@@ -224,6 +302,19 @@ def remark(subjects: int) -> str:
         f"{subjects} subjects were scored. Significance is that of the test over subjects; the p over slices treats "
         "the slices of one subject as independent, which they are not."
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _left_out(rows: Sequence[Score]) -> dict[tuple[str, str], dict[str, None]]:
+    """Return by mask and metric the names of the slices that count for no method."""
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    for item in undefined(rows):
+        if len(item.names) < item.slices:
+            names.setdefault((item.mask, item.metric), {}).update(dict.fromkeys(item.names))
+    return names
 
 
 def _smallest_p(pairs: int) -> float:

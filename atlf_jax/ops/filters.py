@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
+from jax import lax
 from jaxtyping import Array, Float, jaxtyped
 
 __all__ = ["UNIFORM_7", "GAUSSIAN_11", "separable", "similarity_map"]
@@ -71,17 +72,24 @@ def similarity_map(
     Returns:
         ``[*b, h - n + 1, w - n + 1]``.
 
-    Source: Wang et al. 2004, eq. 13.
+    Source: Wang et al. 2004, eq. 13. Covariances are taken of the images less their means, which leaves them as they
+    are and keeps the digits that squares of large values would lose.
     """
 
     def mean(x: Array) -> Array:
         return separable(x, window, window)
 
+    def centred(x: Array) -> tuple[Array, Array]:
+        centre = lax.stop_gradient(jnp.mean(x, axis=(-2, -1), keepdims=True))
+        return x - centre, centre
+
     data_range = jnp.asarray(data_range, target.dtype)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     points = len(window) ** 2
     norm = points / (points - 1) if sample_covariance else 1.0
+    (prediction, centre_p), (target, centre_t) = centred(prediction), centred(target)
     mean_p, mean_t = mean(prediction), mean(target)
     covariance = norm * (mean(prediction * target) - mean_p * mean_t)
     variances = norm * (mean(prediction**2) - mean_p**2 + mean(target**2) - mean_t**2)
+    mean_p, mean_t = mean_p + centre_p, mean_t + centre_t
     return ((2 * mean_p * mean_t + c1) * (2 * covariance + c2)) / ((mean_p**2 + mean_t**2 + c1) * (variances + c2))

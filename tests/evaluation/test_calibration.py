@@ -84,3 +84,23 @@ def test_the_report_shows_them(study, slices, tmp_path):
         assert f"{item.calibration_error:.4f}" in text and f"{item.scale:.3f}" in text
     assert len(report.tables(facts)) == 4
     assert "Expected errors" not in report.render(study, report.summary(study))
+
+
+def test_errors_that_are_no_number_are_left_out_and_named(study, slices, tmp_path):
+    def broken(measurement):
+        image = lopsided(measurement).image
+        return Reconstruction(image.at[0].multiply(jnp.nan))
+
+    def nothing(measurement):
+        return Reconstruction(lopsided(measurement).image * jnp.nan)
+
+    config = EvaluationConfig(batch_size=5)
+    found = measure({"broken": broken, "nothing": nothing}, slices, masks=MASKS[:1], config=config)
+    rest = measure({"broken": lopsided}, Slices(("n2", "n3", "s1", "s2")), masks=MASKS[:1], config=config)
+    assert found[0].left_out == ["n1"] and found[0].error == pytest.approx(rest[0].error, rel=1e-5)
+    assert len(found[1].left_out) == 5 and np.isnan(found[1].error) and found[1].curve == []
+    found = [item._replace(method=name) for name, item in zip(("half<way>", "zero-filled"), found, strict=True)]
+    facts, _ = report.write(tmp_path, dataclasses.replace(study, reliability=found))
+    assert json.loads((tmp_path / "summary.json").read_text())["uncertainty"][1]["error"] is None
+    assert "Expected errors of half<way>, random 2x, centre 0.25: without n1 (nan)." in facts["remarks"]
+    assert report.tables(facts)

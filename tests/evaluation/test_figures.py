@@ -45,26 +45,62 @@ def test_an_address_holds_its_picture():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))), pixels)
 
 
-def test_the_comparison_has_one_scale_for_all_errors(study):
-    figure = figures.comparison_figure(study.panels, study.rows)
-    titles = [axis.get_title() for axis in figure.axes[:7]]
-    assert titles == [
-        "CT", "fused (half<way>)", "zero-filled", "half<way>", "truth", "error, zero-filled", "error, half<way>"
-    ]  # fmt: skip
-    images = [axis.get_images()[0] for axis in figure.axes[:-1]]
-    assert len(images) == 7 * len(study.panels)
-    errors = [image for index, image in enumerate(images) if index % 7 >= 5]
-    assert {image.get_clim() for image in errors} == {(0, figures.error_limit(study.panels))}
-    np.testing.assert_allclose(
-        errors[0].get_array(), np.abs(study.panels[0].images["zero-filled"] - study.panels[0].target)
-    )
-    grey = [image.get_clim()[1] for index, image in enumerate(images) if index % 7 in (2, 3, 4)]
-    assert grey == [pytest.approx(panel.target.max()) for panel in study.panels for _ in range(3)]
-    values = {(row.mask, row.method, row.name): row.values for row in study.rows}
-    first = study.panels[0]
-    assert figure.axes[2].get_xlabel().startswith(f"{values[first.mask, 'zero-filled', first.name]['psnr']:.2f} dB")
-    assert len(figures.comparison_figure(study.panels[:1], study.rows, show_fused=False).axes) == 6 + 1
-    assert Image.open(io.BytesIO(figures.png(figure, dpi=40))).size[0] > 3 * SIZE
+def test_each_mask_has_its_own_error_scale(study):
+    limits = figures.error_limits(study.panels)
+    assert list(limits) == list(dict.fromkeys(panel.mask for panel in study.panels)) and len(limits) == 2
+    for mask, limit in limits.items():
+        assert limit == figures.error_limit([panel for panel in study.panels if panel.mask == mask])
+
+
+def test_pictures_are_enlarged_by_whole_pixels():
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    shown = np.asarray(figures.enlarged(Image.fromarray(pixels)))
+    np.testing.assert_array_equal(shown, pixels.repeat(85, 0).repeat(85, 1))
+    assert figures.enlarged(Image.new("L", (256, 200))).size == (256, 200)
+    assert figures.enlarged(Image.new("L", (900, 700))).size == (900, 700)  # never smaller
+
+
+def test_what_is_no_number_is_shown(study):
+    shown = np.asarray(figures.picture(np.array([[np.nan, np.inf], [-np.inf, 0.5]])))
+    np.testing.assert_array_equal(shown, [[0, 255], [0, 128]])
+    worst = figures.error_picture(np.array([[np.nan, 0.0]]), limit=0.1)
+    np.testing.assert_array_equal(np.asarray(worst), [[255, 0]])
+    panel = study.panels[0]
+    nothing = panel._replace(images={"a": panel.target * np.nan})
+    assert figures.error_limit([nothing]) == 1.0
+    assert figures.error_limit([nothing, panel]) == figures.error_limit([panel])
+    scores = {"a": {"psnr": np.nan, "ssim": np.nan}}
+    assert figures.cards(nothing, scores, limit=1.0)[-2][0].caption == "not defined (nan)"
+
+
+def test_a_sheet_shows_every_picture_unchanged_and_in_its_column(study):
+    """Five methods and one fused image, which has nothing below it: eight cards, four to a line."""
+    panel = study.panels[0]
+    methods = [f"guided_total_variation, CT of another subject {number}" for number in range(5)]
+    images = {method: panel.images["half<way>"] * (1 - number / 8) for number, method in enumerate(methods)}
+    panel = panel._replace(images=images)
+    rows = [study.rows[0]._replace(mask=panel.mask, method=method, record=panel.record) for method in methods]
+    pixels = np.asarray(figures.comparison_sheet([panel], rows))
+    side = 11 * SIZE
+    assert pixels.shape[1] == 2 * figures.MARGIN + 4 * (side + figures.GAP) - figures.GAP
+    cards = figures.cards(panel, {row.method: row.values for row in rows}, limit=figures.error_limit([panel]))
+    assert [len(card) for card in cards] == [2, 1, 2, 2, 2, 2, 2, 2]
+    for number, card in enumerate(cards):
+        left = figures.MARGIN + number % 4 * (side + figures.GAP)
+        column = pixels[:, left : left + side]
+        for cell in card:
+            wanted = np.asarray(cell.picture.convert("RGB"))
+            starts = np.flatnonzero((column == wanted[0]).all(axis=(1, 2)))
+            assert any(np.array_equal(column[top : top + len(wanted)], wanted) for top in starts), cell.title
+    # A title of two lines stands above the pictures, not on them.
+    assert figures._text_block(methods[0], side, figures.FONT).height > figures.LINE + 2
+
+
+def test_names_are_drawn_letter_by_letter(study):
+    rows = [row._replace(method={"zero-filled": "$5$ net", "half<way>": "_net"}[row.method]) for row in study.rows]
+    figure = figures.metric_figure(rows)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"\$5\$ net", " _net"]
+    assert figures.png(figure, dpi=30).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -6,7 +6,7 @@ import pytest
 
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.evaluation import modality
-from atlf_jax.evaluation.scoring import ZERO_FILLED, EvaluationConfig
+from atlf_jax.evaluation.scoring import REPORTED, ZERO_FILLED, EvaluationConfig, evaluate
 from atlf_jax.masks import MaskConfig
 from atlf_jax.ops import adjoint
 
@@ -67,7 +67,8 @@ def test_a_sweep_starts_at_the_untouched_ct_and_a_careful_method_stays():
     assert psnr["careful", 0.0] == psnr["careful", 3.0] == psnr[ZERO_FILLED, 3.0]
     assert psnr["trusting", 0.0] != psnr["trusting", 3.0]
     noisy = modality.sweep({}, Slices(), **SHARED, sweeps={"noise [of the peak]": (0.0, 0.2)})
-    assert noisy[0].psnr > noisy[1].psnr
+    for metric in modality.GAINS:
+        assert getattr(noisy[0], metric) > getattr(noisy[1], metric)
 
 
 def test_a_lesion_in_the_ct_shows_in_who_trusts_it_alone():
@@ -99,4 +100,25 @@ def test_the_section_tells_everything():
     section = modality.ct_section({"trusting": trusting}, Slices(), **SHARED)
     assert {fact["method"] for fact in section.facts} == {ZERO_FILLED, "trusting"}
     assert {point["sweep"] for point in section.numbers["sweeps"]} == modality.SWEEPS.keys()
-    assert section.figure(False).axes
+    axes = {axis.get_xlabel(): axis for axis in section.figure(False).axes}
+    assert len(axes) == len(modality.SWEEPS) * len(modality.GAINS)
+    ylims = {name: axis.get_ylim() for name, axis in axes.items() if name.endswith(": SSIM, body")}
+    assert len(ylims) == len(modality.SWEEPS) and len(set(ylims.values())) == 1  # one scale for each score
+
+
+def test_what_the_ct_brings_is_told_by_all_metrics_whole_and_in_the_body():
+    models = {"trusting": trusting, "careful": careful}
+    config = EvaluationConfig(batch_size=5)
+    rows = evaluate(models, Slices(), masks=[MASK], config=config)
+    section = modality.ct_gains(rows + modality.ablate_ct(models, Slices(), masks=[MASK], config=config))
+    assert list(section.facts[0]) == ["over", "method", "PSNR [dB]", "SSIM", "PSNR [dB], body", "SSIM, body"]
+    assert len(section.facts) == 2 * 3 and {item["metric"] for item in section.numbers} == set(REPORTED)
+    careful_row = next(fact for fact in section.facts if fact["method"] == "careful")
+    assert {careful_row[name] for name in ("PSNR [dB]", "PSNR [dB], body")} == {"+0.00 (0/5)"}
+    item = next(
+        i
+        for i in section.numbers
+        if (i["first"], i["second"], i["metric"]) == ("trusting", "trusting, CT zero", "psnr")
+    )
+    fact = next(f for f in section.facts if f["method"] == "trusting" and "CT zero" in f["over"])
+    assert fact["PSNR [dB]"] == f"{item['difference']:+.2f} ({item['better_slices']}/5)".replace("-", "−")

@@ -1,21 +1,26 @@
+import base64
 import csv
 import dataclasses
 import html
+import io
 import itertools
 import json
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from atlf_jax.evaluation import report
 from atlf_jax.evaluation.audit import audit
+from atlf_jax.evaluation.figures import error_limits
 from atlf_jax.evaluation.scoring import REPORTED, Score
 from atlf_jax.evaluation.statistics import summarise
-from atlf_jax.masks import MaskConfig
-from atlf_jax.metrics import METRICS
+from atlf_jax.masks import MaskConfig, stored_mask
 
 
 class Page(HTMLParser):
@@ -73,7 +78,7 @@ def test_the_page_says_every_number_of_the_summary(written):
         for number in (f"{mask['nominal']:g}", f"{mask['effective']:.2f}", f"{mask['coverage']:.3f}", mask["hash"]):
             assert number in said
     for item in facts["comparisons"]:
-        if item["metric"] in ("psnr", "ssim"):
+        if item["metric"] in report.COMPARED:
             assert report.number(item["difference"], item["metric"], signed=True) in said
             assert f"{item['slice_p']:.2g}" in said
     assert all(remark in said for remark in facts["remarks"])
@@ -116,6 +121,8 @@ def test_the_page_shows_each_panel(written, study):
             "CT", "mask", "fused, half<way>", "zero-filled", "error", "half<way>", "error",
             "truth", "error scale",
         ]  # fmt: skip
+        limit = error_limits(study.panels)[panel.mask]
+        assert f"0 to {limit:g}" in figure
         assert panel.sampling.hash in figure and panel.name in figure
     assert "worst of 5" in figures[0] and "3. from the worst of 5" in figures[1] and "best of 5" in figures[2]
 
@@ -149,6 +156,8 @@ def test_the_json_holds_the_summary(written, study):
         "methods",
         "results",
         "comparisons",
+        "undefined",
+        "left_out",
         "audit",
         "uncertainty",
         "remarks",
@@ -159,7 +168,8 @@ def test_the_json_holds_the_summary(written, study):
     assert facts["methods"]["zero-filled"]["parameters"] == 0
     expected = summarise(study.rows, samples=100)
     assert [item["mean"] for item in facts["results"]] == [item.mean for item in expected]
-    assert len(facts["results"]) == 2 * 2 * len(REPORTED) and len(facts["comparisons"]) == 2 * len(METRICS)
+    assert len(facts["results"]) == 2 * 2 * len(REPORTED) and len(facts["comparisons"]) == 2 * len(REPORTED)
+    assert facts["undefined"] == facts["left_out"] == []
 
 
 def test_infinite_scores_stay_readable(study, tmp_path):
@@ -224,7 +234,8 @@ def test_tables_fit_a_narrow_terminal(study):
             console.print(table)
     text = capture.get()
     assert "…" not in text and "PSNR [dB] ↑" in text
-    for result in (result for result in facts["results"] if result["metric"] in METRICS):
+    assert "SSIM, body ↑" in text
+    for result in facts["results"]:
         assert report.number(result["mean"], result["metric"]) in text
         assert report.interval(result) in text
     for mask in facts["protocol"]["masks"]:
@@ -238,3 +249,149 @@ def test_numbers_are_written_with_the_digits_of_their_metric():
     assert report.number(None, "psnr") == "–"
     assert report.spread({"metric": "psnr", "mean": 30.0, "deviation": None}) == "30.00"
     assert report.interval({"metric": "psnr", "interval": None}) == ""
+
+
+def runs_of(line):
+    """How many runs of white a row of pixels has."""
+    white = np.concatenate([[False], np.asarray(line, bool)])
+    return int((white[1:] & ~white[:-1]).sum())
+
+
+def test_a_mask_of_many_lines_is_shown_line_by_line(study):
+    """54 lines in 29 runs, as a radiologist would count them on the page, with five methods beside it."""
+    lines = np.zeros(256, bool)
+    lines[116:142] = True
+    lines[np.arange(2, 114, 8)] = lines[np.arange(144, 256, 8)] = True
+    assert (lines.sum(), runs_of(lines)) == (54, 29)
+    picture = np.zeros((256, 256), np.float32)
+    picture[64:192, 64:192] = 1
+    methods = [f"guided_total_variation {number}" for number in range(5)]
+    panel = study.panels[0]._replace(
+        sampling=stored_mask(lines[None], layout="centered"),
+        ct=picture,
+        target=picture,
+        images=dict.fromkeys(["zero-filled", *methods], picture),
+        fused={},
+    )
+    rows = [study.rows[0]._replace(method=method, record=panel.record) for method in panel.images]
+    wide = dataclasses.replace(study, methods=dict.fromkeys(methods, report.Method()), rows=rows, panels=[panel])
+    page = report.render(wide, report.summary(wide))
+    tag = next(tag for tag in re.findall(r"<img[^>]*>", page) if 'alt="mask"' in tag)
+    shown = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]*)", tag)[1])))
+    assert f'width="{shown.width}" height="{shown.height}"' in tag and shown.width % 256 == 0
+    assert runs_of(np.asarray(shown)[0]) == 29
+    styles = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    assert re.findall(r"\S+ img \{ image-rendering: pixelated; \}", styles) == [
+        "dialog.pixels img { image-rendering: pixelated; }"
+    ]
+    assert "showModal" in page  # a click enlarges
+
+
+def test_undefined_scores_are_named_on_every_page(study, tmp_path):
+    nothing = dict.fromkeys(REPORTED, math.nan)
+    rows = [
+        row._replace(values=nothing) if (row.method, row.name) == ("half<way>", "n2") else row for row in study.rows
+    ]
+    panels = [
+        panel._replace(images=panel.images | {"half<way>": panel.target * np.nan}) if panel.name == "n2" else panel
+        for panel in study.panels
+    ]
+    told = dataclasses.replace(study, rows=rows, panels=panels, left_out=["n9"])
+    facts, page = report.write(tmp_path, told)
+    loaded = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert {(item["method"], *item["names"]) for item in loaded["undefined"]} == {("half<way>", "n2")}
+    assert loaded["left_out"] == ["n9"] and all(item["left_out"] == ["n2"] for item in loaded["results"])
+    said = words(Page(page.read_text(encoding="utf-8")))
+    assert "the MR is black and there is nothing to reconstruct: n9." in said
+    assert "Not defined (nan), half<way>," in said and "of n2; this slice counts for no method there." in said
+    everything = [row._replace(values=nothing) if row.method == "half<way>" else row for row in study.rows]
+    facts = report.summary(dataclasses.replace(study, rows=everything))
+    best = report.render(dataclasses.replace(study, rows=everything), facts)
+    assert len(re.findall(r'<td class="best">', best)) == 2 * len(REPORTED)  # of the zero-filled image
+    assert report.tables(facts)
+
+
+def test_a_spreadsheet_takes_no_name_for_a_formula(study):
+    named = ["=cmd()", "+1", "-1", "@SUM(A1)", "\t=1", "<b>x</b>", "a,b"]
+    rows = [row._replace(method=name) for name, row in zip(named, study.rows, strict=False)]
+    rows = [row._replace(values=row.values | {"hfen": -1.5}) for row in rows]
+    text = report._scores_table(rows)
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [line["method"] for line in lines] == ["'=cmd()", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "<b>x</b>", "a,b"]
+    assert {line["hfen"] for line in lines} == {"-1.5"}  # a number stays one
+
+
+def test_a_report_is_written_whole_or_not_at_all(study, tmp_path, monkeypatch):
+    before = {}
+    report.write(tmp_path, study)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    opened = Path.open
+
+    def full(path, *arguments, **options):
+        if path.name.startswith(".report.html"):
+            raise OSError(28, "No space left on device")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    changed = dataclasses.replace(study, split="test")
+    with pytest.raises(ValueError, match=r"report.html cannot be written \(No space left on device\)"):
+        report.write(tmp_path, changed)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="No space left"):
+        report.write(tmp_path / "new", changed)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_folder_is_checked_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "report.html").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    report.check_folder(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    for folder, why in (
+        ("file", "is no folder"),
+        ("file/in", "is no folder"),
+        ("link", "is no folder"),
+        ("taken", "report.html is a folder"),
+    ):
+        with pytest.raises(ValueError, match=f"{why}.* with --out"):
+            report.check_folder(tmp_path / folder)
+
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\); make room, or choose"):
+        report.check_folder(tmp_path / "new")
+
+
+def test_names_of_methods_are_not_parted(study):
+    rows = [row._replace(method="guided_total_variation") if row.method != "zero-filled" else row for row in study.rows]
+    named = dataclasses.replace(study, rows=rows, methods={"guided_total_variation": report.Method()})
+    gains = report.Section(
+        "gains",
+        "gains",
+        [],
+        [
+            {
+                "over": "m",
+                "method": "guided_total_variation",
+                "PSNR [dB]": "+0.10 (36/36)",
+                "SSIM": "+0.1000 (36/36)",
+                "PSNR [dB], body": "+0.10 (36/36)",
+                "SSIM, body": "+0.1000 (36/36)",
+            }
+        ],
+        group="over",
+    )
+    console = Console(width=80)
+    with console.capture() as capture:
+        for table in report.tables(report.summary(named), [gains]):
+            console.print(table)
+    assert capture.get().count("guided_total_variation") == 2 * len(REPORTED) + 2
+
+
+def test_panels_of_an_earlier_report_do_not_stay(study, tmp_path):
+    report.write(tmp_path, study)
+    report.write(tmp_path, dataclasses.replace(study, panels=()))
+    assert not (tmp_path / "panels.png").exists()

@@ -1,4 +1,6 @@
 import dataclasses
+import logging
+import math
 import time
 
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from atlf_jax.evaluation.scoring import (
     mask_label,
     reconstruct_slices,
     single_masks,
+    without_black,
 )
 from atlf_jax.evaluation.statistics import summarise
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
@@ -226,3 +229,101 @@ def test_a_wrong_setting_is_named(wrong):
 
 def test_directions_are_of_known_metrics():
     assert set(REPORTED) > LOWER_IS_BETTER
+
+
+class Dark(Slices):
+    """Slices of whom some have no signal."""
+
+    def __init__(self, dark):
+        super().__init__()
+        self.dark = dark
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        return example._replace(target=example.target * (index not in self.dark))
+
+
+def test_a_black_slice_is_left_out_and_named(slices, caplog):
+    with caplog.at_level(logging.WARNING):
+        rows = evaluate({"half": halfway}, Dark({1}), masks=[LINES], config=BY_TWO)
+    assert "MR is black and there is nothing to reconstruct: n2" in caplog.text
+    whole = [row for row in evaluate({"half": halfway}, slices, masks=[LINES], config=BY_TWO) if row.name != "n2"]
+    assert [(row.name, row.method, row.record) for row in rows] == [(row.name, row.method, row.record) for row in whole]
+    assert [row.values["psnr"] for row in rows] == [pytest.approx(row.values["psnr"], rel=1e-5) for row in whole]
+    source, names = without_black(Dark({1, 3}))
+    assert names == ["n2", "s1"] and [source[index].name for index in range(len(source))] == ["n1", "n3", "s2"]
+    assert without_black(slices) == (slices, [])
+
+
+def test_of_volumes_only_black_ones_are_left_out():
+    source, names = without_black(Dark({1, 3, 4}), profile="fastmri")
+    assert names == ["s1", "s2"] and len(source) == 3
+    rows = evaluate({}, Dark({1, 3, 4}), masks=[LINES], config=EvaluationConfig(profile="fastmri"))
+    assert [row.name for row in rows] == ["north"]
+
+
+def test_nothing_but_black_is_refused():
+    with pytest.raises(ValueError, match="the MR of all 5 slices is black"):
+        without_black(Dark({0, 1, 2, 3, 4}))
+    with pytest.raises(ValueError, match="the MR of all 5 slices is black"):
+        evaluate({}, Dark({0, 1, 2, 3, 4}), masks=[LINES])
+
+
+def broken(measurement):
+    """No number wherever the measurement is the first of its batch."""
+    result = zero_filled(measurement)
+    return result._replace(image=result.image.at[0].multiply(jnp.nan))
+
+
+def test_a_reconstruction_of_nan_has_no_score_and_is_shown_as_the_worst(slices):
+    rows = evaluate({"broken": broken}, slices, masks=[LINES], config=EvaluationConfig(batch_size=5, panels=1))
+    values = {(row.method, row.name): row.values for row in rows}
+    assert all(math.isnan(value) for value in values["broken", "n1"].values())
+    assert all(math.isfinite(value) for key, row in values.items() if key != ("broken", "n1") for value in row.values())
+    means = {(item.method, item.metric): item for item in summarise(rows, samples=10)}
+    assert means["broken", "psnr"].mean == means["zero-filled", "psnr"].mean  # both without n1
+    config = EvaluationConfig(batch_size=5, panels=3)
+    panels = choose_panels({"broken": broken}, slices, rows, masks=[LINES], config=config)
+    assert panels[0].name == "n1"
+
+
+class Mixed(Slices):
+    """Slices of two sizes that take turns."""
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        return example._replace(ct=example.ct[: SIZE - 4], target=example.target[: SIZE - 4]) if index % 2 else example
+
+
+def test_slices_of_several_sizes_are_scored_together():
+    rows = evaluate({"half": halfway}, Mixed(), masks=MASKS, config=EvaluationConfig(batch_size=4))
+    one = evaluate({"half": halfway}, Mixed(), masks=MASKS, config=BY_ONE)
+    assert [(row.name, row.record, row.mask_hash) for row in rows] == [
+        (row.name, row.record, row.mask_hash) for row in one
+    ]
+    assert [row.values["psnr"] for row in rows] == [pytest.approx(row.values["psnr"], rel=1e-5) for row in one]
+    with pytest.raises(
+        ValueError, match=r"subject north have sizes \[\(20, 24\), \(24, 24\)\].* by the profile picture"
+    ):
+        evaluate({}, Mixed(), masks=[LINES], config=EvaluationConfig(profile="fastmri"))
+
+
+def test_a_batch_is_no_larger_than_the_source():
+    shapes = []
+
+    def noted(measurement):
+        shapes.append(measurement.kspace.shape)
+        return zero_filled(measurement)
+
+    evaluate({"noted": noted}, Slices(("n1", "n2")), masks=[LINES], config=EvaluationConfig(batch_size=100_000))
+    assert shapes == [(2, SIZE, SIZE)]
+
+
+def test_two_volumes_of_a_subject_are_scored_apart():
+    class Files(Slices):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return example._replace(name=f"file{index // 2}_{index % 2:03d}", subject="one")
+
+    rows = evaluate({}, Files(), masks=[LINES], config=EvaluationConfig(profile="fastmri"))
+    assert [(row.name, row.subject) for row in rows] == [("file0", "one"), ("file1", "one"), ("file2", "one")]

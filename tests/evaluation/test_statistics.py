@@ -3,13 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from atlf_jax.evaluation.scoring import Score
+from atlf_jax.evaluation.scoring import REPORTED, Score
 from atlf_jax.evaluation.statistics import (
     bootstrap_interval,
     compare,
     remark,
     subject_means,
     summarise,
+    undefined,
+    undefined_words,
     wilcoxon,
 )
 
@@ -127,3 +129,55 @@ def test_few_subjects_are_told_in_words():
     assert "Only 2 subjects" in remark(2) and "No subject-level significance exists" in remark(2)
     assert "below 0.5," in remark(2) and "below 0.25," in remark(3)
     assert "No subject-level" not in remark(6) and "6 subjects" in remark(6)
+
+
+def three_methods():
+    """Four slices by three methods; b of slice a2 is no number, and nothing of c is."""
+    rows = unbalanced("a") + unbalanced("b", shift=1) + unbalanced("c")
+    rows[5] = rows[5]._replace(values=rows[5].values | {"psnr": math.nan})
+    rows[8:] = [row._replace(values=dict.fromkeys(row.values, math.nan)) for row in rows[8:]]
+    return rows
+
+
+def test_an_undefined_score_leaves_its_slice_out_for_all_methods():
+    found = {(item.method, item.metric): item for item in summarise(three_methods(), samples=10)}
+    assert found["a", "psnr"].subjects == {"a": 30.0, "b": 20.0}  # of 29 and 31: without a2, as b
+    assert found["a", "psnr"].slice_mean == pytest.approx((29 + 31 + 20) / 3)
+    assert found["b", "psnr"].mean == found["a", "psnr"].mean + 1
+    assert found["a", "psnr"].left_out == found["b", "psnr"].left_out == ["a2"]
+    assert found["a", "ssim"].left_out == [] and found["a", "ssim"].slice_mean == pytest.approx(0.275)
+    nothing = found["c", "psnr"]
+    assert (
+        math.isnan(nothing.mean) and math.isnan(nothing.worst) and nothing.worst_name == "" and nothing.subjects == {}
+    )
+    assert (nothing.deviation, nothing.interval) == (None, None)
+
+
+def test_the_worst_slice_is_one_that_has_a_score():
+    rows = unbalanced("a")
+    rows[0] = rows[0]._replace(values=dict.fromkeys(rows[0].values, math.nan))
+    assert [(item.worst_name, item.left_out) for item in summarise(rows, samples=10)][:1] == [("b1", ["a1"])]
+
+
+def test_pairs_leave_out_what_is_undefined_for_any_method():
+    pairs = {(item.first, item.second, item.metric): item for item in compare(three_methods())}
+    item = pairs["a", "b", "psnr"]
+    assert (item.slices, item.better_slices, item.left_out) == (3, 0, ["a2"])
+    assert item.subjects == {"a": -1.0, "b": -1.0} and item.slice_p == pytest.approx(2 / 8)
+    item = pairs["a", "c", "psnr"]
+    assert item.slices == 0 and math.isnan(item.difference) and math.isnan(item.slice_p)
+    assert sorted(item.left_out) == ["a1", "a2", "a3", "b1"]
+    assert {metric for _, _, metric in pairs} == set(REPORTED)  # inside the body too
+
+
+def test_undefined_scores_are_named_in_words():
+    found = undefined(three_methods())
+    assert (found[0].method, found[0].metric, found[0].names, found[0].slices) == ("b", "psnr", ["a2"], 4)
+    words = undefined_words(found)
+    assert words[0] == "Not defined (nan), b, m: PSNR of a2; this slice counts for no method there."
+    assert words[1] == "Not defined (nan), c, m: every score of a1, a2, a3, b1; it has no mean."
+    assert len(words) == 2 and undefined(unbalanced()) == []
+
+
+def test_no_difference_has_no_p():
+    assert math.isnan(wilcoxon([])) and math.isnan(wilcoxon([1.0, math.nan]))
