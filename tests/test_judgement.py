@@ -6,6 +6,7 @@ import pytest
 
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
+from atlf_jax.data import PhantomConfig, PhantomSource
 from atlf_jax.data.transforms import fft2c_numpy, smooth_phase
 from atlf_jax.masks import MaskConfig
 from atlf_jax.reconstruct import Network, ReconstructionRefused
@@ -53,10 +54,11 @@ def test_a_network_of_real_images_is_given_the_smooth_phase():
     network = Network(real_part, TRAINED)
     kspace = np.where(MASK, fft2c_numpy(image), 0)
     zero_filled = atlf.reconstruct(kspace, MASK)
+    kept = zero_filled.real
     got, record = atlf.reconstruct(kspace, MASK, model=network, return_record=True)  # a warning is an error
     error = np.linalg.norm(got - zero_filled) / np.linalg.norm(zero_filled)
-    assert error < 0.35  # the phase that is not smooth, of aliases; real parts alone: 0.9
-    assert np.linalg.norm(zero_filled.real - zero_filled) / np.linalg.norm(zero_filled) > 0.6
+    alone = np.linalg.norm(kept - zero_filled) / np.linalg.norm(zero_filled)
+    assert error < alone / 2  # real parts alone: .29; the phase of aliases is not smooth
     assert record["measured_energy_explained"] > 0.9
 
 
@@ -162,12 +164,13 @@ def test_coils_are_told_from_slices():
     maps = np.asarray(atlf.birdcage_maps((H, W), 6))
     coils = with_noise(fft2c_numpy((maps * MAGNITUDE * np.exp(1j * PHASE)).astype(np.complex64)), 0.01)
     wide = atlf.make_mask(MaskConfig("random", 2.0, 0.4), (H, W), seed=1).mask
-    assert looks_like_coils(np.where(wide, coils, 0), wide) is not False
-    slices = np.stack([np.roll(MAGNITUDE, (k, -2 * k), (0, 1)) * (1 + 0.5 * np.cos(Y / (3.0 + k))) for k in range(6)])
-    slices = fft2c_numpy(slices.astype(np.complex64))
-    assert looks_like_coils(np.where(wide, slices, 0), wide) is not True
+    assert looks_like_coils(np.where(wide, coils, 0), wide) is True
+    heads = PhantomSource(PhantomConfig(size=64))
+    slices = fft2c_numpy(np.stack([heads[index].target for index in range(6)]))
+    wide = atlf.make_mask(MaskConfig("random", 2.0, 0.4), (64, 64), seed=1).mask
+    assert looks_like_coils(np.where(wide, slices, 0), wide) is False
     assert looks_like_coils(np.stack([slices[0]] * 3), wide) is False  # copies
-    assert looks_like_coils(slices, np.arange(W)[None] % 7 == 0) is None  # no centre
+    assert looks_like_coils(slices, np.arange(64)[None] % 7 == 0) is None  # no centre
 
 
 def test_an_image_that_is_not_finite_is_never_handed_out():

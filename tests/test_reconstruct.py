@@ -25,7 +25,8 @@ def test_full_sampling_returns_the_image_in_its_own_units():
     full = np.ones(16, bool)
     np.testing.assert_allclose(atlf.reconstruct(kspace, full), image, atol=40 * 1e-6)
     np.testing.assert_allclose(atlf.reconstruct(kspace[0], full), image[0], atol=40 * 1e-6)
-    assert np.abs(atlf.reconstruct(kspace, np.arange(16) % 2 == 0) - image).max() > 1
+    half = atlf.reconstruct(kspace, np.arange(16) % 2 == 0, first_axis="slices")
+    assert np.abs(half - image).max() > 1
 
 
 def test_the_model_sees_scaled_data_and_the_result_is_scaled_back():
@@ -54,7 +55,7 @@ def test_a_ct_of_several_windows():
     two = Network(apply, TrainedFor((atlf.MaskConfig(),), windows=("brain", "bone")))
     full, ct = np.ones(16, bool), np.random.default_rng(0).random((3, 2, 12, 16), np.float32)
     with warnings.catch_warnings(action="ignore", category=atlf.GuardWarning):
-        atlf.reconstruct(kspace, full, ct=ct, model=two, batch_size=3)
+        atlf.reconstruct(kspace, full, ct=ct, model=two, batch_size=3, first_axis="slices")
         atlf.reconstruct(kspace[1], full, ct=ct[1], model=two)
         atlf.reconstruct(kspace[0], full, model=two)
     np.testing.assert_array_equal(seen[0], ct)
@@ -64,7 +65,7 @@ def test_a_ct_of_several_windows():
         atlf.reconstruct(kspace, full, ct=ct[:, 0], model=two)
     with pytest.raises(ValueError, match="number of CT windows is 2, and the network was trained with 1;"):
         atlf.reconstruct(kspace, full, ct=ct, model=Network(apply, TrainedFor((atlf.MaskConfig(),))))
-    with pytest.raises(ValueError, match=r"CT has shape \(2, 2, 12, 16\)"):
+    with pytest.raises(ValueError, match=r"ct has shape \(2, 2, 12, 16\)"):
         atlf.reconstruct(kspace, full, ct=ct[:2], model=two)
 
 
@@ -78,10 +79,10 @@ def test_coils():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kspace": np.zeros(5)}, r"k-space has shape \(5,\), wanted \[h, w\]"),
+        ({"kspace": np.zeros(5, complex)}, r"k-space has shape \(5,\), wanted at least two axes"),
         ({"mask": np.ones(9, bool)}, r"mask has shape \(1, 1, 9\), wanted \[16\]"),
-        ({"ct": np.zeros((12, 12))}, r"CT has shape \(1, 12, 12\), wanted \(3, 12, 16\)"),
-        ({"kspace": np.full((3, 12, 16), np.nan)}, "not finite"),
+        ({"ct": np.zeros((12, 12))}, r"ct has shape \(1, 12, 12\), wanted \(3, 12, 16\)"),
+        ({"kspace": np.full((3, 12, 16), np.nan + 0j)}, "not finite"),
     ],
 )
 def test_wrong_input_is_told(change, message):
@@ -135,8 +136,9 @@ def test_batches_change_nothing_and_are_of_one_size():
         return Reconstruction(atlf.adjoint(measurement.kspace, measurement.mask) * 0.5)
 
     mask = np.arange(16) % 2 == 0
-    one = atlf.reconstruct(kspace, mask, model=model)
-    three = atlf.reconstruct(kspace, mask, model=model, batch_size=3)
+    with warnings.catch_warnings(action="ignore", category=atlf.GuardWarning):  # the image is half of what it is
+        one = atlf.reconstruct(kspace, mask, model=model, force=True)
+        three = atlf.reconstruct(kspace, mask, model=model, batch_size=3, force=True)
     np.testing.assert_allclose(three, one, atol=1e-5)
     assert sizes == [1] * 5 + [3, 3]
 
@@ -148,7 +150,7 @@ def test_hard_consistency_puts_the_samples_back():
     def wrong(measurement):
         return Reconstruction(jnp.ones_like(measurement.kspace))
 
-    out = atlf.reconstruct(kspace, mask, model=wrong, hard_consistency=True)
+    out = atlf.reconstruct(kspace, mask, model=wrong, hard_consistency=True, first_axis="slices")
     np.testing.assert_allclose(fft2c_numpy(out)[:, :, mask], kspace[:, :, mask], atol=1e-3)
     np.testing.assert_allclose(
         atlf.reconstruct(kspace, np.ones(16, bool), model=wrong, hard_consistency=True), image, atol=40 * 1e-5
@@ -161,9 +163,9 @@ def test_a_model_sees_measured_samples_alone():
 
     def model(measurement):
         assert not np.asarray(measurement.kspace)[..., ~mask].any()
-        return Reconstruction(measurement.kspace)
+        return Reconstruction(atlf.ifft2c(measurement.kspace))
 
-    atlf.reconstruct(kspace, mask, model=model)
+    atlf.reconstruct(kspace, mask, model=model, first_axis="slices")
 
 
 class OnDisk:
@@ -187,19 +189,22 @@ def test_slices_are_read_one_after_the_other():
     lazy = OnDisk(kspace)
     ct = OnDisk(np.zeros((4, 12, 16), np.float32))
     np.testing.assert_allclose(atlf.reconstruct(lazy, np.ones(16, bool), ct=ct), image, atol=40 * 1e-6)
-    assert lazy.read == ct.read == [0, 1, 2, 3]
+    assert lazy.read[-4:] == ct.read[-4:] == [0, 1, 2, 3]  # after a look at a few of them
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kspace": np.zeros((3, 32, 28, 2))}, r"kept apart; give k\[\.\.\., 0\] \+ 1j"),
-        ({"mask": np.arange(28) == 14}, "centre of the mask is smaller than 6 samples"),
-        ({"coil_maps": np.ones((4, 32, 27))}, r"coil maps have shape \(1, 4, 32, 27\), wanted \(4, 32, 28\)"),
+        ({"kspace": np.zeros((3, 32, 28, 2))}, r"parts are apart, give k\[\.\.\., 0\] \+ 1j"),
+        ({"mask": np.arange(28) == 14}, "centre of the mask is smaller than 4 samples"),
+        (
+            {"coil_maps": np.ones((4, 32, 27), complex)},
+            r"coil_maps have shape \(4, 32, 27\).*; wanted maps \(4, 32, 28\)",
+        ),
         ({"noise_covariance": np.eye(3)}, "covariance is of 3 coils, and k-space has 4"),
         ({"noise_covariance": -np.eye(4)}, "not positive definite"),
         ({"virtual_coils": 5}, "got 5 virtual coils, and k-space has 4"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0, wanted a whole number"),
     ],
 )
 def test_wrong_coils_are_told(change, message):

@@ -27,7 +27,7 @@ from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.masks import stored_mask
-from atlf_jax.models.uncertainty import spread
+from atlf_jax.models.uncertainty import Calibration, spread
 from atlf_jax.reconstruct import Network, command, scans
 from atlf_jax.reconstruct.guards import trained_for
 from tests.data.dicom_files import NAME, NUMBER, write_series
@@ -457,7 +457,7 @@ def noise(*shape):
         (noise(2, 20, 16).view(np.float32).reshape(2, 20, 16, 2), np.ones(16), ("kept apart", "k[..., 0] + 1j")),
         (np.abs(noise(3, 20, 16)), np.ones(16), ("k-space is float32", "wanted complex64")),
         (np.zeros((2, 20, 16), np.complex64), np.ones(16), ("k-space is zero at every sample",)),
-        (noise(2, 20, 16) * np.where(np.arange(16) == 3, np.nan, 1), np.ones(16), ("slice 0", "not finite")),
+        (noise(2, 20, 16) * np.where(np.arange(16) == 3, np.nan, 1), np.ones(16), ("k.npy", "not finite")),
         (noise(20), np.ones(20), ("k-space has shape (20,)",)),
     ],
     ids=["mask size", "mask values", "mask layout", "two reals", "magnitude", "zero", "nan", "axes"],
@@ -490,7 +490,7 @@ def test_more_bad_input_is_one_line(tmp_path):
 def test_coils_are_checked(tmp_path):
     kspace = noise(2, 3, 20, 16)
     arguments = npy(tmp_path, kspace, np.arange(16) % 2 == 0)
-    refused(*arguments, words=("fully sampled centre of the mask is smaller than 6 samples",))
+    refused(*arguments, words=("fully sampled centre of the mask is smaller than 4 samples",))
     arguments = npy(tmp_path, kspace)
     refused(*arguments, "--virtual_coils", "4", words=("--virtual_coils is 4; wanted 1 to 3",))
     np.save(tmp_path / "cov.npy", np.ones((3, 3)))
@@ -667,18 +667,20 @@ def tilted(measurement):
 
 
 def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
-    facts = {"config": to_dict(Config()), "step": 1}
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(tilted, trained_for(Config())))
+    facts, calibration = {"config": to_dict(Config()), "step": 1}, [None]
+    load = lambda *_, **__: Network(tilted, trained_for(Config()), *calibration)  # noqa: E731
+    monkeypatch.setattr(command, "load_model", load)
     monkeypatch.setattr(command, "_trained", lambda *_: facts)
     data = head((20, 18, 3))
     data[..., 2] = 0
     source, out = save(tmp_path / "mr.nii.gz", data), tmp_path / "out.nii.gz"
-    flags = ("--checkpoint", "net", "--uncertainty", "--mask.acceleration", "1", "--batch_size", "2")
-    refused(source, out, *flags, words=("net is not calibrated", "evaluate.py --uncertainty"))
-    refused(source, out, "--uncertainty", "--method", "zero_filled", words=("--uncertainty is of a trained network",))
-    facts["uncertainty"] = {"scale": 2.5, "bound": 2.1}
+    flags = ("--checkpoint", "net", "--uncertainty", "--mask.acceleration", "1", "--batch_size", "2", "--force")
+    refused(source, out, *flags, words=("uncertainty wants a calibrated network", "evaluate.py --uncertainty"))
+    refused(source, out, "--uncertainty", "--method", "zero_filled", words=("uncertainty wants a calibrated network",))
+    calibration[0] = Calibration(2.5, 2.1)
     call(source, out, *flags)
-    assert json.loads((tmp_path / "out.json").read_text())["model"]["uncertainty"] == facts["uncertainty"]
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["model"]["uncertainty"] == {"scale": 2.5, "bound": 2.1}
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "mr.nii.gz",
         "out.json",
@@ -713,16 +715,16 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     source = save(tmp_path / "mr.nii.gz", data)
     like = data if helps else data[::-1]
     ct = save(tmp_path / "ct.nii.gz", 80 * like / data.max())  # the brain window, which this configuration has
-    flags = ("--checkpoint", "net", "--mask.acceleration", "2", "--check_ct")
-    refused(source, tmp_path / "out.nii.gz", *flags, words=("--check_ct asks whether the CT helps", "--ct.path"))
+    flags = ("--checkpoint", "net", "--mask.acceleration", "2", "--check_ct", "--force")
+    refused(source, tmp_path / "out.nii.gz", *flags, words=("check_ct asks whether the CT helps",))
     files = (source, tmp_path / "out.nii.gz", *flags, "--ct.path", ct, "--ct.no_clean")
     call(*files)
     facts, told = json.loads((tmp_path / "out.json").read_text()), capsys.readouterr().err
     gain = facts["ct_gain_on_withheld_samples_db"]
-    words = f"foretold {gain:.2f} dB better" if helps else f"foretold {-gain:.2f} dB worse than without"
+    words = f"predicted {gain:.2f} dB better" if helps else f"predicted {-gain:.2f} dB worse with it"
     assert words in " ".join(told.split())
     assert any("the CT does not help" in words for words in facts["warnings"]) is not helps
-    assert ("warning the CT does not help" in told) is not helps
+    assert ("doubtful: the CT does not help" in told) is not helps
     assert gain > 3 if helps else gain < 0
     np.save(tmp_path / "middle.npy", np.abs(np.arange(64) - 32) < 2)
     call(*files, "--overwrite", "--sampling.file", tmp_path / "middle.npy")
@@ -734,13 +736,13 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
 
 
 def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):
-    facts = {"config": to_dict(Config()), "step": 1, "uncertainty": {"scale": 2.5, "bound": 2.1}}
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(tilted, trained_for(Config())))
+    facts, calibration = {"config": to_dict(Config()), "step": 1}, Calibration(2.5, 2.1)
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(tilted, trained_for(Config()), calibration))
     monkeypatch.setattr(command, "_trained", lambda *_: facts)
     np.save(tmp_path / "scan.npy", fft2c_numpy(head((3, 18, 20)).astype(np.complex64)))
     np.save(tmp_path / "mask.npy", np.ones(20, bool))
     files = (tmp_path / "scan.npy", tmp_path / "out.h5", "--sampling.file", tmp_path / "mask.npy")
-    call(*files, "--checkpoint", "net", "--uncertainty", "--batch_size", "2")
+    call(*files, "--checkpoint", "net", "--uncertainty", "--batch_size", "2", "--force")
     with h5py.File(tmp_path / "out.h5") as image, h5py.File(tmp_path / "out_error.h5") as error:
         assert error["reconstruction"].shape == image["reconstruction"].shape == (3, 18, 20)
         assert error["reconstruction"][:].min() > 0

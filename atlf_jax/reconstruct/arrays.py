@@ -108,7 +108,7 @@ def reconstruct(
     if kspace.dtype.kind != "c":
         raise ValueError(f"k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, wanted complex numbers")
     maps_given = coil_maps is not None
-    several = _has_coils(kspace, mask, coils, maps_given, first_axis)
+    several, findings = _has_coils(kspace, mask, coils, maps_given, first_axis)
     if several and not (coils or maps_given):
         raise ValueError(
             f"k-space of shape {tuple(kspace.shape)} has coils, and there are no maps; give coils='espirit' to "
@@ -161,6 +161,7 @@ def reconstruct(
     if coils is not None and not maps_given and min(settings.calibration) < SMALLEST_CENTRE:
         raise ValueError(too_small_a_centre())
     examined = examine([read(index) for index in probe_indices(slices)], settings, model)
+    examined.findings.extend(findings)
     if isinstance(model, Network):
         seen = untrained(model.trained, mask, shape=(h, w), coils=shape[1] if several else 0)
         examined.findings.extend(Finding("never trained", "doubtful", reason, "") for reason in seen)
@@ -187,35 +188,37 @@ def reconstruct(
     return returned[0] if len(returned) == 1 else tuple(returned)
 
 
-def _has_coils(kspace: Any, mask: Any, coils: CoilMaps | None, maps_given: bool, first_axis: str | None) -> bool:
-    """Say whether k-space has a coil axis, by what is given with it, or by looking at it.
+def _has_coils(
+    kspace: Any, mask: Any, coils: CoilMaps | None, maps_given: bool, first_axis: str | None
+) -> tuple[bool, list[Finding]]:
+    """Say whether k-space has a coil axis, by what is given with it, or by looking at it; and whether that is sure.
 
     Raises:
-        ValueError: it may have, and nothing says so.
+        ValueError: it has, and there are no maps.
     """
     if coils is not None or maps_given or first_axis == "coils":
         if first_axis == "slices" and kspace.ndim == 3:
             raise ValueError(
                 "first_axis is 'slices', and coils or coil_maps are given; k-space then is [slices, c, h, w]"
             )
-        return True
+        return True, []
     if kspace.ndim == 4:
         raise ValueError(
             f"k-space of shape {tuple(kspace.shape)} has coils; give coils='espirit' to estimate maps, or coil_maps"
         )
     if kspace.ndim != 3 or first_axis == "slices":
-        return False
+        return False, []
     of_all = np.asarray(as_mask(mask, tuple(kspace.shape)))
     shared = of_all.all(0) if len(of_all) > 1 else of_all[0]
-    few = np.asarray(kspace[: min(len(kspace), 8)], np.complex64)
+    few = np.stack([np.asarray(kspace[index], np.complex64) for index in range(min(len(kspace), 8))])
     guess = looks_like_coils(np.where(shared, few, 0), shared) if shared.any() else None
     if guess is False:
-        return False
-    what = f"looks like {len(kspace)} coils of one slice" if guess else "may be of slices or of coils of one slice"
-    raise ValueError(
-        f"k-space of shape {tuple(kspace.shape)} {what}; give coils='espirit' (or coil_maps) if it is coils, "
-        "first_axis='slices' if it is slices"
-    )
+        return False, []
+    remedy = "give coils='espirit' (or coil_maps) if it is coils, first_axis='slices' if it is slices"
+    shape = f"k-space of shape {tuple(kspace.shape)}"
+    if guess:
+        raise ValueError(f"{shape} looks like {len(kspace)} coils of one slice; {remedy}")
+    return False, [Finding("first axis", "doubtful", f"{shape} was taken as {len(kspace)} slices", remedy)]
 
 
 def _stack_of_ct(

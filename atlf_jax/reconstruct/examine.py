@@ -99,9 +99,8 @@ class _Probes:
 
     def mean(self, name: str) -> float:
         """Return the mean over slices of a field of ``Measured``."""
-        return float(
-            np.mean([value for count, each in self.measured for value in np.asarray(getattr(each, name))[:count]])
-        )
+        values = [np.asarray(getattr(each, name))[:count] for count, each in self.batches]
+        return float(np.mean(np.concatenate(values)))
 
 
 def _of_lines(records: Sequence[Record]) -> tuple[list[Finding], Bool[np.ndarray, "#h w"] | None]:
