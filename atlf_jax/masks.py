@@ -47,7 +47,8 @@ class MaskConfig:
     """Which samples are acquired. Lengths in k-space are fractions of the image side, for any image size."""
 
     kind: Kind = "random"
-    """Name of the mask, a key of MASKS."""
+    """Name of the mask, a key of MASKS. random draws each line by itself, as fastMRI does, so that at 4x of 256 lines
+    the acceleration is 3.1 to 5.6; random_exact draws as many lines as asked for."""
     acceleration: float | tuple[float, ...] = 4.0
     """Nominal acceleration R; several values, with as many center fractions, are drawn from by the seed."""
     center_fraction: float | tuple[float, ...] = 0.08

@@ -398,7 +398,7 @@ def test_zero_filled_edges_are_not_drawn_over(tmp_path):
     call(tmp_path / "scan.h5", tmp_path / "out.h5", *FULL)
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["mask"]["effective_acceleration"] == pytest.approx(24 / 18, abs=1e-3)
-    assert record["mask"]["kind"] == "random" and "6 of 24 columns" in record["warnings"][0]
+    assert record["mask"]["kind"] == "random_exact" and "6 of 24 columns" in record["warnings"][0]
 
 
 def test_files_of_other_kinds_are_told_what_to_do(tmp_path):
@@ -791,3 +791,21 @@ def test_real_coils(tmp_path, data_dir):
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["coils"]["calibration"] == [24, 24]
     assert record["mask"]["effective_acceleration"] == pytest.approx(8.042, abs=0.001)
+
+
+def test_a_file_draws_no_acceleration_by_its_name():
+    """Networks for several accelerations are trained with all; a scan has the first, whatever its file is called."""
+    for name in ("a.nii.gz", "b.nii.gz", "patient.nii.gz"):
+        mask = command.parse([name, "out.nii.gz", "--checkpoint", "aanlib-best"]).mask
+        assert (mask.acceleration, mask.center_fraction) == (4.0, 0.08)
+
+
+def test_coils_in_a_file_are_not_taken_for_slices(tmp_path):
+    image = fft2c_numpy(np.asarray(atlf.birdcage_maps((48, 40), 6)) * head((1, 48, 40))[0])
+    np.save(tmp_path / "k.npy", image.astype(np.complex64))
+    np.save(tmp_path / "mask.npy", np.ones(40, bool))
+    files = (tmp_path / "k.npy", tmp_path / "out.h5", "--method", "zero_filled")
+    flags = ("--sampling.file", tmp_path / "mask.npy")
+    refused(*files, *flags, words=("looks like 6 coils of one slice", "--kspace.first_axis coils"))
+    call(*files, *flags, "--kspace.first_axis", "coils")
+    assert json.loads((tmp_path / "out.json").read_text())["coils"]["coils"] == 6

@@ -490,8 +490,10 @@ def _uncertainty_table(facts: Mapping[str, Any]) -> Table:
 def _mask_line(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     protocol = facts["protocol"]
     of = f"of {mask['distinct']} masks " if mask["distinct"] > 1 else ""
+    low, high = mask["effective_range"]
+    between = f" ({low:.2f} to {high:.2f})" if low != high else ""
     return (
-        f"{mask['label']} · nominal {mask['nominal']:g}x · effective {mask['effective']:.2f}x · coverage "
+        f"{mask['label']} · nominal {mask['nominal']:g}x · effective {mask['effective']:.2f}x{between} · coverage "
         f"{mask['coverage']:.3f} · hash {of}{mask['hash']} · profile {protocol['profile']} · {protocol['dataset']} "
         f"{protocol['split']}: {_count(protocol['slices'], 'slice')} of {_count(len(protocol['subjects']), 'subject')}"
     )

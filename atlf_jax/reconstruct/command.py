@@ -85,8 +85,9 @@ class Arguments:
     """Which checkpoint of a run."""
     method: Literal["network", "zero_filled"] = "network"
     """The trained network, or the zero-filled image, which needs no checkpoint."""
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    """Drawn where the scan has no mask; the defaults are those that the network was trained with."""
+    mask: MaskConfig = MaskConfig("random_exact")
+    """Drawn where the scan has no mask; the defaults are those that the network was trained with, the first
+    acceleration where there were several."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Where the mask comes from."""
     ct: CTConfig = field(default_factory=CTConfig)
@@ -138,7 +139,10 @@ def parse(argv: list[str] | None = None) -> Arguments:
         trained = _trained(places[-1])
         from atlf_jax.config import from_dict
 
-        default = replace(default, mask=from_dict(MaskConfig, trained["config"]["mask"]))
+        mask = from_dict(MaskConfig, trained["config"]["mask"])
+        acceleration, center_fraction = mask.pairs[0]  # several are for training: a scan has one
+        mask = replace(mask, acceleration=acceleration, center_fraction=center_fraction)
+        default = replace(default, mask=mask)
         windows = from_dict(DataConfig, trained["config"]["data"]).ct_windows
         if windows:
             default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
@@ -156,6 +160,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         kspace=arguments.kspace,
         ct=arguments.ct,
     )
+    if isinstance(arguments.mask.acceleration, tuple):
+        raise ValueError("several accelerations are for training; give one with --mask.acceleration and its centre")
     settings, settings_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments)
     check_windows(model, arguments.ct.windows)

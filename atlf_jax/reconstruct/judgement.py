@@ -223,8 +223,8 @@ def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray
     Returns:
         True, False, or None where it cannot be told: fewer than four central lines, or values between.
 
-    Compared is what is not the same in windows of 5 x 5 with what is not over the whole (1 minus the covariance's largest
-    eigenvalue over its trace). From 8 central lines on, six raw scans with 4 to 16 coils and simulated
+    Compared is what is not the same in windows of 5 x 5 with what is not the same over the whole (1 minus the largest
+    eigenvalue of the covariance over its trace). From 8 central lines on, six raw scans of 4 to 16 coils and simulated
     birdcage coils have a ratio of .03 to .14, six stacks of slices and two of generated heads .24 to .51.
     """
     import scipy

@@ -23,6 +23,7 @@ from atlf_jax.data.measured import in_words, is_box, measured
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
+from atlf_jax.reconstruct.judgement import looks_like_coils
 from atlf_jax.reconstruct.slices import Record
 
 __all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "load_array", "open_scan"]
@@ -76,8 +77,9 @@ class SamplingConfig:
 class KSpaceConfig:
     """How raw k-space is read."""
 
-    first_axis: Literal["slices", "coils"] = "slices"
-    """What the first of three axes of a .npy file is; with coil maps it is coils."""
+    first_axis: Literal["auto", "slices", "coils"] = "auto"
+    """What the first of three axes of a .npy file is; with coil maps it is coils. auto: slices, and what looks like
+    coils is refused."""
     coil_maps: str = ""
     """.npy, [c, h, w] or [slices, c, h, w]; empty: maps are estimated where there are coils."""
 
@@ -334,6 +336,14 @@ def _open_npy(
             "give its mask with --sampling.file in place of --sampling.retrospective",
         )
     drawn, how, warnings = _sampled(path, shape, None, found, mask, sampling, full=np.ones(shape[1], bool))
+    if config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
+        few = np.stack([samples[index] for index in range(min(len(samples), 8))]).astype(np.complex64)
+        guess = looks_like_coils(np.where(drawn.mask, few, 0), drawn.mask)
+        remedy = "give --kspace.first_axis coils if it is of coils, or --kspace.first_axis slices"
+        if guess:
+            raise FileError(path, f"has shape {samples.shape} and looks like {len(samples)} coils of one slice", remedy)
+        if guess is None:
+            warnings = (*warnings, f"k-space of shape {samples.shape} was taken as {len(samples)} slices; {remedy}")
     if maps is not None:
         check_complex(maps.dtype, maps.shape, config.coil_maps)
         if maps.shape not in (samples.shape, samples.shape[1:]):
