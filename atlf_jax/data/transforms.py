@@ -79,7 +79,7 @@ class AugmentConfig:
         if min(self.crop) < 0:
             raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
         for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation", "ct_elastic"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
         for name in ("ct_misplaced", "ct_dropout"):
             if not 0 <= getattr(self, name) <= 1:
@@ -98,7 +98,7 @@ class AcquisitionConfig:
 
     def __post_init__(self) -> None:
         for name in ("phase", "noise"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"acquisition.{name} is {getattr(self, name)}; wanted 0 (off) or more")
 
 
