@@ -237,6 +237,6 @@ def test_a_small_move_of_a_whole_volume_is_found():
     for index in range(2, 8):
         image = atlf.reconstruct(fft2c_numpy(heads[index].target), MASK)
         for placement in (whole, *([one] if index == 4 else [])):
-            placement.add(np.roll(heads[index].ct, 2, 0), image)
+            placement.add(np.roll(heads[index].ct, 3, 0), image)
     assert one.warnings() == [] or one.gain[0] > guards.MARGIN
     assert whole.gain[0] > guards.VOLUME_MARGIN and "do not match in place" in whole.warnings()[0]
