@@ -1,7 +1,7 @@
 """ATLF-Net's preset ``best``, trained six times as long as in the benchmark; everything else as in ``best.py``.
 
-Source: ours. Command: ``python train.py --config=configs/benchmark/best_long.py``; 5,000 s of one CPU core. It became the
-weights ``aanlib-best-long``: 32.45 dB on case 41 over the twelve masks, where ``best`` comes to 31.4.
+Source: ours. Command: ``python train.py --config=configs/benchmark/best_long.py``; 5,000 s of one CPU core. It became
+the weights ``aanlib-best-long``: 32.45 dB on case 41 over the twelve masks, where ``best`` comes to 31.4.
 """
 
 import dataclasses
