@@ -61,24 +61,31 @@ def simulate_maps(
             angle = angle + rng.normal(0, 0.5, coils)
             distance, depth = rng.uniform(0.9, 1.8, coils), rng.uniform(0.2, 0.9, coils)
         maps = _loops(shape, angle, distance, depth, ellipse=rng.uniform(0.8, 1.25))
-    maps = maps * np.exp(2j * np.pi * rng.random((coils, 1, 1)))  # cables have lengths of their own
+    maps = maps * np.exp(2j * np.pi * rng.random((coils, 1, 1))).astype(
+        np.complex64
+    )  # cables have lengths of their own
     return _normalised(maps).astype(np.complex64)
 
 
 def _loops(shape: tuple[int, int], angle: np.ndarray, distance: np.ndarray, depth: np.ndarray, *, ellipse: float):
     """Return the field of small loops at (distance, angle), ``depth`` out of the plane, in half fields of view."""
-    y, x = (np.linspace(-1, 1, side) for side in shape)
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in shape)
+    angle, distance, depth = (values.astype(np.float32) for values in (angle, distance, depth))
+    ellipse = np.float32(ellipse)
     dx = x - (distance * np.cos(angle) * ellipse)[:, None, None]
     dy = y[:, None] - (distance * np.sin(angle) / ellipse)[:, None, None]
-    squares = dx**2 + dy**2 + depth[:, None, None] ** 2
-    return np.exp(1j * np.arctan2(dx, -dy)) / np.sqrt(squares)  # phase and decay as of sigpy's birdcage
+    flat = dx**2 + dy**2
+    size = np.sqrt(np.maximum(flat, np.finfo(np.float32).tiny) * (flat + depth[:, None, None] ** 2))
+    return (-dy + 1j * dx) / size  # phase and decay as of sigpy's birdcage
 
 
 def _polynomials(shape: tuple[int, int], coils: int, rng: np.random.Generator) -> np.ndarray:
-    rows, columns = (np.polynomial.legendre.legvander(np.linspace(-1, 1, side), 3) for side in shape)
+    rows, columns = (np.polynomial.legendre.legvander(np.linspace(-1, 1, side), 3).astype("c8") for side in shape)
     order = np.add.outer(np.arange(4), np.arange(4))
     factors = rng.standard_normal((coils, 4, 4)) + 1j * rng.standard_normal((coils, 4, 4))
-    return rows @ (factors / (1 + order) ** 1.5) @ columns.T
+    # einsum, as loaders share their cores with the training: threads of BLAS would wait for one another
+    along_rows = np.einsum("hi,cij->chj", rows, (factors / (1 + order) ** 1.5).astype(np.complex64))
+    return np.einsum("chj,wj->chw", along_rows, columns)
 
 
 @beartype
@@ -96,9 +103,13 @@ def sharp_phase(shape: tuple[int, int], rng: np.random.Generator, *, maximum: fl
         Float32 phase [h, w] in [-maximum, maximum], 0 off the lines.
     """
     side = max(shape)
+    rows, columns = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
 
     def field(width: float) -> np.ndarray:
-        smooth = scipy.ndimage.gaussian_filter(rng.standard_normal(shape), width, mode="wrap")
+        """A random field under a Gaussian of a width in pixels, with deviation 1."""
+        low = np.exp(-2 * (np.pi * width) ** 2 * (rows**2 + columns**2))
+        low[0, 0] = 0
+        smooth = scipy.fft.irfft2(low * scipy.fft.rfft2(rng.standard_normal(shape)), s=shape)
         return smooth / max(float(smooth.std()), np.finfo(float).tiny)
 
     winding, where, size = field(side / 24), field(side / 10), field(side / 5)
@@ -127,10 +138,14 @@ def noise_covariance_draw(coils: int, rng: np.random.Generator, *, correlation: 
 @jaxtyped(typechecker=beartype)
 def noise_draw(
     shape: tuple[int, int, int], rng: np.random.Generator, covariance: Complex[np.ndarray, "c c"] | None = None
-) -> Complex[np.ndarray, "c h w"]:
+) -> Complex64[np.ndarray, "c h w"]:
     """Draw complex Gaussian noise of coils, ``E n n^H`` being the covariance (the identity where there is none)."""
-    noise = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
-    return noise if covariance is None else np.einsum("cd,dhw->chw", np.linalg.cholesky(covariance), noise)
+    parts = rng.standard_normal((*shape, 2), dtype=np.float32)  # real and imaginary
+    noise = parts.view(np.complex64)[..., 0] * np.float32(np.sqrt(0.5))
+    if covariance is None:
+        return noise
+    factor = np.linalg.cholesky(covariance).astype(np.complex64)
+    return np.einsum("cd,dhw->chw", factor, noise)
 
 
 @jaxtyped(typechecker=beartype)
@@ -143,7 +158,7 @@ def centre_sides(mask: Bool[np.ndarray, "#h w"], shape: tuple[int, int], *, most
         most: largest rows and columns.
 
     Returns:
-        (rows, columns): of lines all of ``most``'s rows; else about the same part of either side.
+        (rows, columns): the larger of all of ``most``'s rows, as under lines, and of the same part of either side.
 
     Raises:
         ValueError: a side is smaller than 4 samples, too few for coil maps.
@@ -166,7 +181,7 @@ def centre_sides(mask: Bool[np.ndarray, "#h w"], shape: tuple[int, int], *, most
     larger = max(rows, columns)
     both = [(round(rows * n / larger), round(columns * n / larger)) for n in range(larger, SMALLEST_CENTRE - 1, -1)]
     candidates += [sides for sides in both if min(sides) >= SMALLEST_CENTRE]
-    found = next((sides for sides in candidates if is_full(*sides)), None)
+    found = max(filter(lambda sides: is_full(*sides), candidates), key=lambda sides: sides[0] * sides[1], default=None)
     if found is None:
         raise ValueError(
             f"the mask has a fully sampled centre of fewer than {SMALLEST_CENTRE} samples, too few for coil maps: set "
@@ -225,5 +240,5 @@ def fill_coils(array: Complex64[np.ndarray, "c h w"], coils: int) -> Complex64[n
 
 def _normalised(maps: np.ndarray) -> np.ndarray:
     """Scale to ``sum_c |S_c|^2 = 1`` where the maps are not all 0."""
-    norm = np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
+    norm = np.sqrt(np.sum(maps.real**2 + maps.imag**2, axis=0))
     return maps / np.where(norm > 0, norm, 1)

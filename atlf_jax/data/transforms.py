@@ -447,7 +447,7 @@ def measure(
     if noise:
         correlation = config.noise_correlation
         covariance = noise_covariance_draw(len(full), rng, correlation=correlation) if correlation else None
-        kspace = full + noise * np.abs(truth).max() * noise_draw(full.shape, rng, covariance)
+        kspace = full + np.float32(noise * np.abs(truth).max()) * noise_draw(full.shape, rng, covariance)
     kspace = np.where(mask, kspace, 0).astype(np.complex64)
 
     if 0 < config.virtual_coils < len(kspace):
