@@ -12,11 +12,14 @@ Additions, off by default: the CT as one more channel, given coil maps, and a co
 sum of squares, which has no phase: train that with a loss of magnitudes (``train.loss.ssim``).
 """
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from beartype import beartype
 from jax import lax
 
@@ -27,7 +30,7 @@ from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import ct_channels, fft2c, from_channels, ifft2c, rss, to_channels
 from atlf_jax.ops.consistency import varnet
 
-__all__ = ["E2EVarNet", "E2EVarNetConfig"]
+__all__ = ["E2EVarNet", "E2EVarNetConfig", "from_fastmri"]
 
 
 @beartype
@@ -87,3 +90,54 @@ class E2EVarNet(nn.Module):
             return Reconstruction(jnp.sum(maps.conj() * ifft2c(k), axis=1), coil_maps=maps)
         magnitude = rss(ifft2c(k))
         return Reconstruction(lax.complex(magnitude, jnp.zeros_like(magnitude)), coil_maps=maps)
+
+
+@beartype
+def from_fastmri(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the variables of fastMRI's trained ``VarNet`` for an ``E2EVarNet`` of its sizes without CT.
+
+    Args:
+        state: its ``state_dict`` as numpy arrays by name, ``{name: tensor.numpy()}``; names may begin with ``varnet.``,
+            as in checkpoints of its training.
+
+    Returns:
+        ``{"params": ...}``. ``E2EVarNetConfig()`` has the sizes of the published weights.
+
+    Raises:
+        ValueError: an array is missing.
+    """
+    arrays = {name.removeprefix("varnet."): array for name, array in state.items()}
+
+    def take(name: str) -> np.ndarray:
+        if name not in arrays:
+            raise ValueError(f"there is no array {name} among {len(arrays)}; wanted the state_dict of fastMRI's VarNet")
+        return np.asarray(arrays[name], np.float32)
+
+    cascades = 1 + max((int(found[1]) for name in arrays if (found := re.match(r"cascades\.(\d+)\.", name))), default=0)
+    params: dict[str, Any] = {"sensitivity": {"unet": {"unet": _unet(take, arrays, "sens_net.norm_unet.unet")}}}
+    for t in range(cascades):
+        params[f"unet_{t}"] = {"unet": _unet(take, arrays, f"cascades.{t}.model.unet")}
+        params[f"eta_{t}"] = take(f"cascades.{t}.dc_weight").reshape(())
+    return {"params": params}
+
+
+def _unet(take: Callable[[str], np.ndarray], arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+    """Rename and transpose the arrays of one U-Net: kernels from [out, in, y, x] to [y, x, in, out]."""
+    pools = sum(
+        1 for each in arrays if re.fullmatch(re.escape(name) + r"\.down_sample_layers\.\d+\.layers\.0\.weight", each)
+    )
+
+    def block(place: str) -> dict[str, Any]:
+        kernels = [take(f"{name}.{place}.layers.{layer}.weight").transpose(2, 3, 1, 0) for layer in (0, 4)]
+        return {f"conv_{i}": {"kernel": kernel} for i, kernel in enumerate(kernels)}
+
+    params = {f"down_{level}": block(f"down_sample_layers.{level}") for level in range(pools)}
+    params["bottom"] = block("conv")
+    for i in range(pools):
+        level = pools - 1 - i
+        stretched = take(f"{name}.up_transpose_conv.{i}.layers.0.weight").transpose(0, 2, 3, 1)  # [in y x out]
+        params[f"enlarge_{level}"] = {"kernel": stretched.reshape(len(stretched), -1)}
+        params[f"up_{level}"] = block(f"up_conv.{i}" if level else f"up_conv.{i}.0")
+    last = f"{name}.up_conv.{pools - 1}.1"
+    params["out"] = {"kernel": take(f"{last}.weight")[:, :, 0, 0].T, "bias": take(f"{last}.bias")}
+    return params
