@@ -503,9 +503,14 @@ def undersample(
     Returns:
         One record without batch axis: k-space [h, w], mask and ct as given, target [h, w] and scale [].
 
+    Raises:
+        ValueError: the record has coils.
+
     Source: fastMRI's data pipeline (Zbontar et al. 2018) for the order mask, inverse transform, normalise; departure:
     one scale for all, max|F^H y|, in place of mean and standard deviation.
     """
+    if example.kspace is not None or example.coil_maps is not None:
+        raise ValueError(f"record {example.name!r} has coils, and undersample simulates one; use transforms.measure")
     target = example.target
     kspace = fft2c_numpy(target)
     if noise:

@@ -201,6 +201,8 @@ def test_measured_kspace_is_undersampled_as_it_is():
     np.testing.assert_allclose(np.angle(batch.target * combined.conj())[example.ct > 0], 0, atol=1e-4)
     with pytest.raises(ValueError, match="record 'a' has coils and no maps: set data.acquisition.maps"):
         measure(example, LINES, AcquisitionConfig(), rng())
+    with pytest.raises(ValueError, match="record 'a' has coils, and undersample simulates one"):
+        undersample(example, LINES, rng())
     given = measure(measured_example(maps=True), LINES, AcquisitionConfig(), rng()).measurement.coil_maps
     np.testing.assert_array_equal(given, measured_example(maps=True).coil_maps)
 

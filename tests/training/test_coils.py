@@ -9,6 +9,7 @@ from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.coils import noise_draw, simulate_maps
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation.audit import audit
+from atlf_jax.evaluation.modality import Changed, _painter
 from atlf_jax.evaluation.scoring import evaluate
 from atlf_jax.masks import MaskConfig
 from tests.training.conftest import Discs
@@ -54,6 +55,13 @@ def test_measured_coils_are_scored_on_their_own_magnitude():
     full = MaskConfig(kind="equispaced", acceleration=1.0, center_fraction=0.5)
     rows = evaluate({}, Scans(4), masks=[full], acquisition=MEASURED)
     assert all(row.values["psnr"] > 44 for row in rows)  # 46.6 and more: what low-resolution maps cost at 16 x 16
+
+
+def test_a_lesion_painted_into_measured_coils_is_in_their_kspace():
+    example = Scans()[3]
+    painted = Changed(Scans(), _painter("mr", 0.5))[3]
+    np.testing.assert_allclose(np.linalg.norm(ifft2c_numpy(painted.kspace), axis=0), painted.target.real, atol=1e-5)
+    assert np.abs(painted.target - example.target).max() > 0.2
 
 
 def test_the_audit_sees_the_phase_that_was_measured():
