@@ -3,6 +3,8 @@
 Numpy only, but for ESPIRiT, so that loader processes need no accelerator. Every draw comes from the generator given.
 """
 
+import hashlib
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,12 +12,15 @@ import scipy
 from beartype import beartype
 from jaxtyping import Bool, Complex, Complex64, Float32, jaxtyped
 
+from atlf_jax.data.files import whole_file
+
 __all__ = [
     "CoilKind",
     "centre_sides",
     "compress_coils",
     "espirit_maps_numpy",
     "fill_coils",
+    "kept_espirit_maps",
     "low_resolution_maps_numpy",
     "noise_covariance_draw",
     "noise_draw",
@@ -221,6 +226,32 @@ def espirit_maps_numpy(
     kernel = max(2, min(KERNEL, (min(sides) + 1) // 3))
     with jax.transfer_guard("allow"), jax.default_device(jax.local_devices(backend="cpu")[0]):
         return np.asarray(espirit_maps(kspace, calibration=sides, kernel=kernel))
+
+
+@jaxtyped(typechecker=beartype)
+def kept_espirit_maps(
+    kspace: Complex64[np.ndarray, "c h w"], folder: str | Path, sides: tuple[int, int] = (24, 24)
+) -> Complex64[np.ndarray, "c h w"]:
+    """Return the maps of ``espirit_maps_numpy`` for this k-space from a folder, or estimate them and keep them there.
+
+    They are found by the content of k-space, so no file is ever out of date; one that is damaged is written anew.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    content = hashlib.sha256(repr((kspace.shape, sides)).encode() + np.ascontiguousarray(kspace).tobytes())
+    path = Path(folder).expanduser() / f"{content.hexdigest()[:32]}.npy"
+    if path.is_file():
+        try:
+            maps = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # damaged
+            maps = None
+        if maps is not None and (maps.shape, maps.dtype) == (kspace.shape, np.complex64) and np.isfinite(maps).all():
+            return maps
+    maps = espirit_maps_numpy(kspace, sides)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.save(file, maps)
+    return maps
 
 
 @jaxtyped(typechecker=beartype)

@@ -21,7 +21,7 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Bool, Complex, Complex64, Shaped, jaxtyped
 
-from atlf_jax.data.coils import espirit_maps_numpy
+from atlf_jax.data.coils import espirit_maps_numpy, kept_espirit_maps
 from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder, whole_file
 from atlf_jax.data.hdf5 import hdf5_dataset, open_hdf5
@@ -311,6 +311,9 @@ class FastMRIConfig:
     columns: int = 0
     """Of measured k-space: fill its lines up to so many, which count as not acquired, so that volumes of several sizes
     stack and one program serves them; 0: as they are."""
+    keep_maps: str = ""
+    """Folder in which the maps of ``espirit`` targets are kept, found again by the content of the scan: as large as the
+    scans, and they are estimated once only; empty: estimated at each reading."""
 
     def __post_init__(self) -> None:
         if self.columns < 0 or (self.columns and not self.measured):
@@ -384,7 +387,7 @@ class FastMRISource:
             gain = np.float32(np.sqrt(columns / kspace.shape[-1]))  # the transform is orthonormal: keep the values
             kspace = gain * np.pad(kspace, ((0, 0), (0, 0), around))
             acquired, images = np.pad(acquired, ((0, 0), around)), ifft2c_numpy(kspace)
-        maps = espirit_maps_numpy(fft2c_numpy(images)) if self._config.combine == "espirit" else None
+        maps = _espirit(images, self._config.keep_maps) if self._config.combine == "espirit" else None
         target = np.linalg.norm(images, axis=0) if maps is None else np.sum(maps.conj() * images, axis=0)
         ct = np.zeros(target.shape, np.float32)
         acquired = None if acquired.all() else acquired
@@ -396,7 +399,7 @@ class FastMRISource:
             images = _cut_readout(file[index], file.image_shape[0])
             return np.linalg.norm(images, axis=0) if file.coils else images
         images = ifft2c_numpy(file[index])
-        return centre_crop(_combine(images, self._config.combine) if file.coils else images, file.image_shape)
+        return centre_crop(_combine(images, self._config) if file.coils else images, file.image_shape)
 
 
 def _cut_readout(kspace: Complex64[np.ndarray, "*c h w"], rows: int) -> Complex64[np.ndarray, "*c y w"]:
@@ -419,11 +422,15 @@ def _code(name: str) -> str:
     return name if _PUBLIC.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def _combine(images: Complex64[np.ndarray, "c h w"], how: str) -> Complex[np.ndarray, "h w"]:
-    if how == "rss":
+def _combine(images: Complex64[np.ndarray, "c h w"], config: FastMRIConfig) -> Complex[np.ndarray, "h w"]:
+    if config.combine == "rss":
         return np.sqrt(np.sum(np.abs(images) ** 2, axis=0)).astype(np.complex64)
-    maps = espirit_maps_numpy(fft2c_numpy(images))
-    return np.sum(maps.conj() * images, axis=0)
+    return np.sum(_espirit(images, config.keep_maps).conj() * images, axis=0)
+
+
+def _espirit(images: Complex64[np.ndarray, "c h w"], folder: str) -> Complex64[np.ndarray, "c h w"]:
+    kspace = fft2c_numpy(images)
+    return kept_espirit_maps(kspace, folder) if folder else espirit_maps_numpy(kspace)
 
 
 def _list_volumes(root: Path, config: FastMRIConfig) -> list[_Volume]:

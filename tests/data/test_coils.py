@@ -11,6 +11,8 @@ from atlf_jax.data import AcquisitionConfig, AugmentConfig, Example, augment, tr
 from atlf_jax.data.coils import (
     centre_sides,
     compress_coils,
+    espirit_maps_numpy,
+    kept_espirit_maps,
     low_resolution_maps_numpy,
     noise_covariance_draw,
     noise_draw,
@@ -214,6 +216,20 @@ def test_lines_that_were_not_acquired_stay_out():
     batch = measure(example, np.ones((1, 40), bool), AcquisitionConfig(maps="low_resolution"), rng())
     np.testing.assert_array_equal(batch.measurement.mask, acquired)
     assert not batch.measurement.kspace[..., 34:].any()
+
+
+def test_maps_are_kept_by_the_content_of_kspace(tmp_path, monkeypatch):
+    kspace, other = measured_example().kspace, measured_example(coils=4).kspace
+    first = kept_espirit_maps(kspace, tmp_path / "maps")
+    np.testing.assert_array_equal(first, espirit_maps_numpy(kspace))
+    kept_espirit_maps(other, tmp_path / "maps")
+    one, two = sorted((tmp_path / "maps").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("atlf_jax.data.coils.espirit_maps_numpy", None)  # is not asked again
+        np.testing.assert_array_equal(kept_espirit_maps(kspace, tmp_path / "maps"), first)
+    for damaged in (one, two):
+        damaged.write_bytes(damaged.read_bytes()[:100])
+    np.testing.assert_array_equal(kept_espirit_maps(kspace, tmp_path / "maps"), first)
 
 
 def test_compression_keeps_the_operator():

@@ -255,6 +255,11 @@ def test_one_measured_coil_is_a_coil_and_espirit_targets_bring_their_maps(tmp_pa
     example = FastMRISource(FastMRIConfig(root=str(many), split="all", measured=True, combine="espirit"))[0]
     combined = (example.coil_maps.conj() * ifft2c_numpy(example.kspace)).sum(0)
     np.testing.assert_allclose(example.target, combined, atol=1e-5)
+    config = FastMRIConfig(
+        root=str(many), split="all", measured=True, combine="espirit", keep_maps=str(tmp_path / "maps")
+    )
+    np.testing.assert_array_equal(FastMRISource(config)[0].coil_maps, example.coil_maps)
+    assert len(list((tmp_path / "maps").iterdir())) == 1
 
 
 def test_official_parts(tmp_path):
