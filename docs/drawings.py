@@ -62,22 +62,22 @@ class Drawing:
 def processes() -> Drawing:
     """Draw the two processes of ATLF-Net and what goes into them."""
     d = Drawing(880, 300, "The fusion process makes a fused image of CT and zero-filled MR; the reconstruction uses it")
-    d.box(20, 60, 130, "CT", "registered, in [0, 1]")
-    d.box(20, 140, 130, "zero-filled MR", "A^H y")
+    d.box(20, 40, 130, "CT", "registered, in [0, 1]")
+    d.box(20, 130, 130, "zero-filled MR", "A^H y")
     d.box(20, 228, 130, "measurement", "k-space, mask, maps")
-    d.group(185, 20, 300, 184, "fusion process")
-    d.box(205, 92, 100, "encoder", "shared", "fusion")
-    d.box(330, 60, 135, "GFAB, LRFM", "global features", "fusion")
-    d.box(330, 140, 135, "LFAB, LRFM", "local features", "fusion")
-    d.arrow((150, 82), (203, 106))
-    d.arrow((150, 162), (203, 122))
-    d.arrow((305, 106), (328, 86))
-    d.arrow((305, 122), (328, 158))
-    d.box(520, 100, 110, "decoder", "sigmoid", "fusion")
-    d.arrow((465, 82), (518, 112))
-    d.arrow((465, 162), (518, 132))
-    d.box(670, 100, 180, "fused image x_F", "CT and MR, no truth")
-    d.arrow((630, 122), (668, 122))
+    d.group(185, 20, 460, 160, "fusion process")
+    d.box(205, 82, 100, "encoder", "shared", "fusion")
+    d.box(330, 50, 135, "GFAB, LRFM", "global features", "fusion")
+    d.box(330, 120, 135, "LFAB, LRFM", "local features", "fusion")
+    d.arrow((150, 62), (203, 98))
+    d.arrow((150, 152), (203, 110))
+    d.arrow((305, 98), (328, 76))
+    d.arrow((305, 110), (328, 142))
+    d.box(520, 82, 110, "decoder", "sigmoid", "fusion")
+    d.arrow((465, 72), (518, 96))
+    d.arrow((465, 142), (518, 112))
+    d.box(670, 82, 180, "fused image x_F", "CT and MR, no truth")
+    d.arrow((630, 104), (668, 104))
     d.group(185, 214, 665, 72, "reconstruction process")
     d.box(400, 228, 110, "phase 1", "", "reconstruction")
     d.box(540, 228, 110, "phase 2 ... K", "", "reconstruction")
@@ -85,8 +85,8 @@ def processes() -> Drawing:
     d.arrow((150, 250), (398, 250))
     d.arrow((510, 250), (538, 250))
     d.arrow((650, 250), (708, 250))
-    d.arrow((760, 144), (760, 186), (595, 186), (595, 226))
-    d.arrow((760, 186), (500, 186), (500, 226))
+    d.arrow((760, 126), (760, 196), (595, 196), (595, 226))
+    d.arrow((595, 196), (455, 196), (455, 226))
     return d
 
 
@@ -139,17 +139,17 @@ def phase() -> Drawing:
             d.box(x - 4, 20, 100, "fused x_F")
             d.arrow((x + 46, 64), (x + 46, 108))
         if name in ("gradient", "DC"):
-            d.arrow((x + width / 2, 196), (x + width / 2, 156))
+            d.arrow((x + width / 2, 212), (x + width / 2, 156))
         if name == "gradient":
             start = x + width + 10
         x += width + 24
     d.arrow((x - 24, 132), (872, 132))
     d.text(20, 102, "x", anchor="middle")
-    d.text(866, 122, "x", anchor="end")
-    d.text(102, 214, "y, M, S: what was measured", small=True)
-    d.text(x - 70, 214, "y, M, S", small=True)
-    d.arrow((start, 132), (start, 84), (x - 128, 84), (x - 128, 130))
-    d.text(x - 190, 76, "the gradient step is added again before DC", small=True, anchor="end")
+    d.text(868, 106, "x", anchor="end")
+    d.text(102, 228, "y, M, S: what was measured", small=True)
+    d.text(x - 70, 228, "y, M, S", small=True)
+    d.arrow((start, 132), (start, 182), (x - 128, 182), (x - 128, 136))
+    d.text(455, 200, "the gradient step is added again before DC", small=True)
     return d
 
 

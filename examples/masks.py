@@ -77,5 +77,5 @@ show(
 # %% [markdown]
 # Points in two dimensions cost much less quality than lines at the same acceleration, because their aliases look like
 # noise, which total variation removes. In a two-dimensional scan a whole line costs as much time as one point, so
-# points are for three-dimensional scans. `random` draws every line by itself, as fastMRI does: its effective acceleration
-# varies with the seed. `random_exact` keeps exactly as many lines as asked for.
+# points are for three-dimensional scans. `random` draws every line by itself, as fastMRI does: its effective
+# acceleration varies with the seed. `random_exact` keeps exactly as many lines as asked for.

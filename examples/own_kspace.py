@@ -27,8 +27,8 @@ import atlf_jax as atlf
 from atlf_jax.data import PhantomConfig, PhantomSource
 
 # %% [markdown]
-# We have no scanner here, so we simulate one: a generated head with a smooth phase, eight coils, a quarter of the lines,
-# and noise. With a scan of your own, start at `np.load`.
+# We have no scanner here, so we simulate one: a generated head with a smooth phase, eight coils, a quarter of the
+# lines, and noise. With a scan of your own, start at `np.load`.
 
 # %%
 head = PhantomSource(PhantomConfig(size=128, phase=0.5, noise=0.0))[4]
@@ -86,6 +86,5 @@ def decibels(image):
 scores = {name: f"{decibels(image):.2f} dB" for name, image in images.items()}
 for name, score in scores.items():
     print(f"{name:18}{score:>10}")
-show(
-    "own_kspace", {"truth": np.asarray(truth)} | {k: np.asarray(v) for k, v in images.items()}, below=scores, columns=3
-)
+pictures = {"truth": truth} | images
+show("own_kspace", {name: np.asarray(image) for name, image in pictures.items()}, below=scores, columns=3)

@@ -85,9 +85,8 @@ history = []
 for _ in range(120):
     parameters, state, value = step(parameters, state, next(batches))
     history.append(float(value))
-print(
-    f"mean absolute error: {np.mean(history[:10]):.4f} in the first ten steps, {np.mean(history[-10:]):.4f} in the last"
-)
+first, last = np.mean(history[:10]), np.mean(history[-10:])
+print(f"mean absolute error: {first:.4f} in the first ten steps, {last:.4f} in the last")
 
 # %%
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")

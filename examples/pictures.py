@@ -36,9 +36,8 @@ def show(
         white: the value drawn white, one for all or by title (1 where the title is missing).
     """
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(2.4 * columns, 2.75 * rows), squeeze=False, layout="constrained"
-    )
+    size = (2.4 * columns, 2.75 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, image) in zip(axes.flat, images.items(), strict=False):
