@@ -1,0 +1,52 @@
+"""Settings of Sphinx for the documentation; ``docs/build.py`` calls it."""
+
+import os
+from importlib.metadata import version as installed
+
+# What autodoc imports: no device is needed, and pictures are drawn into files.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+project = "atlf_jax"
+author = "the authors of atlf_jax"
+copyright = "the authors of atlf_jax; Apache-2.0"
+version = release = installed("atlf-jax")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["examples/pictures.py", "*.py"]
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence"]
+
+# The examples are Python files in the percent format: notebooks here, run when they changed since the last build.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_cache_path = os.environ.get("ATLF_NOTEBOOK_CACHE", "")
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autosummary_generate = False  # tables alone: the pages in docs/api hold the entries
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Source", "Departure", ("Yields", "returns_style")]
+python_maximum_signature_line_length = 88
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = os.environ.get("ATLF_THEME", "sphinx_book_theme")
+html_title = "atlf_jax"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+if html_theme == "sphinx_book_theme":
+    html_theme_options = {
+        "show_toc_level": 2,
+        "use_download_button": False,
+        "use_fullscreen_button": False,
+        "home_page_in_toc": True,
+    }
