@@ -12,10 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, SITE, CACHE = ROOT / "build/docs", ROOT / "build/site", ROOT / "build/notebooks"
 BROUGHT_IN = {  # what a page's link names -> where it lies in the site's sources
-    "../../examples/": "../examples/",
-    "../examples/": "examples/",
-    "../atlf_jax/weights/": "weights/",
-    "../CHANGELOG.md": "changes.md",
+    "examples/": "examples/",
+    "atlf_jax/weights/": "weights/",
+    "CHANGELOG.md": "changes.md",
 }
 
 
@@ -23,12 +22,13 @@ def put_right(text: str) -> str:
     """Return a page's text with the links that leave docs/ leading to the copies.
 
     Example:
-        >>> put_right("[a](../examples/masks.py), [b](data.md)")
-        '[a](examples/masks.py), [b](data.md)'
+        >>> put_right("[a](../examples/masks.py), [b](data.md), in a folder [c](../../CHANGELOG.md)")
+        '[a](examples/masks.py), [b](data.md), in a folder [c](../changes.md)'
     """
-    for outside, inside in BROUGHT_IN.items():
-        text = re.sub(rf"\]\({re.escape(outside)}", f"]({inside}", text)
-    return text
+    names = "|".join(map(re.escape, BROUGHT_IN))
+    return re.sub(
+        rf"\]\((?P<up>(?:\.\./)*)\.\./(?P<name>{names})", lambda m: f"]({m['up']}{BROUGHT_IN[m['name']]}", text
+    )
 
 
 def bring_together() -> None:

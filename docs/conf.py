@@ -1,6 +1,7 @@
 """Settings of Sphinx for the documentation; ``docs/build.py`` calls it."""
 
 import os
+import re
 from importlib.metadata import version as installed
 
 # What autodoc imports: no device is needed, and pictures are drawn into files.
@@ -50,3 +51,15 @@ if html_theme == "sphinx_book_theme":
         "use_fullscreen_button": False,
         "home_page_in_toc": True,
     }
+
+
+def escape_stars(app, what, name, obj, options, lines) -> None:
+    """Keep ``[*b, h, w]`` of a docstring from beginning an emphasis, where it stands outside of a literal."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``|`.*?`)", line)
+        lines[number] = "".join(part.replace("[*", "[\\*") if i % 2 == 0 else part for i, part in enumerate(parts))
+
+
+def setup(app) -> None:
+    """Connect what is above with Sphinx."""
+    app.connect("autodoc-process-docstring", escape_stars)
