@@ -38,19 +38,14 @@ python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
-html_theme = os.environ.get("ATLF_THEME", "sphinx_book_theme")
+html_theme = "furo"
 html_title = "atlf_jax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
-if html_theme == "sphinx_book_theme":
-    html_theme_options = {
-        "show_toc_level": 2,
-        "use_download_button": False,
-        "use_fullscreen_button": False,
-        "home_page_in_toc": True,
-    }
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
 
 
 def escape_stars(app, what, name, obj, options, lines) -> None:
