@@ -76,3 +76,10 @@ def test_documented_modules_exist():
     for page in (DOCS / "api").glob("*.md"):
         for name in re.findall(r"automodule:: (\S+)", page.read_text("utf-8")):
             assert importlib.util.find_spec(name), (page.name, name)
+
+
+def test_the_first_lines_run(capsys):
+    """The first image of the page for beginners, as it stands there."""
+    code = re.search(r"```python\n(.*?)```", (DOCS / "getting-started.md").read_text("utf-8"), re.DOTALL).group(1)
+    exec(compile(code, "getting-started.md", "exec"), {})
+    assert 10 < float(re.search(r"zero-filled ([\d.]+) dB", capsys.readouterr().out).group(1)) < 35
