@@ -1,7 +1,8 @@
 """Build the documentation site: ``python docs/build.py`` writes build/site; ``make docs`` installs what it needs first.
 
 The pages in docs/ stay readable where they lie, so that some of their links lead out of the folder. They are copied to
-build/docs with what these links lead to, and the links are put right in the copies. Warnings are errors.
+build/docs with what these links lead to, and the links are put right in the copies. Warnings are errors. Examples run
+when they changed: remove build/notebooks to run them all.
 """
 
 import os
@@ -57,7 +58,9 @@ def main() -> int:
 
     bring_together()
     os.environ["ATLF_NOTEBOOK_CACHE"] = str(CACHE)
-    os.environ["ATLF_EXAMPLES"] = str(ROOT / "build/examples")
+    os.environ["ATLF_EXAMPLES"] = (
+        "../../examples"  # seen from build/docs/examples, so that pages show no place of a machine
+    )
     code = sphinx(["-b", "html", "-W", "--keep-going", *sys.argv[1:], str(SOURCE), str(SITE)])
     if not code:
         print(f"The site: {SITE / 'index.html'}")

@@ -4,9 +4,8 @@ import os
 import re
 from importlib.metadata import version as installed
 
-# What autodoc imports: no device is needed, and pictures are drawn into files.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.pop("MPLBACKEND", None)  # notebooks choose the one that shows pictures
 
 project = "atlf_jax"
 author = "the authors of atlf_jax"
@@ -55,6 +54,18 @@ def escape_stars(app, what, name, obj, options, lines) -> None:
         lines[number] = "".join(part.replace("[*", "[\\*") if i % 2 == 0 else part for i, part in enumerate(parts))
 
 
+def shorten_types(app, what, name, obj, options, signature, returns) -> tuple[str | None, str | None]:
+    """Write ``Float[Array, '*b']`` for what autodoc calls ``Float[jaxlib._jax.Array, '*b']``."""
+
+    def short(text: str | None) -> str | None:
+        return text and re.sub(
+            r"\b(?:jaxlib\._jax|jax|numpy|jaxtyping|typing|pathlib|collections\.abc)\.(?=[A-Zn])", "", text
+        )
+
+    return short(signature), short(returns)
+
+
 def setup(app) -> None:
     """Connect what is above with Sphinx."""
     app.connect("autodoc-process-docstring", escape_stars)
+    app.connect("autodoc-process-signature", shorten_types)
