@@ -2,7 +2,7 @@
 
 The pages in docs/ stay readable where they lie, so that some of their links lead out of the folder. They are copied to
 build/docs with what these links lead to, and the links are put right in the copies. Warnings are errors. Examples run
-when they changed: remove build/notebooks to run them all.
+when they changed: remove build/notebooks and build/site to run them all.
 """
 
 import os
