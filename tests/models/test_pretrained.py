@@ -316,7 +316,9 @@ def test_shipped_weights_fit_their_networks():
 
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), [("aanlib-4x-compact", "compact"), ("aanlib-best", "best")])
+@pytest.mark.parametrize(
+    ("name", "method"), [("aanlib-4x-compact", "compact"), ("aanlib-best", "best"), ("aanlib-best-long", "best_long")]
+)
 def test_a_card_tells_what_its_weights_do(data_dir, name, method):
     """The worst slice at 4x random lines, scored again."""
     card = shipped()[name].with_suffix(".md").read_text(encoding="utf-8")
