@@ -67,7 +67,7 @@ class DataConfig:
     prepared: PreparedConfig = field(default_factory=PreparedConfig)
     """Your own scans, CHAOS or MM-WHS, made by python -m atlf_jax.data.prepare."""
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
-    """Phase and noise of the simulated scan."""
+    """Phase, coils, coil maps and noise of the simulated scan."""
     train_split: Split = "train"
     """Subjects to train on."""
     valid_split: Split = "valid"

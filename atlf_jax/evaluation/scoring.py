@@ -138,7 +138,7 @@ def evaluate(
         source: records by index; for the profile ``fastmri``, slices of a subject follow each other.
         masks: mask families; one with several accelerations counts as one family for each.
         config: metric profile and batch size.
-        acquisition: simulated phase and noise.
+        acquisition: simulated phase, coils and noise.
 
     Returns:
         Rows in the order mask, slice, method; ``zero-filled`` comes first. A black slice (profile ``fastmri``: a black
@@ -272,7 +272,7 @@ def reconstruct_slices(
         source: records by index.
         mask: one mask family with one acceleration.
         batch_size: slices reconstructed at once, at most all; slices that follow each other and have one size.
-        acquisition: simulated phase and noise.
+        acquisition: simulated phase, coils and noise.
         timed: run the first batch twice, so that no time holds a compilation; else times are not to be used.
         with_spread: also how much the mirror copies of every model's image differ; three more reconstructions.
 

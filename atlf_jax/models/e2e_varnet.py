@@ -2,14 +2,15 @@
 
     S = SensitivityNet(y);  k_0 = y
     k_{t+1} = k_t - eta_t M (k_t - y) - F S UNet_t(sum_c conj(S_c) F^H k_t)
-    |x| = sqrt(sum_c |F^H k_T|^2)
+    |x| = sqrt(sum_c |F^H k_T|^2), with the phase of sum_c conj(S_c) F^H k_T
 
 Source: Sriram et al. 2020 (MICCAI) and fastMRI ``fastmri/models/varnet.py``: sides padded to multiples of 16, unbiased
 deviations, and the mean put back behind each U-Net.
 Published size: 12 cascades of U-Nets of width 18 with 4 poolings, and 8 features for the maps; 29,936,966 parameters,
 of which 484,898 estimate coil maps.
-Additions, off by default: the CT as one more channel, given coil maps, and a combined image in place of the root of the
-sum of squares, which has no phase: train that with a loss of magnitudes (``train.loss.ssim``).
+Additions: the image has the phase of the coils' combination by the maps, without a gradient: train its magnitude, as
+published, by ``train.loss.ssim``. Off by default: the combination itself as the image, the CT as one more channel, and
+given coil maps.
 """
 
 import re
@@ -49,7 +50,7 @@ class E2EVarNetConfig(BaselineConfig):
     pools: int = 4
     """Number of poolings of each U-Net."""
     output: Literal["rss", "combined"] = "rss"
-    """The image: root of the sum of squares of the coils (no phase), or their combination by the maps."""
+    """The magnitude of the image: root of the sum of squares of the coils, or of their combination by the maps."""
 
     def __post_init__(self) -> None:
         if min(self.cascades, self.width) < 1 or self.pools < 0:
@@ -86,10 +87,13 @@ class E2EVarNet(nn.Module):
             update = from_channels(NormUNet(2, c.width, c.pools, published=True, name=f"unet_{t}")(seen))
             eta = self.param(f"eta_{t}", nn.initializers.ones, (), y.real.dtype)
             k = varnet(k, y, mask, eta) - fft2c(maps * update[:, None])
-        if c.output == "combined":
-            return Reconstruction(jnp.sum(maps.conj() * ifft2c(k), axis=1), coil_maps=maps)
-        magnitude = rss(ifft2c(k))
-        return Reconstruction(lax.complex(magnitude, jnp.zeros_like(magnitude)), coil_maps=maps)
+        coil_images = ifft2c(k)
+        image = jnp.sum(maps.conj() * coil_images, axis=1)
+        if c.output == "rss":
+            size = jnp.abs(image)
+            phase = jnp.where(size > 0, image / jnp.where(size > 0, size, 1).astype(image.dtype), 1)
+            image = rss(coil_images).astype(image.dtype) * lax.stop_gradient(phase)
+        return Reconstruction(image, coil_maps=maps if c.sensitivity else None)
 
 
 @beartype

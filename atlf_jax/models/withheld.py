@@ -97,8 +97,8 @@ def withheld_errors(
     """
     fewer, withheld, samples = _split(measurement, seed)
     ct = jnp.asarray(measurement.ct)
-    pair = (model(fewer._replace(ct=each)).image for each in (jnp.zeros_like(ct), ct))
-    return WithheldErrors(*(_energy(forward(image, withheld, measurement.coil_maps) - samples) for image in pair))
+    pair = (model(fewer._replace(ct=each)) for each in (jnp.zeros_like(ct), ct))
+    return WithheldErrors(*(_energy(_predict(result, withheld, measurement) - samples) for result in pair))
 
 
 @beartype
@@ -115,8 +115,14 @@ def withheld_energy_and_error(
         seed: of the samples that are withheld.
     """
     fewer, withheld, samples = _split(measurement, seed)
-    predicted = forward(model(fewer).image, withheld, measurement.coil_maps)
+    predicted = _predict(model(fewer), withheld, measurement)
     return _energy(samples), _energy(predicted - samples)
+
+
+def _predict(result: Reconstruction, withheld: Array, measurement: Measurement) -> Array:
+    """Measure an image at the withheld samples, by the coil maps that it belongs to."""
+    maps = measurement.coil_maps if result.coil_maps is None else result.coil_maps
+    return forward(result.image, withheld, maps)
 
 
 def _split(measurement: Measurement, seed: int) -> tuple[Measurement, Array, Array]:

@@ -69,7 +69,7 @@ def fit(
         mask: mask family, or several to draw from; each training record gets a fresh member, each validation record
             always the same.
         augment: random changes of the training pairs.
-        acquisition: phase and noise of the simulated scan.
+        acquisition: phase, coils and noise of the simulated scan.
         workers: loader processes.
         workdir: folder of this run's checkpoints and logs.
         record: the whole configuration as a JSON dictionary, kept in the checkpoints.

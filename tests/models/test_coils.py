@@ -1,6 +1,7 @@
 """Every model with several coils: given maps, maps by a network, coils of zeros; and fastMRI's variational network."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from jax import lax
 
+from atlf_jax.array_types import Reconstruction
 from atlf_jax.models import E2EVarNetConfig, build
 from atlf_jax.models.e2e_varnet import from_fastmri
+from atlf_jax.models.withheld import withheld_energy_and_error
 from atlf_jax.ops import fft2c, ifft2c, rss
 
 from .conftest import BASELINES, measure, random_variables, small
@@ -64,10 +67,30 @@ def test_of_nothing_but_means_the_network_keeps_the_samples():
     variables = random_variables(model, measurement)
     variables["params"]["unet_0"] = jax.tree.map(jnp.zeros_like, variables["params"]["unet_0"])
     image = jax.jit(model.apply)(variables, measurement).image
-    assert not np.asarray(image.imag).any()
     maps, coil_images = measurement.coil_maps, ifft2c(measurement.kspace)
     mean = jnp.sum(maps.conj() * coil_images, axis=1).mean((1, 2))[:, None, None, None]
-    np.testing.assert_allclose(image.real, rss(coil_images - maps * mean), atol=1e-5)
+    want = coil_images - maps * mean
+    np.testing.assert_allclose(np.abs(image), rss(want), atol=1e-5)
+    combined = dataclasses.replace(model.config, output="combined")
+    image = jax.jit(build(combined).apply)(variables, measurement).image
+    np.testing.assert_allclose(image, jnp.sum(maps.conj() * want, axis=1), atol=1e-5)
+
+
+def test_withheld_samples_are_predicted_by_the_maps_that_the_network_estimated():
+    measurement, _ = measure(coils=2)
+    estimated = measurement.coil_maps * jnp.exp(0.5j)
+
+    def model(fewer):
+        return Reconstruction(jnp.ones_like(fewer.kspace[:, 0]), coil_maps=estimated)
+
+    def given(fewer):
+        return Reconstruction(jnp.exp(0.5j) * jnp.ones_like(fewer.kspace[:, 0]))
+
+    pairs = zip(
+        withheld_energy_and_error(model, measurement), withheld_energy_and_error(given, measurement), strict=True
+    )
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_kspace_of_coils_without_maps_is_refused():
@@ -179,13 +202,13 @@ def test_fastmri_s_weights_give_its_images():
     measurement, _ = measure(batch=1, coils=3, h=18, w=22)
     sizes = {"cascades": 2, "width": 3, "pools": 2, "sensitivity": (2, 2)}
     peer = Peer(**sizes)
-    want = peer(measurement.kspace, measurement.mask)
+    want = jax.jit(partial(peer, mask=np.asarray(measurement.mask)))(measurement.kspace)
     model = build(E2EVarNetConfig(**sizes))
     prefixed = {f"varnet.{name}": array for name, array in peer.state.items()}  # as in a checkpoint of its training
     for state in (peer.state, prefixed):
         variables = from_fastmri(state)
     image = jax.jit(model.apply)(variables, measurement).image
-    np.testing.assert_allclose(image.real, want, atol=1e-5 * np.abs(want).max())
+    np.testing.assert_allclose(np.abs(image), want, atol=1e-5 * np.abs(want).max())
     shapes = jax.eval_shape(model.init, jax.random.key(0), measurement)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
     del peer.state["cascades.1.dc_weight"]
