@@ -63,8 +63,9 @@ show("does_the_ct_help", pictures, below=scores, white=truth.max(), columns=3)
 show("does_the_ct_help_errors", errors, white=0.5 * truth.max(), colours=dict.fromkeys(errors, "inferno"))
 
 # %% [markdown]
-# A gain within about .1 dB of zero is too small to decide, and a single slice decides little. A classical solver can
-# use a CT as well, and shows how much of the gain is in the edges alone:
+# Withheld samples tell the right CT from the moved one. They do not tell another person's: it predicts them better,
+# and the image is no better. A gain within about .1 dB of zero is too small to decide, and a single slice decides
+# little. A classical solver can use a CT as well, and shows how much of the gain is in the edges alone:
 
 # %%
 peak = np.abs(np.asarray(atlf.adjoint(kspace, mask))).max()

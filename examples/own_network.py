@@ -62,7 +62,7 @@ class Cascade(nn.Module):
 # %%
 sampling = atlf.MaskConfig(kind="random_exact", acceleration=4.0, center_fraction=0.08)
 source = PhantomSource(PhantomConfig(size=64, subjects=20))
-batches = train_batches(source, mask=sampling, augment=AugmentConfig(), batch_size=8, seed=0)
+batches = train_batches(source, mask=sampling, augment=AugmentConfig(), batch_size=4, seed=0)
 network = Cascade()
 parameters = network.init(jax.random.key(0), jax.tree.map(jnp.asarray, next(batches).measurement))
 optimiser = optax.adam(optax.cosine_decay_schedule(4e-3, 120))

@@ -14,10 +14,11 @@
 # # Your own scans: from DICOM to NIfTI
 #
 # Folders with DICOM series of CT and MR become a prepared data set with registered pairs, and one MR is undersampled,
-# reconstructed and written as NIfTI on its own grid. The commands are those of a terminal; a `!` or a shell would do.
+# reconstructed and written as NIfTI on its own grid. The commands are those of a terminal.
 
 # %%
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,10 @@ print((work / "pairs.csv").read_text())
 
 # %%
 def run(*arguments):
-    """Run a program of the package and print what it says."""
-    done = subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True)
+    """Run a program of the package and print what it says, without the colours that notebooks ask for."""
+    plain = {name: value for name, value in os.environ.items() if "COLOR" not in name}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True)
     print(done.stdout + done.stderr)
     done.check_returncode()
 
