@@ -15,7 +15,7 @@ from rich.table import Table
 from atlf_jax.data import DataConfig, PhantomConfig, open_source
 from atlf_jax.evaluation.scoring import ZERO_FILLED, Panel, reconstruct_slices
 from atlf_jax.masks import MaskConfig
-from atlf_jax.reconstruct.guards import MARGIN, Placement
+from atlf_jax.trained.guards import MARGIN, Placement
 
 MASKS = {"lines": MaskConfig("random", 4.0, 0.08), "points": MaskConfig("variable_density_2d", 4.0)}
 
