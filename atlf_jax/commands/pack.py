@@ -1,6 +1,5 @@
 """Write a trained network to one file: ``atlf pack RUN NAME.safetensors``."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from atlf_jax.command_line import parse
 from atlf_jax.data.inputs import FileError, read_json, reading
 from atlf_jax.program import errors_in_one_line
 from atlf_jax.trained import load
+from atlf_jax.trained.uncertainty import Calibration
 
 __all__ = ["Arguments", "main"]
 
@@ -39,14 +39,14 @@ def main(argv: Sequence[str], program: str = "atlf pack") -> None:
         arguments = parse(Annotated[Arguments, tyro.conf.PositionalRequiredArgs], argv, program=program)
         network = load(arguments.source, arguments.which)
         if arguments.calibration:
-            facts = {**network.facts, "uncertainty": _fitted(arguments.calibration)}
-            network = dataclasses.replace(network, facts=facts)
+            calibration, fitted_on = _fitted(arguments.calibration)
+            network = network.calibrated(calibration, **fitted_on)
         network.save(arguments.out, overwrite=arguments.overwrite)
         size = Path(arguments.out).stat().st_size / 2**20
         print(f"{arguments.out}: {network.parameters:,} parameters, {size:.1f} MiB, step {network.facts['step']}")
 
 
-def _fitted(file: str) -> dict[str, Any]:
+def _fitted(file: str) -> tuple[Calibration, dict[str, Any]]:
     """Return the calibration that an evaluation fitted, and on what."""
     remedy = "give the summary.json of atlf evaluate --uncertainty"
     summary = read_json(file, "a summary", remedy)
@@ -60,4 +60,4 @@ def _fitted(file: str) -> dict[str, Any]:
             )
         protocol = summary["protocol"]
         where = {name: protocol[name] for name in ("dataset", "split")} | {"subjects": list(protocol["subjects"])}
-        return found[0]["fitted"] | where
+        return Calibration(**found[0]["fitted"]), where

@@ -1,7 +1,7 @@
 """A trained network: it reconstructs, tells its uncertainty, checks a CT, and knows what it was trained for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,6 +120,17 @@ class Network:
             shape=measurement.kspace.shape[-2:],
             coils=0 if maps is None else maps.shape[1],
         )
+
+    def calibrated(self, calibration: Calibration, **fitted_on: Any) -> "Network":
+        """Return the network with a calibration.
+
+        Args:
+            calibration: what turns the spread of mirror copies into an expected error.
+            fitted_on: dataset, split and subjects, kept beside it in packed files.
+        """
+        made = replace(self, facts={**self.facts, "uncertainty": calibration._asdict() | fitted_on})
+        vars(made).update({name: value for name, value in vars(self).items() if name == "function"})  # compiled once
+        return made
 
     def save(self, file: str | Path, *, overwrite: bool = False) -> None:
         """Pack the network into one file, whole or not at all; ``load`` reads it.

@@ -37,6 +37,11 @@ def test_the_expected_error_is_the_spread_by_the_calibration():
         network_of(tilted, calibration=Calibration(2.5, 2.1)).expected_error(measurement), want
     )
     assert want.min() > 0
+    plain = network_of(tilted)
+    del vars(plain)["calibration"]  # of the facts, as in a network that was loaded
+    found = plain.calibrated(Calibration(2.5, 2.1), subjects=["41"])
+    assert found.facts == {"step": 1, "uncertainty": {"scale": 2.5, "bound": 2.1, "subjects": ["41"]}}
+    np.testing.assert_array_equal(found.expected_error(measurement), want)
     with pytest.raises(ValueError, match="uncertainty wants a calibrated network"):
         network_of(tilted).expected_error(measurement)
 
