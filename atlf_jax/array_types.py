@@ -67,3 +67,4 @@ class Reconstruction(NamedTuple):
     symmetry: Float[Array, " b"] | None = None  # sum over phases of mean(e_k^2)
     path_cost: Float[Array, " b"] | None = None  # mean cost of the chosen attention paths, in [min cost, 1]
     features: FusionFeatures | None = None
+    coil_maps: Complex[Array, "b c h w"] | None = None  # those that the network estimated and the image belongs to

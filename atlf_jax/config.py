@@ -6,12 +6,13 @@ known by their names. Any field can be overridden on the command line.
 
 import dataclasses
 import difflib
+import math
 import re
 import runpy
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,11 @@ class Config:
     """Random changes of the training pairs."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Stages, losses and intervals of training."""
+
+    def __post_init__(self) -> None:
+        for name, value in _numbers(self):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; wanted a finite number")
 
 
 def experiments() -> dict[str, Path]:
@@ -195,6 +201,18 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
         return kind(**fields)  # beartype checks the types
     except (BeartypeCallHintParamViolation, ValueError) as error:
         raise ValueError(f"{where}: {_one_line(error)}") from error
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield each float among the fields of a configuration, with its dotted name."""
+    if isinstance(value, float):
+        yield name, value
+    parts = value if isinstance(value, tuple) else ()
+    if dataclasses.is_dataclass(value):
+        parts = [getattr(value, item.name) for item in dataclasses.fields(value)]
+    names = [item.name for item in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else range(len(parts))
+    for key, part in zip(names, parts, strict=True):
+        yield from _numbers(part, f"{name}.{key}" if name else str(key))
 
 
 def _field(hint: Any, value: Any, *, where: str) -> Any:

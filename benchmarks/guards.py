@@ -1,7 +1,8 @@
-"""How often a CT in place raises the guard's warning, and how often one out of place does: the choice of its margin.
+"""How often a CT in place raises the guard's warning, and how often one out of place does: the choice of its margins.
 
-``python benchmarks/guards.py`` with ATLF_DATA_DIR: zero-filled MR of AANLIB's validation subjects and of generated
-heads, each slice under its own 4x mask, with the CT as it is, moved, mirrored, of another slice and of another subject.
+``python benchmarks/guards.py [--dataset aanlib] [--splits valid] [--accelerations 4 8 10]`` with ATLF_DATA_DIR:
+zero-filled MR, each slice under its own mask, with the CT as it is, moved, mirrored, of another slice and of another
+subject. Rates are over slices alone, by subject from the lowest to the highest, and over whole volumes.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from rich.table import Table
 from atlf_jax.data import DataConfig, PhantomConfig, open_source
 from atlf_jax.evaluation.scoring import ZERO_FILLED, Panel, reconstruct_slices
 from atlf_jax.masks import MaskConfig
-from atlf_jax.trained.guards import MARGIN, Placement
+from atlf_jax.trained.guards import Placement, margin
 
-MASKS = {"lines": MaskConfig("random", 4.0, 0.08), "points": MaskConfig("variable_density_2d", 4.0)}
+FAMILIES = {"lines": "random", "points": "variable_density_2d"}
 
 
 def changed(panel: Panel, others: list[Panel]) -> Iterator[tuple[str, np.ndarray]]:
@@ -35,41 +36,57 @@ def changed(panel: Panel, others: list[Panel]) -> Iterator[tuple[str, np.ndarray
 
 
 def main() -> None:
-    """Print the rates for each margin, for slices alone and for whole subjects."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--split", default="valid")
+    """Print the rates, for slices alone and for whole subjects."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", default=["aanlib", "phantom"])
+    parser.add_argument("--splits", nargs="+", default=["valid"])
+    parser.add_argument("--accelerations", nargs="+", type=float, default=[4.0])
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--size", type=int, default=256, help="side of the generated heads")
     chosen = parser.parse_args()
-    console = Console(width=100)
-    for dataset in ("aanlib", "phantom"):
+    console = Console(width=120)
+    for dataset in chosen.dataset:
         config = DataConfig(dataset=dataset, phantom=PhantomConfig(size=chosen.size))
-        source = open_source(config, chosen.split)
-        for family, mask in MASKS.items():
-            panels = list(reconstruct_slices({}, source, mask=mask, batch_size=4, timed=False))
-            slices, volumes = defaultdict(list), defaultdict(Placement)
-            for panel in panels:
-                for number, (name, ct) in enumerate(changed(panel, panels)):
-                    alone = Placement()
-                    for placement in (alone, volumes[name, number, panel.subject]):
-                        placement.add(ct, panel.images[ZERO_FILLED])
-                    slices[name].append(alone.gain[0])
-            whole = defaultdict(list)
-            for (name, _, _), placement in volumes.items():
-                whole[name].append(placement.gain[0])
-            table = Table(title=f"{dataset} {chosen.split}, 4x {family}: {len(panels)} slices; margin {MARGIN}")
-            for heading in (
-                "CT",
-                "slices warned",
-                "subjects warned",
-                "gain: 10 %, median, 90 % of slices, largest",
-                "of subjects",
-            ):
-                table.add_column(heading)
-            for name, gains in slices.items():
-                rates = [f"{np.mean(np.array(values) > MARGIN):.0%}" for values in (gains, whole[name])]
-                spread = " ".join(f"{value:+.3f}" for value in np.percentile(gains, (10, 50, 90, 100)))
-                table.add_row(name, *rates, spread, f"{min(whole[name]):+.3f} to {max(whole[name]):+.3f}")
-            console.print(table)
+        for family in chosen.families:
+            for acceleration in chosen.accelerations:
+                mask = MaskConfig(FAMILIES[family], acceleration, 0.08 if acceleration < 6 else 0.04)
+                panels = []
+                for split in chosen.splits:
+                    source = open_source(config, split)
+                    panels += reconstruct_slices({}, source, mask=mask, batch_size=4, timed=False)
+                title = f"{dataset} {' '.join(chosen.splits)}, {acceleration:g}x {family}: {len(panels)} slices"
+                console.print(rates(panels, title))
+
+
+def rates(panels: list[Panel], title: str) -> Table:
+    """Tabulate gains and warnings of every change of the CT."""
+    slices: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )  # by change, subject
+    volumes: defaultdict[tuple[str, int, str], Placement] = defaultdict(Placement)
+    masks = np.stack([panel.sampling.mask for panel in panels])
+    for panel in panels:
+        for number, (name, ct) in enumerate(changed(panel, panels)):
+            alone = Placement()
+            for placement in (alone, volumes[name, number, panel.subject]):
+                placement.add(ct, panel.images[ZERO_FILLED])
+            slices[name][panel.subject].append(alone.gain[0])
+    limit, of_volumes = margin(masks), margin(masks, max(map(len, next(iter(slices.values())).values())))
+    table = Table(title=f"{title}; margins {limit:g} and {of_volumes:g}")
+    for heading in ("CT", "slices warned (by subject)", "volumes warned", "gain: median, 90 %, largest", "of volumes"):
+        table.add_column(heading)
+    for name, of_subjects in slices.items():
+        gains = np.concatenate([*of_subjects.values()])
+        by_subject = [np.mean(np.array(values) > limit) for values in of_subjects.values()]
+        whole = [placement.gain[0] for (change, _, _), placement in volumes.items() if change == name]
+        table.add_row(
+            name,
+            f"{np.mean(gains > limit):.0%} ({min(by_subject):.0%} to {max(by_subject):.0%})",
+            f"{np.mean(np.array(whole) > of_volumes):.0%}",
+            " ".join(f"{value:+.3f}" for value in np.percentile(gains, (50, 90, 100))),
+            f"{min(whole):+.3f} to {max(whole):+.3f}",
+        )
+    return table
 
 
 if __name__ == "__main__":

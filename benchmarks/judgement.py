@@ -60,12 +60,16 @@ def main() -> None:
             for kind, acceleration, centre in MASKS:
                 mask = atlf.make_mask(atlf.MaskConfig(kind, acceleration, centre), kspace.shape[-2:], seed=1)
                 measured = np.where(mask.mask, kspace, 0)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", atlf.GuardWarning)
-                    plain = error(atlf.reconstruct(measured, mask, **coils), truth)
-                    image, record = atlf.reconstruct(
-                        measured, mask, model=network, force=True, return_record=True, **coils
-                    )
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", atlf.GuardWarning)
+                        plain = error(atlf.reconstruct(measured, mask, **coils), truth)
+                        image, record = atlf.reconstruct(
+                            measured, mask, model=network, force=True, return_record=True, **coils
+                        )
+                except ValueError as refusal:
+                    print(f"{name}, {kind} {acceleration:g}x | {refusal}", flush=True)
+                    continue
                 found = error(image, truth)
                 gain = 20 * np.log10(plain / found)
                 said = "; ".join(item["reason"] for item in record["judgement"]["findings"])

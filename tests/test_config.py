@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from atlf_jax.config import Config, from_dict, load_config, parse, to_dict
+from atlf_jax.data import AugmentConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, DCCNNConfig
 from atlf_jax.training import LossConfig, StageConfig, TrainConfig
@@ -312,3 +313,12 @@ def test_json_without_a_newer_field_takes_its_default() -> None:
 def test_wrong_json_is_refused(change, message) -> None:
     with pytest.raises(ValueError, match=message):
         from_dict(TrainConfig, to_dict(TrainConfig()) | change)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_name(value):
+
+    with pytest.raises(ValueError, match=r"train\.joint\.learning_rate is (nan|inf); wanted a finite number"):
+        Config(train=TrainConfig(joint=StageConfig(learning_rate=value)))
+    with pytest.raises(ValueError, match=r"augment\.rotation is (nan|inf)"):
+        AugmentConfig(rotation=value)

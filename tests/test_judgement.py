@@ -161,6 +161,20 @@ def test_maps_that_lose_the_image_are_said():
         atlf.reconstruct(kspace, MASK, coil_maps=np.roll(maps, 1, 0))
 
 
+def test_nothing_stands_where_no_coil_sees():
+    """Coil maps of ESPIRiT are 0 outside the object: there a network's image answers to no sample."""
+
+    def filling(measurement):
+        image = atlf.ops.adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
+        return Reconstruction(jnp.where((measurement.coil_maps != 0).any(axis=1), image, 0.5))
+
+    inside = MAGNITUDE > 0
+    maps = np.where(inside, np.asarray(atlf.birdcage_maps((H, W), 4)), 0)
+    kspace = fft2c_numpy((maps * MAGNITUDE).astype(np.complex64))
+    image = atlf.reconstruct(kspace, np.ones(W, bool), coil_maps=maps, model=filling, force=True)
+    np.testing.assert_allclose(np.abs(image), MAGNITUDE, atol=1e-5)
+
+
 def test_coils_are_told_from_slices():
     maps = np.asarray(atlf.birdcage_maps((H, W), 6))
     coils = with_noise(fft2c_numpy((maps * MAGNITUDE * np.exp(1j * PHASE)).astype(np.complex64)), 0.01)

@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Complex64, Float32
+from jaxtyping import Bool, Complex64, Float32
 
 __all__ = ["MIN_SIDE", "Example", "Source", "Split", "validate_example"]
 
@@ -19,6 +19,11 @@ class Example(NamedTuple):
     subject: str  # splits never cut through a subject
     ct: Float32[np.ndarray, "*k h w"]  # windowed to [0, 1], on the MR grid; [h, w] of one window
     target: Complex64[np.ndarray, "h w"]  # fully sampled MR image, arbitrary units
+    coil_maps: Complex64[np.ndarray, "c h w"] | None = None  # where they are known; simulated otherwise, or estimated
+    kspace: Complex64[np.ndarray, "c h w"] | None = (
+        None  # of the coils as measured, fully sampled, in the target's units
+    )
+    acquired: Bool[np.ndarray, "#h w"] | None = None  # samples of kspace that were measured, all of them by default
 
 
 @runtime_checkable
@@ -42,12 +47,13 @@ def validate_example(example: Example) -> Example:
 
     Returns:
         The same record: ct float32 in [0, 1] and target complex64, both finite, of one shape [h, w] with sides of
-        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w].
+        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w]. Coil maps and k-space, where there are any,
+        complex64 [c, h, w] of the same size, finite, of as many coils.
 
     Raises:
         ValueError: naming the record, what was found and what was wanted.
     """
-    name, subject, ct, target = example
+    name, subject, ct, target, *_ = example
 
     def refuse(found: str, wanted: str) -> None:
         raise ValueError(f"record {name!r}: {found}; wanted {wanted}")
@@ -66,4 +72,20 @@ def validate_example(example: Example) -> Example:
         refuse(f"ct {ct.shape} and target {target.shape} differ in shape", "the CT on the MR grid")
     if ct.min() < 0 or ct.max() > 1:
         refuse(f"ct spans [{ct.min():g}, {ct.max():g}]", "values in [0, 1] (window Hounsfield units with window_ct)")
+    for label, coils in (("coil_maps", example.coil_maps), ("kspace", example.kspace)):
+        if coils is None:
+            continue
+        if not isinstance(coils, np.ndarray) or coils.dtype != np.complex64 or coils.shape[1:] != target.shape:
+            refuse(
+                f"{label} is {getattr(coils, 'dtype', type(coils).__name__)} of shape {np.shape(coils)}",
+                f"complex64 [c, h, w] with the target's {target.shape}",
+            )
+        if not np.isfinite(coils).all():
+            refuse(f"{label} holds {np.count_nonzero(~np.isfinite(coils))} non-finite values", "finite values only")
+    if example.coil_maps is not None and example.kspace is not None and len(example.coil_maps) != len(example.kspace):
+        refuse(f"{len(example.coil_maps)} coil maps for k-space of {len(example.kspace)} coils", "one for each coil")
+    if example.acquired is not None and (
+        example.acquired.dtype != bool or example.acquired.shape not in (target.shape, (1, target.shape[1]))
+    ):
+        refuse(f"acquired has shape {example.acquired.shape}", f"booleans {(1, target.shape[1])} or {target.shape}")
     return example

@@ -21,11 +21,12 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Bool, Complex, Complex64, Shaped, jaxtyped
 
+from atlf_jax.data.coils import espirit_maps_numpy, kept_espirit_maps
 from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder, whole_file
 from atlf_jax.data.hdf5 import hdf5_dataset, open_hdf5
 from atlf_jax.data.inputs import FileError, check_memory, reading
-from atlf_jax.data.transforms import ifft2c_numpy
+from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 
 __all__ = [
     "FastMRIConfig",
@@ -304,15 +305,30 @@ class FastMRIConfig:
     or more for each slice at each reading; wants data.workers=0)."""
     acquisition: str = ""
     """Only volumes of this kind (CORPD_FBK, AXT2, ...); empty: all."""
+    measured: bool = False
+    """Give k-space as its coils measured it, in place of the combined image, of which one coil would be simulated. The
+    readout is cut to the image, lines are not; set data.acquisition.maps too (espirit targets come with maps)."""
+    columns: int = 0
+    """Of measured k-space: fill its lines up to so many, which count as not acquired, so that volumes of several sizes
+    stack and one program serves them; 0: as they are."""
+    keep_maps: str = ""
+    """Folder in which the maps of ``espirit`` targets are kept, found again by the content of the scan: as large as the
+    scans, and they are estimated once only; empty: estimated at each reading."""
+
+    def __post_init__(self) -> None:
+        if self.columns < 0 or (self.columns and not self.measured):
+            raise ValueError(
+                f"data.fastmri.columns is {self.columns}; wanted 0, or a number of lines with measured set"
+            )
 
 
 class FastMRISource:
     """The fully sampled slices of one split, by file and slice.
 
-    Multi-coil data is combined to one image, of which a scan with one coil is simulated: its scores are not those of
-    the multi-coil challenge. A patient is in one split only; the split of a folder of files depends on which patients
-    are there. ``subject`` is a hash: what ``patient_id`` says goes no further; nor does a file's name, unless it is one
-    of the official ones.
+    Unless ``measured`` is set, multi-coil data is combined to one image, of which a scan with one coil is simulated:
+    its scores are not those of the multi-coil challenge. A patient is in one split only; the split of a folder of files
+    depends on which patients are there. ``subject`` is a hash: what ``patient_id`` says goes no further; nor does a
+    file's name, unless it is one of the official ones.
 
     Raises:
         ValueError: the folder is missing or empty, or no patient of the split is there; a file is broken, undersampled,
@@ -344,17 +360,51 @@ class FastMRISource:
     def __getitem__(self, index: int) -> Example:
         volume, slice_index = self._records[index]
         with KSpaceFile(volume.path, known=True) as file:  # from when the folder was listed
-            target = self._image(file, slice_index)
             if volume.path not in self._peaks:
                 self._peaks[volume.path] = max(abs(self._image(file, index)).max() for index in range(len(file)))
+            peak = self._peaks[volume.path] or 1
+            name = f"{_code(volume.path.stem)}_{slice_index:03d}"
+            if self._config.measured:
+                return validate_example(self._measured(file, slice_index, peak, name, volume.subject))
+            target = self._image(file, slice_index)
         # the volume's maximum becomes 1, the peak that training's PSNR and the profile ``picture`` take
-        target = np.ascontiguousarray(target / (self._peaks[volume.path] or 1), np.complex64)
-        name = f"{_code(volume.path.stem)}_{slice_index:03d}"
+        target = np.ascontiguousarray(target / peak, np.complex64)
         return validate_example(Example(name, volume.subject, np.zeros(target.shape, np.float32), target))
 
+    def _measured(self, file: KSpaceFile, index: int, peak: float, name: str, subject: str) -> Example:
+        """Return a slice as its coils measured it, in units of its volume's peak; the readout cut to the image."""
+        kspace = file[index] if file.coils else file[index][None]
+        images = _cut_readout(kspace, file.image_shape[0]) / np.float32(peak)  # [c h w]
+        kspace, acquired = fft2c_numpy(images), file.acquired[None]  # [c h w], [1 w]
+        if columns := self._config.columns:
+            if columns < kspace.shape[-1]:
+                raise ValueError(
+                    f"{file.path} has {kspace.shape[-1]} lines, and data.fastmri.columns is {columns}; wanted as "
+                    "many as the widest volume has, or more"
+                )
+            before = columns // 2 - kspace.shape[-1] // 2
+            around = (before, columns - kspace.shape[-1] - before)
+            gain = np.float32(np.sqrt(columns / kspace.shape[-1]))  # the transform is orthonormal: keep the values
+            kspace = gain * np.pad(kspace, ((0, 0), (0, 0), around))
+            acquired, images = np.pad(acquired, ((0, 0), around)), ifft2c_numpy(kspace)
+        maps = _espirit(images, self._config.keep_maps) if self._config.combine == "espirit" else None
+        target = np.linalg.norm(images, axis=0) if maps is None else np.sum(maps.conj() * images, axis=0)
+        ct = np.zeros(target.shape, np.float32)
+        acquired = None if acquired.all() else acquired
+        return Example(name, subject, ct, target.astype(np.complex64), maps, kspace, acquired)
+
     def _image(self, file: KSpaceFile, index: int) -> Complex[np.ndarray, "h w"]:
+        """Return the image that is the truth; of measured k-space, for its peak, by the root of the sum of squares."""
+        if self._config.measured:
+            images = _cut_readout(file[index], file.image_shape[0])
+            return np.linalg.norm(images, axis=0) if file.coils else images
         images = ifft2c_numpy(file[index])
-        return centre_crop(_combine(images, self._config.combine) if file.coils else images, file.image_shape)
+        return centre_crop(_combine(images, self._config) if file.coils else images, file.image_shape)
+
+
+def _cut_readout(kspace: Complex64[np.ndarray, "*c h w"], rows: int) -> Complex64[np.ndarray, "*c y w"]:
+    """Return the images of k-space with the rows that the readout's oversampling added cut off."""
+    return np.ascontiguousarray(centre_crop(ifft2c_numpy(kspace), (rows, kspace.shape[-1])))
 
 
 @dataclass(frozen=True)
@@ -372,16 +422,15 @@ def _code(name: str) -> str:
     return name if _PUBLIC.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def _combine(images: Complex64[np.ndarray, "c h w"], how: str) -> Complex[np.ndarray, "h w"]:
-    if how == "rss":
+def _combine(images: Complex64[np.ndarray, "c h w"], config: FastMRIConfig) -> Complex[np.ndarray, "h w"]:
+    if config.combine == "rss":
         return np.sqrt(np.sum(np.abs(images) ** 2, axis=0)).astype(np.complex64)
-    import jax
+    return np.sum(_espirit(images, config.keep_maps).conj() * images, axis=0)
 
-    from atlf_jax.ops import espirit_maps, fft2c
 
-    with jax.transfer_guard("allow"), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        maps = np.asarray(espirit_maps(fft2c(images)))
-    return np.sum(maps.conj() * images, axis=0)
+def _espirit(images: Complex64[np.ndarray, "c h w"], folder: str) -> Complex64[np.ndarray, "c h w"]:
+    kspace = fft2c_numpy(images)
+    return kept_espirit_maps(kspace, folder) if folder else espirit_maps_numpy(kspace)
 
 
 def _list_volumes(root: Path, config: FastMRIConfig) -> list[_Volume]:

@@ -20,7 +20,7 @@ from beartype import beartype
 
 from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.data.example import Example, Source
-from atlf_jax.data.transforms import AcquisitionConfig, AugmentConfig, augment, simulate_acquisition, undersample
+from atlf_jax.data.transforms import AcquisitionConfig, AugmentConfig, augment, measure, simulate_acquisition
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
 
 __all__ = ["evaluation_batches", "train_batches"]
@@ -46,7 +46,7 @@ def train_batches(
         augment: random changes of the pairs.
         batch_size: records a batch; all of one size (see ``AugmentConfig.crop``).
         seed: of order, augmentation, masks and noise together.
-        acquisition: simulated phase and noise.
+        acquisition: simulated phase, coils and noise.
         start_step: number of the first batch to yield, to resume: step k is the same batch whatever came before.
         workers: loader processes; 0 loads in a thread of this process.
 
@@ -96,7 +96,7 @@ def evaluation_batches(
             record has one, by its index.
         batch_size: records a batch; the last batch repeats its last record up to this number, so that no shape is
             new to the compiler.
-        acquisition: simulated phase and noise.
+        acquisition: simulated phase, coils and noise.
 
     Yields:
         (batch, names): names lists the true records only and may be shorter than the batch.
@@ -113,7 +113,7 @@ def evaluation_batches(
             sampling = _draw(masks[index % len(masks)], example, seed=seed, whole=len(masks) > 1)
             rng = np.random.default_rng(seed)
             example = simulate_acquisition(example, acquisition, rng)
-            records.append(undersample(example, sampling, rng, noise=acquisition.noise, record=index))
+            records.append(measure(example, sampling, acquisition, rng, record=index))
             names.append(example.name)
         yield _stack(records + records[-1:] * (batch_size - len(records))), names
 
@@ -158,12 +158,13 @@ class _Simulate:
 
     def __call__(self, numbered: tuple[int, Example], rng: np.random.Generator) -> Batch:
         index, example = numbered
+        whole = example.target.shape
         example = augment(example, self.augment, rng)
         example = simulate_acquisition(example, self.acquisition, rng)
         several = len(self.masks) > 1
         mask = self.masks[int(rng.integers(len(self.masks)))] if several else self.masks[0]
         sampling = _draw(mask, example, seed=int(rng.integers(2**31)), whole=several)
-        return undersample(example, sampling, rng, noise=self.acquisition.noise, record=index)
+        return measure(example, sampling, self.acquisition, rng, whole=whole, record=index)
 
 
 def _families(mask: MaskConfig | tuple[MaskConfig, ...]) -> tuple[MaskConfig, ...]:
@@ -182,6 +183,10 @@ def _stack(records: Sequence[Batch]) -> Batch:
     shapes = {record.target.shape for record in records}
     if len(shapes) > 1:
         raise ValueError(f"records of one batch have sizes {sorted(shapes)}; set augment.crop, or a batch size of 1")
+    coils = {record.measurement.kspace.shape[:-2] for record in records}
+    if len(coils) > 1:
+        numbers = ", ".join(str(sum(each)) for each in sorted(coils))
+        raise ValueError(f"records of one batch have {numbers} coils; set data.acquisition.virtual_coils to one number")
     fields = zip(*(record.measurement for record in records), strict=True)
     measurement = Measurement(*(None if field[0] is None else np.stack(field) for field in fields))
     target, scale, record = (np.stack(field) for field in list(zip(*records, strict=True))[1:])

@@ -12,6 +12,18 @@ from beartype import beartype
 from jaxtyping import Bool, Complex, Float, Float32, jaxtyped
 
 from atlf_jax.array_types import Batch, Measurement
+from atlf_jax.data.coils import (
+    CoilKind,
+    centre_sides,
+    compress_coils,
+    espirit_maps_numpy,
+    fill_coils,
+    low_resolution_maps_numpy,
+    noise_covariance_draw,
+    noise_draw,
+    sharp_phase,
+    simulate_maps,
+)
 from atlf_jax.data.example import Example
 
 __all__ = [
@@ -24,6 +36,7 @@ __all__ = [
     "ct_shape",
     "fft2c_numpy",
     "ifft2c_numpy",
+    "measure",
     "move_ct",
     "simulate_acquisition",
     "smooth_phase",
@@ -40,6 +53,9 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {  # Hounsfield units that become 0
     "bone": (-500.0, 1300.0),
     "wide": (-1000.0, 2000.0),
 }
+
+
+_CENTRE = 24  # largest side of the centre that coil maps are estimated from, as ``reconstruct`` does
 
 
 @beartype
@@ -79,7 +95,7 @@ class AugmentConfig:
         if min(self.crop) < 0:
             raise ValueError(f"augment.crop is {self.crop}; wanted two sides of 0 (whole) or more")
         for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation", "ct_elastic"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
         for name in ("ct_misplaced", "ct_dropout"):
             if not 0 <= getattr(self, name) <= 1:
@@ -89,17 +105,46 @@ class AugmentConfig:
 @beartype
 @dataclass(frozen=True)
 class AcquisitionConfig:
-    """What the simulated scanner adds to the picture, in training and in evaluation alike."""
+    """What the simulated scanner adds to the picture, in training and in evaluation alike.
+
+    Records of measured k-space keep the phase and the coils that they have.
+    """
 
     phase: float = 0.0
     """Largest magnitude in radians of a smooth random phase (0: the picture's own phase; 0.785 is pi/4)."""
+    sharp_phase: float = 0.0
+    """Largest magnitude in radians of a phase along thin lines, as of veins (0: none)."""
     noise: float = 0.0
     """Standard deviation of the complex noise of each sample, relative to the largest pixel (0.01 is usual)."""
+    noise_spread: float = 1.0
+    """Above 1: each record's noise is drawn between noise / noise_spread and noise, evenly in its logarithm."""
+    noise_correlation: float = 0.0
+    """How far the noise of simulated or measured coils is correlated, in [0, 1): part of the covariance that is not
+    the identity. That of a scanner's noise scan is taken out before; this is for scans without one."""
+    coils: tuple[int, int] = (0, 0)
+    """Least and most coils that are simulated for a picture; one coil without a map by default. Each record is filled
+    up with coils of zeros to the most, so that one program serves all."""
+    coil_kind: CoilKind = "any"
+    """Simulated coils: loops on a ring, loops about the object, random polynomials, or one of these at random."""
+    maps: Literal["given", "low_resolution", "espirit"] = "given"
+    """Coil maps that the network gets: simulated or the source's own, or estimated from the fully sampled centre of the
+    undersampled samples, as for a scan (ESPIRiT takes a second or more for each record; wants data.workers=0)."""
+    virtual_coils: int = 0
+    """Coils of every measurement: more are compressed to so many virtual ones, fewer filled up with coils of zeros; 0:
+    as many as there are."""
 
     def __post_init__(self) -> None:
-        for name in ("phase", "noise"):
-            if getattr(self, name) < 0:
+        for name in ("phase", "sharp_phase", "noise", "virtual_coils"):
+            if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"acquisition.{name} is {getattr(self, name)}; wanted 0 (off) or more")
+        if not 1 <= self.noise_spread < np.inf:
+            raise ValueError(f"acquisition.noise_spread is {self.noise_spread}; wanted 1 (off) or more")
+        if not 0 <= self.noise_correlation < 1:
+            raise ValueError(f"acquisition.noise_correlation is {self.noise_correlation}; wanted 0 (white) to below 1")
+        if self.coils != (0, 0) and not 1 <= self.coils[0] <= self.coils[1]:
+            raise ValueError(
+                f"acquisition.coils is {self.coils}; wanted the least and the most, 1 or more, or 0 0 (off)"
+            )
 
 
 @jaxtyped(typechecker=beartype)
@@ -164,12 +209,17 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
             from a stream beside it, so that a network that does not look at the CT is shown the same without.
 
     Returns:
-        The changed pair, of the same size or as ``crop`` says; name and subject stay.
+        The changed pair, of the same size or as ``crop`` says; name and subject stay. Measured k-space is mirrored,
+        and cut along its readout, with its coil maps.
 
     Raises:
-        ValueError: when the crop is larger than the image.
+        ValueError: when the crop is larger than the image, or measured k-space would have to be interpolated.
     """
-    images = [example.ct, example.target]
+    _check_measured(example, config)
+    measured = example.kspace is not None
+    further = [example.coil_maps, ifft2c_numpy(example.kspace) if measured else None]
+    images = [example.ct, example.target, *(each for each in further if each is not None)]
+    acquired = example.acquired
     of_ct = np.random.Generator(rng.bit_generator.jumped())
     if config.ct_misplaced and of_ct.random() < config.ct_misplaced:
         far = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
@@ -177,13 +227,20 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     if config.flip:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         images = [np.flip(image, axes) for image in images]
+        acquired = _flip_samples(acquired, axes)
     if config.rotate90:
         quarters = int(rng.integers(4))
-        if example.target.shape[0] != example.target.shape[1]:
+        if example.target.shape[0] != example.target.shape[1] or measured:  # a readout stays a readout
             quarters *= 2
         images = [np.rot90(image, quarters, axes=(-2, -1)) for image in images]
+        acquired = _flip_samples(acquired, (-2, -1) if measured and quarters % 4 else ())
     images = _crop_and_warp(images, config, rng, name=example.name)
-    ct, target = images
+    ct, target, *rest = images
+    if example.coil_maps is not None:
+        example = example._replace(coil_maps=np.ascontiguousarray(rest[0], np.complex64))
+    if measured:
+        kspace = fft2c_numpy(np.ascontiguousarray(rest[-1], np.complex64))
+        example = example._replace(kspace=kspace, acquired=acquired)
     if config.gamma:
         ct_exponent, mr_exponent = (1 + config.gamma) ** rng.uniform(-1, 1, size=2)
         ct = ct**ct_exponent
@@ -196,6 +253,32 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     if config.ct_dropout and of_ct.random() < config.ct_dropout:
         ct = np.zeros_like(ct)
     return example._replace(ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64))
+
+
+def _check_measured(example: Example, config: AugmentConfig) -> None:
+    """Refuse changes that would replace measured samples, and their noise, by interpolated ones."""
+    if example.kspace is None:
+        return
+    set_ones = [f"augment.{name}" for name in ("rotation", "scale", "shift", "gamma") if getattr(config, name)]
+    if config.crop[1] not in (0, example.target.shape[1]):
+        set_ones.append("augment.crop of columns")
+    if config.crop[0] and example.acquired is not None and len(example.acquired) > 1:
+        set_ones.append("augment.crop of rows that were not all acquired")
+    if set_ones:
+        raise ValueError(
+            f"record {example.name!r} is measured k-space, and {', '.join(set_ones)} would interpolate its samples; "
+            "set it to 0: mirrored images and crops of rows leave them what they are"
+        )
+
+
+def _flip_samples(acquired: np.ndarray | None, axes: tuple[int, ...]) -> np.ndarray | None:
+    """Mirror which frequencies were acquired, about the zero frequency at index n // 2."""
+    if acquired is None:
+        return None
+    for axis in axes:
+        if acquired.shape[axis] > 1:
+            acquired = np.roll(np.flip(acquired, axis), 1 - acquired.shape[axis] % 2, axis)
+    return acquired
 
 
 @jaxtyped(typechecker=beartype)
@@ -297,16 +380,103 @@ def smooth_phase(shape: tuple[int, int], rng: np.random.Generator, *, maximum: f
 
 @beartype
 def simulate_acquisition(example: Example, config: AcquisitionConfig, rng: np.random.Generator) -> Example:
-    """Give a picture the smooth phase that a scan would have; magnitude pictures have Hermitian k-space otherwise.
+    """Give a picture the phase and the coils that a scan would have; its k-space is Hermitian otherwise.
 
-    ``x exp(i phi)``
+    ``x exp(i phi)``, and coil maps where ``config.coils`` asks for them. Measured k-space is left as it is.
 
     Source: implicit data crimes, Shimron et al., PNAS 2022, on what undersampling magnitude pictures hides.
     """
-    if not config.phase:
+    if example.kspace is not None:
         return example
-    phase = smooth_phase(example.target.shape, rng, maximum=config.phase)
-    return example._replace(target=(example.target * np.exp(1j * phase)).astype(np.complex64))
+    shape = example.target.shape
+    if config.phase:
+        phase = smooth_phase(shape, rng, maximum=config.phase)
+        example = example._replace(target=(example.target * np.exp(1j * phase)).astype(np.complex64))
+    if config.sharp_phase:
+        phase = sharp_phase(shape, rng, maximum=config.sharp_phase)
+        example = example._replace(target=(example.target * np.exp(1j * phase)).astype(np.complex64))
+    least, most = config.coils
+    if most:
+        coils = int(rng.integers(least, most + 1))
+        example = example._replace(coil_maps=simulate_maps(shape, coils, rng, kind=config.coil_kind))
+    return example
+
+
+@jaxtyped(typechecker=beartype)
+def measure(
+    example: Example,
+    mask: Bool[np.ndarray, "#h w"],
+    config: AcquisitionConfig,
+    rng: np.random.Generator,
+    *,
+    whole: tuple[int, int] | None = None,
+    record: int = 0,
+) -> Batch:
+    """Simulate the measurement of a record, with or without coils, and divide it by its scale.
+
+    Of coils: ``y_c = M (F S_c x + n_c)``, or ``M k_c`` of measured k-space, compressed and filled up with zeros as
+    asked; ``s = max|A^H y|`` with the maps that the network gets. Where these are estimated, the target keeps its
+    magnitude and takes the phase of the fully sampled coils that they combine, ``sum_c conj(S_c) F^H k_c``: the phase
+    of an image is a matter of its maps.
+
+    Args:
+        example: the pair, as ``simulate_acquisition`` returns it.
+        mask: True where k-space is acquired, [h, w] or [1, w]; without what ``example.acquired`` says was not.
+        config: noise, maps and number of coils.
+        rng: generator of the noise; not consumed without noise.
+        whole: size of the image before it was cropped, so that maps have the resolution that they have of whole images.
+        record: index of the example in its source.
+
+    Returns:
+        One record without batch axis; k-space and maps [c, h, w] where there are coils, as ``undersample`` otherwise.
+
+    Raises:
+        ValueError: maps are to be given and there are none, or to be estimated from too small a centre.
+    """
+    noise = config.noise
+    if noise and config.noise_spread > 1:
+        noise = float(noise * config.noise_spread ** -rng.random())
+    if example.acquired is not None:
+        mask = mask & example.acquired
+    if example.kspace is None and example.coil_maps is None:
+        return undersample(example, mask, rng, noise=noise, record=record)
+    simulated = example.kspace is None
+    maps, truth = example.coil_maps, example.target
+    full = fft2c_numpy(maps * truth) if simulated else example.kspace
+    kspace = full
+    if noise:
+        correlation = config.noise_correlation
+        covariance = noise_covariance_draw(len(full), rng, correlation=correlation) if correlation else None
+        kspace = full + np.float32(noise * np.abs(truth).max()) * noise_draw(full.shape, rng, covariance)
+    kspace = np.where(mask, kspace, 0).astype(np.complex64)
+
+    if 0 < config.virtual_coils < len(kspace):
+        matrix = compress_coils(kspace, config.virtual_coils)
+        kspace, full = (np.einsum("vc,chw->vhw", matrix, each) for each in (kspace, full))
+        maps = None if maps is None else np.einsum("vc,chw->vhw", matrix, maps)
+    if config.maps != "given":
+        most = [round(_CENTRE * side / all_) for side, all_ in zip(truth.shape, whole or truth.shape, strict=True)]
+        sides = centre_sides(mask, truth.shape, most=(most[0], most[1]))
+        estimate = espirit_maps_numpy if config.maps == "espirit" else low_resolution_maps_numpy
+        maps = estimate(kspace, sides)
+    elif maps is None:
+        raise ValueError(
+            f"record {example.name!r} has coils and no maps: set data.acquisition.maps to low_resolution or espirit"
+        )
+    if not simulated or config.maps != "given":
+        combined = np.sum(maps.conj() * ifft2c_numpy(full), axis=0)
+        size = np.abs(combined)
+        truth = np.abs(truth) * np.where(size > 0, combined / np.where(size > 0, size, 1), 1)
+
+    coils = max(config.virtual_coils or (config.coils[1] if simulated else 0), len(kspace))
+    scale = np.abs(np.sum(maps.conj() * ifft2c_numpy(kspace), axis=0)).max() or np.float32(1)
+    measurement = Measurement(fill_coils(kspace / scale, coils), mask, example.ct, fill_coils(maps, coils))
+    return Batch(
+        measurement=measurement,
+        target=(truth / scale).astype(np.complex64),
+        scale=np.asarray(scale, np.float32),
+        record=np.asarray(record, np.int32),
+    )
 
 
 @jaxtyped(typechecker=beartype)
@@ -333,9 +503,14 @@ def undersample(
     Returns:
         One record without batch axis: k-space [h, w], mask and ct as given, target [h, w] and scale [].
 
+    Raises:
+        ValueError: the record has coils.
+
     Source: fastMRI's data pipeline (Zbontar et al. 2018) for the order mask, inverse transform, normalise; departure:
     one scale for all, max|F^H y|, in place of mean and standard deviation.
     """
+    if example.kspace is not None or example.coil_maps is not None:
+        raise ValueError(f"record {example.name!r} has coils, and undersample simulates one; use transforms.measure")
     target = example.target
     kspace = fft2c_numpy(target)
     if noise:

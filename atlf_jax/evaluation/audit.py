@@ -17,8 +17,9 @@ from jaxtyping import Complex, Float, jaxtyped
 from rich import box
 from rich.table import Table
 
-from atlf_jax.data import AcquisitionConfig, Source
-from atlf_jax.data.transforms import fft2c_numpy
+from atlf_jax.data import AcquisitionConfig, Example, Source
+from atlf_jax.data.coils import compress_coils
+from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation.scoring import mask_label, single_masks
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name
 
@@ -102,7 +103,7 @@ def audit(
     drawn: dict[str, list[Mask]] = {mask_label(mask): [] for mask in single_masks(masks)}
     for index in range(len(source)):
         example = source[index]
-        if (traits := measure(example.target)) is not None:
+        if (traits := measure(_scanned(example))) is not None:
             measured.append(traits)
         for mask in single_masks(masks):
             seed = seed_from_name(example.name)
@@ -113,6 +114,14 @@ def audit(
     if drawn and told[0].found:
         told[0] = told[0]._replace(sentence=f"{told[0].sentence} {_coverage_words(drawn)}")
     return told
+
+
+def _scanned(example: Example) -> Complex[np.ndarray, "h w"]:
+    """Return the image whose k-space is undersampled: of measured coils their strongest combination, with its phase."""
+    if example.kspace is None:
+        return example.target
+    matrix = compress_coils(example.kspace, 1)  # [1 c]
+    return ifft2c_numpy(np.einsum("vc,chw->vhw", matrix, example.kspace))[0]
 
 
 @beartype

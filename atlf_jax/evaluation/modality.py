@@ -15,7 +15,7 @@ from beartype import beartype
 from jaxtyping import Float32
 
 from atlf_jax.data import AcquisitionConfig, Example, Source
-from atlf_jax.data.transforms import fft2c_numpy, move_ct
+from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy, move_ct
 from atlf_jax.evaluation.figures import curve_figure
 from atlf_jax.evaluation.report import Section, number, title
 from atlf_jax.evaluation.scoring import (
@@ -415,6 +415,11 @@ def _painter(painted: str, contrast: float) -> Change:
             return example._replace(ct=np.clip(example.ct + contrast * mark, 0, 1))
         size = contrast * np.abs(example.target).max()
         phase = np.exp(1j * np.angle(example.target))
+        if example.kspace is not None:  # the coils see it as strongly, against each other, as what lies there
+            images = ifft2c_numpy(example.kspace)
+            strength = np.maximum(np.linalg.norm(images, axis=0), np.finfo(np.float32).tiny)
+            images = (images * (1 + size * mark / strength)).astype(np.complex64)
+            example = example._replace(kspace=fft2c_numpy(images))
         return example._replace(target=(example.target + size * mark * phase).astype(np.complex64))
 
     return change

@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from atlf_jax.models.atlf import PRESETS, ATLFConfig, ATLFNet, FusionConfig, ReconstructionConfig
 from atlf_jax.models.dc_cnn import DCCNN, DCCNNConfig
+from atlf_jax.models.e2e_varnet import E2EVarNet, E2EVarNetConfig
 from atlf_jax.models.modl import MoDL, MoDLConfig
 from atlf_jax.models.mtrans import MTrans, MTransConfig
 from atlf_jax.models.unet import ImageUNet, UNetConfig
@@ -20,6 +21,8 @@ __all__ = [
     "ATLFConfig",
     "ATLFNet",
     "DCCNNConfig",
+    "E2EVarNet",
+    "E2EVarNetConfig",
     "FusionConfig",
     "ImageUNet",
     "MTrans",
@@ -42,11 +45,21 @@ MODELS = {
     "dc_cnn": (DCCNNConfig, DCCNN),
     "modl": (MoDLConfig, MoDL),
     "varnet": (VarNetConfig, VarNet),
+    "e2e_varnet": (E2EVarNetConfig, E2EVarNet),
     "mtrans": (MTransConfig, MTrans),
     "zero_filled": (ZeroFilledConfig, ZeroFilled),
 }
 
-ModelConfig = ATLFConfig | UNetConfig | DCCNNConfig | MoDLConfig | VarNetConfig | MTransConfig | ZeroFilledConfig
+ModelConfig = (
+    ATLFConfig
+    | UNetConfig
+    | DCCNNConfig
+    | MoDLConfig
+    | VarNetConfig
+    | E2EVarNetConfig
+    | MTransConfig
+    | ZeroFilledConfig
+)
 
 
 def build(config: ModelConfig) -> nn.Module:

@@ -31,6 +31,7 @@ from atlf_jax.nn.lrfm import LRFM
 from atlf_jax.nn.precision import wide
 from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
+from atlf_jax.nn.sensitivity import SensitivityNet
 from atlf_jax.ops import adjoint, ct_channels, ct_picture, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import coilwise, conjugate_gradient, gradient, hard, weighted
 
@@ -205,6 +206,9 @@ class ATLFConfig:
     dtype: DType = "float32"
     """Features, convolutions and matrix products. Parameters, image, transforms, data consistency, softmax, norms,
     sampling positions and thresholds are float32 in either case."""
+    sensitivity: tuple[int, int] | None = None
+    """Features and poolings of a network that estimates the coil maps from the centre of k-space (E2E-VarNet: 8 and 4);
+    None: the given maps. The fusion stages, which come before it is trained, look at the given ones."""
 
     def __post_init__(self) -> None:
         r = self.reconstruction
@@ -472,6 +476,8 @@ class ATLFNet(nn.Module):
         c = self.config
         if c.use_fusion:
             self.fusion = FusionProcess(c.fusion, c.dtype, name="fusion")
+        if c.sensitivity is not None:
+            self.sensitivity = SensitivityNet(*c.sensitivity, name="sensitivity")
         r = c.reconstruction
         if r.share_phases:
             self.phases = [Phase(r, dtype=c.dtype, name="phase")] * r.phases
@@ -485,6 +491,10 @@ class ATLFNet(nn.Module):
         r = self.config.reconstruction
         if not self.config.use_ct:
             measurement = measurement._replace(ct=jnp.zeros_like(measurement.ct))
+        estimated = None
+        if self.config.sensitivity is not None and measurement.kspace.ndim > measurement.mask.ndim:
+            estimated = self.sensitivity(measurement.kspace, measurement.mask)
+            measurement = measurement._replace(coil_maps=estimated)
         x = adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
         fused, features = (
             self.fuse(measurement, deterministic=deterministic) if self.config.use_fusion else (None, None)
@@ -501,7 +511,7 @@ class ATLFNet(nn.Module):
                 else phase(*arrays, deterministic=deterministic)
             )
             symmetry, cost = symmetry + phase_symmetry, cost + phase_cost / -(-r.phases // r.avat_every)
-        return Reconstruction(x, fused, symmetry, cost, features)
+        return Reconstruction(x, fused, symmetry, cost, features, estimated)
 
     def fuse(
         self, measurement: Measurement, *, deterministic: bool = True

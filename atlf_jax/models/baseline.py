@@ -9,10 +9,11 @@ from beartype import beartype
 from jaxtyping import Array, Complex, Float
 
 from atlf_jax.array_types import Measurement
+from atlf_jax.nn.sensitivity import SensitivityNet
 from atlf_jax.ops import adjoint, ct_channels, to_channels
 from atlf_jax.ops.consistency import hard, weighted
 
-__all__ = ["BaselineConfig", "Consistency", "DataConsistency", "as_input", "project", "start"]
+__all__ = ["BaselineConfig", "Consistency", "DataConsistency", "as_input", "project", "see_coils", "start"]
 
 Consistency = Literal["soft", "hard", "none"]
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
@@ -27,6 +28,9 @@ class BaselineConfig:
     """Let the network see the CT; False = MR alone."""
     complex: bool = True
     """Two image channels (re, im); False = one real channel, with the real part taken after data consistency."""
+    sensitivity: tuple[int, int] | None = None
+    """Features and poolings of a network that estimates the coil maps from the centre of k-space (E2E-VarNet: 8 and 4);
+    None: the given maps."""
 
     @property
     def sees_ct(self) -> bool:
@@ -42,6 +46,14 @@ class BaselineConfig:
 def project(x: Complex[Array, "b h w"], config: BaselineConfig) -> Complex[Array, "b h w"]:
     """Return x, without its imaginary part in the one-channel model."""
     return x if config.complex else x.real.astype(x.dtype)
+
+
+def see_coils(measurement: Measurement, sensitivity: tuple[int, int] | None) -> Measurement:
+    """Put maps by a sensitivity network in place of the given ones, where there are coils (call inside a module)."""
+    if sensitivity is None or measurement.kspace.ndim == measurement.mask.ndim:
+        return measurement
+    maps = SensitivityNet(*sensitivity, name="sensitivity")(measurement.kspace, measurement.mask)
+    return measurement._replace(coil_maps=maps)
 
 
 def start(measurement: Measurement, config: BaselineConfig) -> Complex[Array, "b h w"]:

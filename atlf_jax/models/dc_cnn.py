@@ -15,7 +15,7 @@ import flax.linen as nn
 from beartype import beartype
 
 from atlf_jax.array_types import Measurement, Reconstruction
-from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, as_input, project, start
+from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, as_input, project, see_coils, start
 from atlf_jax.nn.cnn import CNN
 from atlf_jax.ops import from_channels
 
@@ -52,9 +52,10 @@ class DCCNN(nn.Module):
     @nn.compact
     def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
         c = self.config
+        measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)
         for k in range(c.cascades):
             update = CNN(c.channels, c.width, c.depth, name=f"cnn_{k}")(as_input(x, measurement, c))
             x = DataConsistency(c.dc, name=f"consistency_{k}")(x + from_channels(update), measurement)
             x = project(x, c)
-        return Reconstruction(x)
+        return Reconstruction(x, coil_maps=measurement.coil_maps if c.sensitivity else None)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from beartype import beartype
 
 from atlf_jax.array_types import Measurement, Reconstruction
-from atlf_jax.models.baseline import BaselineConfig, as_input, project, start
+from atlf_jax.models.baseline import BaselineConfig, as_input, project, see_coils, start
 from atlf_jax.nn.cnn import CNN
 from atlf_jax.ops import from_channels
 from atlf_jax.ops.consistency import conjugate_gradient, weighted
@@ -57,6 +57,7 @@ class MoDL(nn.Module):
     @nn.compact
     def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
         c = self.config
+        measurement = see_coils(measurement, c.sensitivity)
         y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps
         x = start(measurement, c)
         denoiser = CNN(c.channels, c.width, c.depth, name="denoiser")
@@ -70,4 +71,4 @@ class MoDL(nn.Module):
                 else conjugate_gradient(z, y, mask, v, maps, iterations=c.cg_iterations)
             )
             x = project(x, c)
-        return Reconstruction(x)
+        return Reconstruction(x, coil_maps=measurement.coil_maps if c.sensitivity else None)

@@ -24,7 +24,7 @@ from beartype import beartype
 from jaxtyping import Array, Float
 
 from atlf_jax.array_types import Measurement, Reconstruction
-from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, project, start
+from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, project, see_coils, start
 from atlf_jax.nn.attention import attend
 from atlf_jax.nn.layers import ChannelNorm, Conv, Pointwise, gelu, pixel_shuffle, pixel_unshuffle
 from atlf_jax.ops import ct_channels, from_channels, to_channels
@@ -105,6 +105,7 @@ class MTrans(nn.Module):
     @nn.compact
     def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
         c = self.config
+        measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)
         h, w = x.shape[-2:]
         features = Head(c.width, name="head")(to_channels(x)[..., : c.channels])
@@ -122,7 +123,7 @@ class MTrans(nn.Module):
         features = features + pixel_shuffle(patches, c.patch)[:, :h, :w]
         update = Conv(c.channels, use_bias=True, kernel_init=nn.initializers.zeros, name="tail")(features)
         x = DataConsistency(c.dc, name="consistency")(x + from_channels(update), measurement)
-        return Reconstruction(project(x, c))
+        return Reconstruction(project(x, c), coil_maps=measurement.coil_maps if c.sensitivity else None)
 
 
 def _embed(x: Float[Array, "b h w f"], patch: int, features: int, *, name: str) -> Float[Array, "b h1 w1 k"]:

@@ -13,7 +13,7 @@ import flax.linen as nn
 from beartype import beartype
 
 from atlf_jax.array_types import Measurement, Reconstruction
-from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, as_input, project, start
+from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, as_input, project, see_coils, start
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import from_channels
 
@@ -46,7 +46,8 @@ class ImageUNet(nn.Module):
     @nn.compact
     def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
         c = self.config
+        measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)
         update = NormUNet(c.channels, c.width, c.pools, name="unet")(as_input(x, measurement, c))
         x = DataConsistency(c.dc, name="consistency")(x + from_channels(update), measurement)
-        return Reconstruction(project(x, c))
+        return Reconstruction(project(x, c), coil_maps=measurement.coil_maps if c.sensitivity else None)

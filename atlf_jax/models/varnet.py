@@ -15,7 +15,7 @@ import flax.linen as nn
 from beartype import beartype
 
 from atlf_jax.array_types import Measurement, Reconstruction
-from atlf_jax.models.baseline import BaselineConfig, as_input, project, start
+from atlf_jax.models.baseline import BaselineConfig, as_input, project, see_coils, start
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import from_channels
 from atlf_jax.ops.consistency import gradient
@@ -51,10 +51,11 @@ class VarNet(nn.Module):
     @nn.compact
     def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
         c = self.config
+        measurement = see_coils(measurement, c.sensitivity)
         y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps
         x = start(measurement, c)
         for k in range(c.cascades):
             update = NormUNet(c.channels, c.width, c.pools, name=f"unet_{k}")(as_input(x, measurement, c))
             eta = self.param(f"eta_{k}", nn.initializers.ones, (), x.real.dtype)
             x = project(gradient(x, y, mask, eta, maps) + from_channels(update), c)
-        return Reconstruction(x)
+        return Reconstruction(x, coil_maps=measurement.coil_maps if c.sensitivity else None)

@@ -49,6 +49,7 @@ class UNet(nn.Module):
     outputs: int
     width: int = 32
     pools: int = 4
+    starts_at_zero: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
@@ -63,7 +64,8 @@ class UNet(nn.Module):
             features = self.width * 2**level
             x = _activate(pixel_shuffle(Pointwise(4 * features, name=f"enlarge_{level}")(x), 2))
             x = ConvBlock(features, name=f"up_{level}")(jnp.concatenate([x, skipped[level]], axis=-1))
-        return Pointwise(self.outputs, use_bias=True, kernel_init=nn.initializers.zeros, name="out")(x)
+        start = nn.initializers.zeros if self.starts_at_zero else nn.initializers.lecun_normal()
+        return Pointwise(self.outputs, use_bias=True, kernel_init=start, name="out")(x)
 
 
 class NormUNet(nn.Module):
@@ -72,21 +74,40 @@ class NormUNet(nn.Module):
     Instance normalisation makes a U-Net blind to the scale of its input; s hands it on to the output, which is an
     update of the first channels of x. Any size is taken: zeros are added around the normalised maps up to multiples
     of ``2**pools`` and cut off again.
+
+    ``published`` is what fastMRI's ``NormUnet`` computes: ``s * UNet((x - m) / s) + m`` with the unbiased deviation, a
+    last layer that does not start at zero, and multiples of 16. A channel of one value is left at its mean there.
     """
 
     outputs: int
     width: int = 32
     pools: int = 4
+    published: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
         h, w = x.shape[1:3]
-        centred = x - x.mean((1, 2), keepdims=True)
+        mean = x.mean((1, 2), keepdims=True)
+        centred = x - mean
+        if self.published:
+            return self._published(centred, mean)
         deviation = jnp.sqrt(jnp.square(centred).mean((1, 2), keepdims=True) + 1e-6)  # images have maximum 1
         (top, bottom), (left, right) = (_borders(side, 2**self.pools) for side in (h, w))
         padded = jnp.pad(centred / deviation, ((0, 0), (top, bottom), (left, right), (0, 0)))
         y = UNet(self.outputs, self.width, self.pools, name="unet")(padded)
         return y[:, top : top + h, left : left + w] * deviation[..., : self.outputs]
+
+    def _published(self, centred: Float[Array, "b h w f"], mean: Float[Array, "b 1 1 f"]) -> Float[Array, "b h w k"]:
+        h, w = centred.shape[1:3]
+        variance = jnp.square(centred).sum((1, 2), keepdims=True) / max(h * w - 1, 1)
+        varies = variance > 0
+        deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
+        (top, bottom), (left, right) = (_borders(side, max(16, 2**self.pools)) for side in (h, w))
+        scaled = centred / jnp.where(varies, deviation, 1)
+        padded = jnp.pad(scaled, ((0, 0), (top, bottom), (left, right), (0, 0)))
+        y = UNet(self.outputs, self.width, self.pools, starts_at_zero=False, name="unet")(padded)
+        y = y[:, top : top + h, left : left + w] * deviation[..., : self.outputs]
+        return y + mean[..., : self.outputs]
 
 
 def _borders(side: int, multiple: int) -> tuple[int, int]:

@@ -172,7 +172,7 @@ def reconstruct(
         found = read(index)
         return found if examined.mask is None else found._replace(mask=found.mask & examined.mask)
 
-    placement = Placement()
+    placement = Placement(mask)
     results = list(solve(map(record, range(slices)), examined.settings, model, placement))
     judgement = judge_images(examined.findings, results, model, placement, check_ct=check_ct)
     judgement.raise_if_refused(force=force)

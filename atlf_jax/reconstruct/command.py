@@ -252,7 +252,7 @@ class _Study:
         self._total = self._first = 0.0
         self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
-        self.placement = Placement()
+        self.placement = Placement(scan.mask.mask)
         self._numbers: list[Result] = []  # without their images
         self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 

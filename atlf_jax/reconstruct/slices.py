@@ -291,6 +291,8 @@ def _combined(coil_images: Array, coil_maps: Array) -> Array:
 def _finish(image: Array, measurement: Measurement, scale: Array, hard: bool) -> tuple[Array, Array, Array]:
     """Return the images in their own units, ``|A x - y|^2`` and ``|y|^2``."""
     kspace, mask, _, maps = measurement
+    if maps is not None:  # what no coil sees was not measured: networks fill it freely
+        image = jnp.where((maps != 0).any(axis=1), image, 0)
     if hard:
         image = consistency.hard(image, kspace, mask, maps)
     axes = tuple(range(1, kspace.ndim))

@@ -17,6 +17,7 @@ from beartype import beartype
 from atlf_jax.array_types import Batch
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
 from atlf_jax.masks import MaskConfig
+from atlf_jax.metrics import is_black
 from atlf_jax.program import Interrupted
 from atlf_jax.signals import SIGNALS, Interruption
 from atlf_jax.training.checkpoint import (
@@ -233,25 +234,30 @@ def _evaluate(
 ) -> dict[str, float] | None:
     """Return and log the means of the stage's scores over the validation records, from the averaged parameters.
 
-    A score that is not defined for a record, as the PSNR of an empty slice that is reconstructed exactly, is left out
-    of the mean and counted. Where a loss is not finite the image is at fault, and the mean scores are nan.
+    Records whose target is black are left out and named: there is nothing to reconstruct, and their scores would
+    outweigh all others. A score that is not defined for another record, as the PSNR of a strip that is reconstructed
+    exactly, is left out of the mean and counted. Where a loss is not finite the image is at fault, and the mean scores
+    are nan.
 
     Returns:
         The means; None when a signal came before the last record.
     """
     values: dict[str, list[float]] = {}
+    black: list[str] = []
     for number, (batch, names) in enumerate(batches):
         if interruption.asked.is_set():
             return None
         outcome = programs.evaluate(evaluated(state), place(batch, mesh))
+        empty = np.asarray(is_black(np.asarray(batch.target)))[: len(names)]
+        black += [name for name, nothing in zip(names, empty, strict=True) if nothing]
         scores = {f"loss/{name}": value for name, value in outcome.terms.items()} | outcome.scores
         for name, value in jax.device_get(scores).items():
-            values.setdefault(name, []).extend(value[: len(names)].tolist())
+            values.setdefault(name, []).extend(value[: len(names)][~empty].tolist())
         if number == 0 and pictures:
             log.picture(reached.step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
     losses = {name: float(np.mean(value)) for name, value in values.items() if name.startswith("loss/")}
     means = {"loss": sum(losses.values())} | losses
-    notes = []
+    notes = [f"left out, as their MR is black: {', '.join(black[:5])} ({len(black)} records)"] if black else []
     for name in values.keys() - losses.keys():
         defined = [value for value in values[name] if math.isfinite(value)]
         means[name] = float(np.mean(defined)) if defined and math.isfinite(means["loss"]) else math.nan

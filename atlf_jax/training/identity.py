@@ -12,6 +12,7 @@ __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
 FREE = {  # settings that change nothing of what is computed at a step
     "name",
     "data.workers",
+    "data.fastmri.keep_maps",
     "train.log_every",
     "train.eval_every",
     "train.save_every",

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import re
 from pathlib import Path
@@ -216,6 +217,49 @@ def test_coils_are_combined(tmp_path):
     config = FastMRIConfig(root=str(tmp_path), split="all", combine="espirit")
     target = FastMRISource(config)[8].target
     np.testing.assert_allclose(target, flat / np.abs(flat).max(), atol=1e-4)  # phase of the first coil
+
+
+def test_measured_coils_come_as_they_are(tmp_path):
+    """The readout is cut to the image, no line is; values are in units of the volume's maximum, as the target."""
+    kspace = 3e-6 * noise(2, 3, *SHAPE)
+    kspace[..., :4] = 0
+    settings = {"image_shape": (16, 20), "padding": (4, 0), "attributes": {"patient_id": "a"}}
+    write_kspace(tmp_path / "a.h5", kspace, **settings)
+    config = FastMRIConfig(root=str(tmp_path), split="all", measured=True)
+    example = FastMRISource(config)[1]
+    images = ifft2c_numpy(kspace)[:, :, 4:20]
+    peak = np.linalg.norm(images, axis=1).max()
+    np.testing.assert_allclose(example.kspace * peak, fft2c_numpy(images[1]), atol=1e-6 * np.abs(kspace).max())
+    np.testing.assert_allclose(example.target, np.linalg.norm(images[1], axis=0) / peak, atol=1e-5)
+    np.testing.assert_array_equal(example.acquired, np.arange(20)[None] >= 4)
+    assert example.coil_maps is None and example.ct.shape == (16, 20)
+    wide = FastMRISource(dataclasses.replace(config, columns=26))[1]
+    assert wide.kspace.shape == (3, 16, 26) and wide.target.shape == (16, 26)
+    np.testing.assert_allclose(wide.kspace[..., 3:23], example.kspace * np.sqrt(26 / 20), rtol=1e-5)
+    np.testing.assert_array_equal(wide.acquired[0], (np.arange(26) >= 7) & (np.arange(26) < 23))
+    with pytest.raises(
+        ValueError, match="a.h5 has 20 lines, and data.fastmri.columns is 18; wanted as many as the widest"
+    ):
+        FastMRISource(dataclasses.replace(config, columns=18))[0]
+    with pytest.raises(ValueError, match="columns is 18; wanted 0, or a number of lines with measured set"):
+        FastMRIConfig(columns=18)
+
+
+def test_one_measured_coil_is_a_coil_and_espirit_targets_bring_their_maps(tmp_path):
+    write_patients(tmp_path, ["a", "b"])
+    example = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all", measured=True))[0]
+    assert example.kspace.shape == (1, *SHAPE)
+    np.testing.assert_allclose(np.abs(ifft2c_numpy(example.kspace)[0]), example.target.real, atol=1e-6)
+    many = tmp_path / "many"
+    write_patients(many, ["a", "b"], coils=(3,))
+    example = FastMRISource(FastMRIConfig(root=str(many), split="all", measured=True, combine="espirit"))[0]
+    combined = (example.coil_maps.conj() * ifft2c_numpy(example.kspace)).sum(0)
+    np.testing.assert_allclose(example.target, combined, atol=1e-5)
+    config = FastMRIConfig(
+        root=str(many), split="all", measured=True, combine="espirit", keep_maps=str(tmp_path / "maps")
+    )
+    np.testing.assert_array_equal(FastMRISource(config)[0].coil_maps, example.coil_maps)
+    assert len(list((tmp_path / "maps").iterdir())) == 1
 
 
 def test_official_parts(tmp_path):

@@ -221,3 +221,22 @@ def test_the_model_is_called_as_before():
     network = network_of(plain, TRAINED)
     measurement = atlf.Measurement(jnp.asarray(KSPACE)[None], jnp.asarray(MASK)[None], jnp.asarray(HEAD.ct)[None])
     np.testing.assert_array_equal(network(measurement).image, plain(measurement).image)
+
+
+def test_margins_follow_the_mask_and_the_number_of_slices():
+    few = drawn("random", 10.0, 0.04)
+    assert guards.margin() == guards.margin(MASK) == guards.MARGIN
+    assert guards.margin(few) == guards.HIGH_MARGIN and guards.margin(drawn("radial", 10.0)) == guards.MARGIN
+    assert guards.margin(few, slices=guards.VOLUME) == guards.VOLUME_MARGIN
+
+
+def test_a_small_move_of_a_whole_volume_is_found():
+    """Of one slice it passes: its information scatters."""
+    heads = PhantomSource(PhantomConfig(size=128, subjects=4, slices=10, split="valid"))
+    one, whole = guards.Placement(MASK), guards.Placement(MASK)
+    for index in range(2, 8):
+        image = atlf.reconstruct(fft2c_numpy(heads[index].target), MASK)
+        for placement in (whole, *([one] if index == 4 else [])):
+            placement.add(np.roll(heads[index].ct, 3, 0), image)
+    assert one.warnings() == [] or one.gain[0] > guards.MARGIN
+    assert whole.gain[0] > guards.VOLUME_MARGIN and "do not match in place" in whole.warnings()[0]

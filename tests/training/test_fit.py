@@ -341,6 +341,28 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
     )
 
 
+def test_black_targets_are_left_out_and_named(train_config, run, discs, capsys) -> None:
+    """A black slice that is reconstructed nearly so has a PSNR that outweighs all others and chooses the checkpoint."""
+
+    class Black:
+        subjects = ()
+
+        def __init__(self, source) -> None:
+            self._source = source
+
+        def __len__(self) -> int:
+            return len(self._source)
+
+        def __getitem__(self, index: int):
+            example = self._source[index]
+            return example if index else example._replace(target=np.zeros_like(example.target))
+
+    with_black = lines(run(train_config(reconstruction=1), valid_source=Black(discs(3, group="v"))), "valid")[0]
+    said = capsys.readouterr().out
+    assert "left out, as their MR is black: disc00" in said and "(1 records)" in said
+    assert with_black["psnr"] < 40
+
+
 def test_a_network_that_fails_on_a_validation_record_is_never_the_best(train_config, run, discs, tiny, capsys) -> None:
     failing = tiny(fails_on_dark_ct=True)
     workdir = run(train_config(reconstruction=1), model=failing, valid_source=discs(5, group="v", broken=3))
