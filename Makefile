@@ -1,9 +1,9 @@
 # make demo: train, evaluate and report on generated heads.  make test: the whole test suite.
 # make docs: the documentation site, in build/site.
-# All make their own environment in .venv first; PYTHON=... picks the interpreter (3.11 or 3.12).
+# All make their own environment in .venv first; PYTHON=... picks the interpreter (3.11 to 3.13).
 SHELL := /bin/bash
-SUITABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+SUITABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
 RUN := .venv/bin/python
 
 .PHONY: demo test docs lint clean
@@ -23,8 +23,8 @@ lint: .venv/ready
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-.venv/ready: requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found: install one, or name it with make PYTHON=/path/to/python"; exit 1; }
+.venv/ready: requirements.txt pyproject.toml setup.py
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: install one, or name it with make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet uv
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --editable '.[test]'

@@ -12,13 +12,15 @@ Example:
     >>> from atlf_jax.models import ATLFConfig
     >>> atlf.ATLFConfig is ATLFConfig, "forward" in dir(atlf)
     (True, True)
-    >>> atlf.foward
-    Traceback (most recent call last):
-    AttributeError: No atlf_jax attribute foward
+    >>> hasattr(atlf, "foward")
+    False
 """
 
 import lazy_loader
 
+from atlf_jax.old_names import OLD_NAMES
+from atlf_jax.program import VERSION as __version__  # noqa: F401
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__version__ = "0.1.0"
+OLD_NAMES["atlf_jax.models", "load_pretrained"] = lambda: __getattr__("load")

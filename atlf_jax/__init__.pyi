@@ -5,8 +5,9 @@ from .masks import MASKS, Mask, MaskConfig, make_mask, seed_from_name
 from .metrics import METRICS, PROFILES
 from .models import MODELS, PRESETS, ATLFConfig, build
 from .ops import birdcage_maps, normalise_maps
-from .reconstruct import GuardWarning, ReconstructionRefused, load_model, reconstruct
+from .reconstruct import ReconstructionRefused, reconstruct
 from .solvers import cg_sense, guided_total_variation, l1_wavelet, total_variation
+from .trained import GuardWarning, Network, load, load_model, load_pretrained
 
 __all__ = [
     "MASKS",
@@ -20,6 +21,7 @@ __all__ = [
     "Mask",
     "MaskConfig",
     "Measurement",
+    "Network",
     "Reconstruction",
     "ReconstructionRefused",
     "adjoint",
@@ -34,7 +36,9 @@ __all__ = [
     "guided_total_variation",
     "ifft2c",
     "l1_wavelet",
+    "load",
     "load_model",
+    "load_pretrained",
     "losses",
     "make_mask",
     "masks",

@@ -1,10 +1,11 @@
 """The whole configuration of an experiment, its command line and its JSON form.
 
-An experiment is a file ``configs/x.py`` with a function ``get_config() -> Config``; any field can be overridden on
-the command line.
+An experiment is a file with a function ``get_config() -> Config``; those of ``configs/`` come with the package and are
+known by their names. Any field can be overridden on the command line.
 """
 
 import dataclasses
+import difflib
 import math
 import re
 import runpy
@@ -19,13 +20,14 @@ from typing import Any, TypeVar
 from beartype import beartype
 from beartype.roar import BeartypeCallHintParamViolation
 
+from atlf_jax import command_line
 from atlf_jax.data import AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
 from atlf_jax.program import REFUSED
 from atlf_jax.training import TrainConfig
 
-__all__ = ["Config", "from_dict", "load_config", "parse", "to_dict"]
+__all__ = ["Config", "experiments", "from_dict", "load_config", "parse", "to_dict"]
 
 T = TypeVar("T")
 KINDS = {config_class: kind for kind, (config_class, _) in MODELS.items()}
@@ -58,19 +60,34 @@ class Config:
                 raise ValueError(f"{name} is {value}; wanted a finite number")
 
 
-def load_config(path: str | Path) -> Config:
-    """Return what ``get_config()`` of a configuration file returns.
+def experiments() -> dict[str, Path]:
+    """Return the files of the experiments that come with the package, by name.
+
+    Example:
+        >>> experiments()["aanlib_4x"].name
+        'aanlib_4x.py'
+    """
+    package = Path(__file__).parent
+    installed, checkout = package / "experiments", package.parent / "configs"  # setup.py makes one of the other
+    folder = installed if installed.is_dir() else checkout
+    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.py"))}
+    return {name: file for name, file in files.items() if "def get_config" in file.read_text(encoding="utf-8")}
+
+
+def load_config(experiment: str | Path) -> Config:
+    """Return what ``get_config()`` of an experiment returns.
 
     Args:
-        path: a Python file.
+        experiment: a Python file, or the name of an experiment that comes with the package.
 
     Raises:
         ValueError: there is no such file, it has no ``get_config``, or something in it is wrong; with the line.
     """
-    path = Path(path)
+    path = Path(experiment)
     if not path.is_file():
-        there = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "no configuration"
-        raise ValueError(f"no configuration file {path}; in that folder: {there}")
+        if str(experiment) not in experiments():
+            raise ValueError(_no_experiment(path))
+        path = experiments()[str(experiment)]
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if get_config else None
@@ -83,37 +100,53 @@ def load_config(path: str | Path) -> Config:
     return config
 
 
-def parse(argv: Sequence[str] | None = None, *, description: str = "") -> tuple[Config, Path]:
+def _no_experiment(path: Path) -> str:
+    """Say that a file does not exist, with what may be meant."""
+    if path.suffix == ".py":
+        neighbours = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "no configuration"
+        return f"no configuration file {path}; in that folder: {neighbours}"
+    near = difflib.get_close_matches(str(path), experiments(), n=1)
+    listed = [name for name in experiments() if "/" not in name]
+    return f"no experiment {path}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(listed)}")
+
+
+def parse(
+    argv: Sequence[str] | None = None, *, program: str = "atlf train", description: str = ""
+) -> tuple[Config, Path]:
     """Return the configuration and the run's folder that a command line asks for; on a mistake, say so and exit.
 
-    ``--config=FILE`` gives the defaults; ``--train.joint.steps 10``, ``--train.joint.steps=10`` and
-    ``--config.train.joint.steps=10`` override them; ``--workdir=DIR`` is ``runs/NAME`` by default; ``--help`` lists
-    every field with its default.
+    A name that comes first, or ``--config=FILE``, gives the defaults; ``--train.joint.steps 10``,
+    ``--train.joint.steps=10`` and ``--config.train.joint.steps=10`` override them; ``--workdir=DIR`` is ``runs/NAME``
+    by default; ``--help`` lists every field with its default.
 
     Args:
         argv: arguments after the program's name; those of the process by default.
+        program: its name, for messages.
         description: what the program does, for ``--help``.
     """
     import tyro
 
     argv = list(sys.argv[1:] if argv is None else argv)
-    program = Path(sys.argv[0]).name
     try:
         path, argv = _take(argv, "--config")
         workdir, argv = _take(argv, "--workdir")
+        if path is None and argv and not argv[0].startswith("-"):
+            path, *argv = argv
         if path is None and not {"-h", "--help"} & set(argv):
-            raise ValueError("give an experiment with --config=configs/NAME.py; --help lists all there is to set")
+            raise ValueError(
+                "give an experiment by its name, such as phantom_demo, or as a file with --config=FILE; --help lists "
+                "all there is to set"
+            )
         default = Config() if path is None else load_config(path)
     except ValueError as error:
         print(f"{program}: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(REFUSED) from error
-    config = tyro.cli(
+    config = command_line.parse(
         Config,
-        prog=f"{program} --config={path or 'FILE'} [--workdir=DIR]",
+        [re.sub(r"^--config\.", "--", text) for text in argv],
+        program=f"{program} --config={path or 'FILE'} [--workdir=DIR]",
         description=description,
         default=default,
-        args=[re.sub(r"^--config\.", "--", text) for text in argv],
-        use_underscores=True,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     return config, Path(workdir or Path("runs") / config.name)

@@ -13,8 +13,19 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "REFUSED", "Incomplete", "Interrupted", "errors_in_one_line", "no_display"]
+__all__ = [
+    "VERSION",
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "REFUSED",
+    "Incomplete",
+    "Interrupted",
+    "errors_in_one_line",
+    "no_display",
+]
 
+VERSION = "0.1.0"  # of the package
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 

@@ -21,9 +21,9 @@ from atlf_jax.data import evaluation_batches, open_source
 from atlf_jax.evaluation.modality import ABLATIONS, Changed
 from atlf_jax.evaluation.scoring import mask_label
 from atlf_jax.masks import MaskConfig
-from atlf_jax.models.inference import as_function
-from atlf_jax.models.pretrained import load
-from atlf_jax.models.withheld import WithheldErrors, withheld_errors
+from atlf_jax.trained import load
+from atlf_jax.trained.inference import as_function
+from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
 MASKS = (MaskConfig("random", 4.0, 0.08), MaskConfig("random", 10.0, 0.04))
 CTS = {"its own": lambda source, index: source[index], "of another subject": ABLATIONS["CT of another subject"]}

@@ -16,7 +16,7 @@ from rich.table import Table
 from atlf_jax.data import DataConfig, PhantomConfig, open_source
 from atlf_jax.evaluation.scoring import ZERO_FILLED, Panel, reconstruct_slices
 from atlf_jax.masks import MaskConfig
-from atlf_jax.reconstruct.guards import Placement, margin
+from atlf_jax.trained.guards import Placement, margin
 
 FAMILIES = {"lines": "random", "points": "variable_density_2d"}
 

@@ -12,8 +12,8 @@ import numpy as np
 from atlf_jax.array_types import Measurement
 from atlf_jax.models import PRESETS, ATLFConfig, build
 from atlf_jax.models.atlf import DType
-from atlf_jax.models.inference import in_turn
 from atlf_jax.ops import adjoint
+from atlf_jax.trained.inference import in_turn
 from benchmarks.case import LEARNING_RATE, SYMMETRY_WEIGHT, Case, make_inputs
 
 __all__ = ["Ours", "configure", "draw_parameters"]

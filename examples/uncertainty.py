@@ -18,7 +18,6 @@
 # absolute error.
 
 # %%
-import dataclasses
 import warnings
 
 import matplotlib.pyplot as plt
@@ -27,7 +26,7 @@ from pictures import save, show
 
 import atlf_jax as atlf
 from atlf_jax.data import PhantomConfig, PhantomSource
-from atlf_jax.models.uncertainty import Calibration
+from atlf_jax.trained.uncertainty import Calibration
 
 warnings.simplefilter("ignore", atlf.GuardWarning)  # this network never saw generated heads; see "Trust"
 source = PhantomSource(PhantomConfig(size=128, noise=0.002))
@@ -50,13 +49,13 @@ def scan(index, network):
 # subjects that it was not trained on.
 
 # %%
-truth, image, spread = scan(4, dataclasses.replace(network, calibration=Calibration(scale=1.0, bound=1.0)))
+truth, image, spread = scan(4, network.calibrated(Calibration(scale=1.0, bound=1.0)))
 inside = truth > 0.05
 error = np.abs(image - truth)[inside]
 scale = float(error.mean() / spread[inside].mean())
 bound = float(np.quantile(error / (scale * spread[inside]), 0.9))
 print(f"expected error = {scale:.2f} x spread; 90 % of the errors are below {bound:.2f} x the expected one")
-calibrated = dataclasses.replace(network, calibration=Calibration(scale, bound))
+calibrated = network.calibrated(Calibration(scale, bound))
 
 # %% [markdown]
 # ## Try it on another

@@ -162,7 +162,10 @@ def test_help_needs_no_experiment(capsys) -> None:
 def test_a_missing_experiment_is_asked_for(argv, capsys) -> None:
     with pytest.raises(SystemExit, match="^2$"):
         parse(argv)
-    assert "give an experiment with --config=configs/NAME.py" in capsys.readouterr().err
+    assert (
+        "give an experiment by its name, such as phantom_demo, or as a file with --config=FILE"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("flag", ["--config", "--workdir"])

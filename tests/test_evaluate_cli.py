@@ -2,9 +2,7 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +13,16 @@ from PIL import Image
 
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
+from atlf_jax.commands import evaluate as evaluate_command
 from atlf_jax.config import Config
 from atlf_jax.data import DataConfig, PhantomConfig
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from atlf_jax.evaluation import report
 from atlf_jax.evaluation.modality import SWEEPS
-from atlf_jax.models import pretrained
 from atlf_jax.ops import adjoint
 from atlf_jax.reconstruct import command
+from tests.networks import network_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,16 +59,16 @@ def test_a_checkpoint_is_all_it_needs(smoke, program, tmp_path):
     assert {point["sweep"] for point in facts["ct"]["sweeps"]} == SWEEPS.keys()
     page = (out / "report.html").read_text()
     assert page.startswith(("<!doctype html>", "<!DOCTYPE html>"))
-    model = atlf.load_model(smoke)
+    model = atlf.load(smoke)
     kspace = np.asarray(atlf.fft2c(np.ones((32, 32), np.complex64)))
-    with pytest.warns(atlf.GuardWarning, match="1.00x acceleration was never trained"):
-        image = atlf.reconstruct(kspace, np.ones(32, bool), ct=np.zeros((32, 32)), model=model)
+    with pytest.warns(atlf.GuardWarning, match="1.00x acceleration was not trained"):
+        image = atlf.reconstruct(kspace, np.ones(32, bool), ct=np.zeros((32, 32)), model=model, force=True)
     assert image.shape == (32, 32) and np.isfinite(image).all()
     assert (out / "panels.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_several_ct_windows_from_training_to_an_image(program, tmp_path):
+def test_several_ct_windows_from_training_to_an_image(program, tmp_path, capsys):
     workdir = tmp_path / "run"
     stages = [f"--train.{stage}.steps=0" for stage in ("autoencode", "fusion", "reconstruction")]
     windows = ("--data.phantom.ct_window", "brain", "bone")
@@ -82,35 +81,43 @@ def test_several_ct_windows_from_training_to_an_image(program, tmp_path):
     assert psnr["run"] != psnr["run, CT zero"] and (tmp_path / "out" / "report.html").exists()
 
     packed = tmp_path / "two.safetensors"
-    pretrained.pack(pretrained.load(workdir), packed)  # and it is read again with as many channels
+    atlf.load(workdir).save(packed)  # and it is read again with as many channels
     rng = np.random.default_rng(0)
     volumes = {"mr": 300 * rng.random((40, 36, 2)), "ct": rng.uniform(-1000, 1500, (40, 36, 2))}
     for name, data in volumes.items():
         write_nifti(tmp_path / f"{name}.nii.gz", Volume(data.astype(np.float32), np.diag([1.0, 1.0, 5.0, 1.0])))
-    arguments = [str(tmp_path / "mr.nii.gz"), str(tmp_path / "out.nii.gz"), f"--checkpoint={packed}", "--panels"]
+    arguments = [
+        str(tmp_path / "mr.nii.gz"),
+        str(tmp_path / "out.nii.gz"),
+        f"--checkpoint={packed}",
+        "--panels",
+        "--force",
+    ]
     command.main(arguments)  # without a CT: zeros in both windows
     alone = read_nifti(tmp_path / "out.nii.gz").data
     arguments += ["--overwrite", "--ct.no_clean", "--ct.path", str(tmp_path / "ct.nii.gz")]
     command.main(arguments)
     assert json.loads((tmp_path / "out.json").read_text())["ct"]["window"] == ["brain", "bone"]
     assert not np.array_equal(read_nifti(tmp_path / "out.nii.gz").data, alone)
-    with pytest.raises(SystemExit, match="number of CT windows is 1, and the network was trained with 2: brain, bone"):
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="^2$"):
         command.main([*arguments, "--ct.window", "brain"])
+    said = capsys.readouterr().err
+    assert "number of CT windows is 1, and the network was trained with 2: brain, bone" in said
 
 
 def test_other_ct_windows_are_refused():
-    evaluate = runpy.run_path(str(ROOT / "evaluate.py"))
     one = Config(data=DataConfig(dataset="phantom"))
     two = Config(data=DataConfig(dataset="phantom", phantom=PhantomConfig(ct_window=("brain", "bone"))))
-    asked = evaluate["Arguments"](checkpoint=("a",))
-    assert evaluate["choose_data"](asked, {"a": two}) == two.data
+    asked = evaluate_command.Arguments(checkpoint=("a",))
+    assert evaluate_command.choose_data(asked, {"a": two}) == two.data
     with pytest.raises(
         ValueError, match="b was trained with the CT windows brain, and the CT is read through brain, b"
     ):
-        evaluate["choose_data"](asked, {"a": two, "b": one})
+        evaluate_command.choose_data(asked, {"a": two, "b": one})
     asked = dataclasses.replace(asked, dataset="aanlib")
     with pytest.raises(ValueError, match="a was trained with the CT windows brain, bone, .* through the dataset's own"):
-        evaluate["choose_data"](asked, {"a": two})
+        evaluate_command.choose_data(asked, {"a": two})
 
 
 def test_a_missing_checkpoint_is_one_line(settings, tmp_path):
@@ -129,18 +136,11 @@ def halved(measurement):
 
 @pytest.fixture
 def evaluate(monkeypatch):
-    """Return the program with ``halved`` in the place of whatever checkpoint is asked for."""
-    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "evaluate", module)
-    spec.loader.exec_module(module)
-
-    def opened(arguments):
-        config = Config(data=DataConfig(dataset="aanlib"))
-        return {"net": config}, {"net": halved}, {"net": report.Method(checkpoint="net")}, {}
-
-    monkeypatch.setattr(module, "open_runs", opened)
-    return module
+    """Return the command with ``halved`` in the place of whatever checkpoint is asked for."""
+    config = Config(data=DataConfig(dataset="aanlib"))
+    monkeypatch.setattr(evaluate_command, "load", lambda *_: network_of(halved, config=config))
+    monkeypatch.setattr(evaluate_command, "reconstructors", lambda *_: {"net": halved})
+    return evaluate_command
 
 
 SHORT = ["--checkpoint=net", "--masks", "random", "2", "0.2", "--bootstrap=20", "--panels=1"]
@@ -210,12 +210,12 @@ def refused(evaluate, capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         evaluate.main([*arguments])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.startswith("evaluate.py: ") and said.count("\n") == 1 and len(said) < 300
+    assert ended.value.code == 2 and said.startswith("atlf evaluate: ") and said.count("\n") == 1 and len(said) < 300
     return said
 
 
 def test_the_output_is_checked_before_anything_is_opened(evaluate, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "open_runs", lambda arguments: pytest.fail("opened"))
+    monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("opened"))
     (tmp_path / "file").write_text("mine")
     assert "is no folder" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'file'}")
     assert "is no folder" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'file' / 'in'}")
@@ -255,5 +255,5 @@ def test_files_that_cannot_be_read_are_one_line(evaluate, tmp_path, capsys, monk
     def denied(*arguments):
         raise PermissionError(13, "Permission denied", "weights.safetensors")
 
-    monkeypatch.setattr(evaluate, "open_runs", denied)
+    monkeypatch.setattr(evaluate, "load", denied)
     assert "Permission denied: 'weights" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'out'}")

@@ -32,10 +32,11 @@ from atlf_jax.data.dicom import read_series
 from atlf_jax.data.fastmri import KSpaceFile, write_kspace
 from atlf_jax.data.inputs import load_npy
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
-from atlf_jax.models import build, pretrained
+from atlf_jax.models import build
 from atlf_jax.models.dc_cnn import DCCNNConfig
 from atlf_jax.program import REFUSED
 from atlf_jax.reconstruct import command
+from atlf_jax.trained import Network, load
 from tests.data.dicom_files import write_series
 
 SCALE = float(os.environ.get("ATLF_FUZZ", "1"))
@@ -174,8 +175,8 @@ def arrays_of(trained):
 def safetensors(folder):
     config, variables = network()
     file = folder / "net.safetensors"
-    pretrained.pack(pretrained.Trained(config, {"step": 7, "stage": "joint", "psnr": 20.5}, variables), file)
-    return Format(file, lambda: arrays_of(pretrained.read(file)))
+    Network(config, variables, {"step": 7, "stage": "joint", "psnr": 20.5}).save(file)
+    return Format(file, lambda: arrays_of(load(file)))
 
 
 def examples(root):
@@ -329,4 +330,4 @@ def test_damaged_inputs_of_the_command_end_with_a_code_and_no_output(tmp_path, c
                 command.main([str(source), str(folder / f"out.{ending}"), *flags])
             said = capsys.readouterr().err
             assert stop.value.code == REFUSED and said.count("\n") == 1 and len(said) < 280, said
-            assert said.startswith("atlf-reconstruct: ") and listing(tmp_path) == before
+            assert said.startswith("atlf reconstruct: ") and listing(tmp_path) == before

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atlf_jax.config import to_dict
-from atlf_jax.models import pretrained
+from atlf_jax.trained import load
 from atlf_jax.training.checkpoint import Checkpoints, Reached
 from atlf_jax.training.step import TrainState
 from tests.test_fuzz import SCALE, arrays_of, edited, listing, network, same
@@ -21,7 +21,7 @@ def test_a_damaged_checkpoint_is_refused_or_gives_the_same_network(tmp_path):
         checkpoints.save_best(Reached(state, 7, "joint"), psnr=20.5)
     (best,) = (tmp_path / "run" / "checkpoints" / "best").iterdir()
     files = [file for file in sorted(best.rglob("*")) if file.is_file()]
-    want = arrays_of(pretrained.load(tmp_path / "run"))
+    want = arrays_of(load(tmp_path / "run"))
     rng, counts, before = np.random.default_rng(20), Counter(), listing(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -33,7 +33,7 @@ def test_a_damaged_checkpoint_is_refused_or_gives_the_same_network(tmp_path):
             else:
                 file.write_bytes(edited(content, rng, (0, len(content))))
             try:
-                found = pretrained.load(tmp_path / "run")
+                found = load(tmp_path / "run")
             except ValueError as error:
                 words = str(error)
                 assert "\n" not in words and len(words) <= 250 and "/run" in words, words

@@ -1,6 +1,7 @@
 """The layout: imports go down, heavy libraries stay in their folders."""
 
 import ast
+import graphlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
+    "old_names": 0,
     "program": 0,
+    "command_line": 1,
     "inputs": 1,
     "signals": 1,
     "ops": 1,
@@ -23,11 +26,14 @@ FLOORS = {
     "models": 3,
     "data": 3,
     "training": 4,
-    "evaluation": 4,
     "config": 5,
-    "models.pretrained": 6,  # reads runs and whole configurations; the rest of models does not import it
-    "reconstruct": 7,
-    "__init__": 8,
+    "trained": 6,
+    "evaluation": 7,
+    "reconstruct": 8,
+    "commands": 9,
+    "models.pretrained": 10,  # commands of earlier versions: nothing imports these two
+    "reconstruct.__main__": 10,
+    "__init__": 10,
 }
 HOMES = {
     "optax": {"training"},
@@ -38,9 +44,9 @@ HOMES = {
     "pydicom": {"data"},
     "SimpleITK": {"data"},
     "matplotlib": {"evaluation"},
-    "flax": {"nn", "models", "models.pretrained"},
-    "safetensors": {"models.pretrained"},
-    "tyro": {"config", "data", "models.pretrained", "reconstruct"},
+    "flax": {"nn", "models", "trained"},
+    "safetensors": {"trained"},
+    "tyro": {"command_line", "config", "data", "reconstruct", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -55,9 +61,9 @@ def floor_of(names: Sequence[str]) -> str:
     return file if file in FLOORS else names[0]
 
 
-def imports_of(path: Path) -> set[str]:
+def imports_of(tree: ast.AST) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -67,17 +73,53 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
+def read(path: Path) -> ast.Module:
+    """Return a module without what runs only where it is the program: then nothing imports it."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))]
+    return tree
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down(path):
     here = part_of(path)
-    for name in imports_of(path):
+    for name in imports_of(read(path)):
         top, *rest = name.split(".")
-        if top == "atlf_jax" and rest:
-            there = floor_of(rest)
+        if top == "atlf_jax":
+            there = floor_of(rest or ["__init__"])
             allowed = there == here or FLOORS[there] < FLOORS[here]
             assert allowed, f"{path} imports {name}, which is not on a lower floor"
         if top in HOMES:
             assert here in HOMES[top], f"{path} imports {top}, which belongs to {HOMES[top]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_import_by_name_goes_round_the_floors(path):
+    calls = [ast.unparse(node.func) for node in ast.walk(read(path)) if isinstance(node, ast.Call)]
+    assert not {"importlib.import_module", "import_module", "__import__"} & set(calls)
+
+
+def test_no_circles():
+    """Also within a part, where the floors do not look; imports in functions count."""
+    modules = {}
+    for path in FILES:
+        names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        modules[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
+    graph = {}
+    for module, path in modules.items():
+        names = set()
+        for node in ast.walk(read(path)):
+            if isinstance(node, ast.ImportFrom) and node.module in modules:
+                parts = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
+                names |= parts or {node.module}
+            elif isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names} & modules.keys()
+        graph[module] = names - {module}
+    assert sum(map(len, graph.values())) > 200
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
 
 
 def test_every_part_has_a_floor():

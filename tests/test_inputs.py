@@ -11,8 +11,8 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.reconstruct import Network
-from atlf_jax.reconstruct.guards import TrainedFor
+from atlf_jax.trained.guards import TrainedFor
+from tests.networks import network_of
 
 H, W, C = 32, 24, 4
 Y, X = np.ogrid[:H, :W]
@@ -34,7 +34,7 @@ def plain(measurement):
     return Reconstruction(atlf.ops.adjoint(measurement.kspace, measurement.mask, measurement.coil_maps))
 
 
-NETWORK = Network(plain, TrainedFor((atlf.MaskConfig("equispaced", 3.0, 0.3),), sizes=((H, W),), dataset="prepared"))
+NETWORK = network_of(plain, TrainedFor((atlf.MaskConfig("equispaced", 3.0, 0.3),), sizes=((H, W),), dataset="prepared"))
 BATCH = Measurement(KSPACE[None], MASK[None], np.zeros((1, H, W), np.float32))
 
 

@@ -9,9 +9,10 @@ from atlf_jax.array_types import Reconstruction
 from atlf_jax.data import PhantomConfig, PhantomSource
 from atlf_jax.data.transforms import fft2c_numpy, smooth_phase
 from atlf_jax.masks import MaskConfig
-from atlf_jax.reconstruct import Network, ReconstructionRefused
-from atlf_jax.reconstruct.guards import TrainedFor
+from atlf_jax.reconstruct import ReconstructionRefused
 from atlf_jax.reconstruct.judgement import RULES, centre_findings, looks_like_coils, noise_level
+from atlf_jax.trained.guards import TrainedFor
+from tests.networks import network_of
 
 H, W = 64, 48
 Y, X = np.ogrid[:H, :W]
@@ -51,7 +52,7 @@ def with_noise(kspace, part):
 def test_a_network_of_real_images_is_given_the_smooth_phase():
     """Without it the real part of the image is all that is left: 17 % of what was measured."""
     image = (MAGNITUDE * np.exp(1j * PHASE)).astype(np.complex64)
-    network = Network(real_part, TRAINED)
+    network = network_of(real_part, TRAINED)
     kspace = np.where(MASK, fft2c_numpy(image), 0)
     zero_filled = atlf.reconstruct(kspace, MASK)
     kept = zero_filled.real
@@ -66,7 +67,7 @@ def test_phase_that_is_not_smooth_is_refused():
     rough = np.exp(2j * np.pi * RNG.random((H, W)))
     kspace = np.where(MASK, fft2c_numpy((MAGNITUDE * rough).astype(np.complex64)), 0)
     with pytest.raises(ReconstructionRefused, match="phase"):
-        atlf.reconstruct(kspace, MASK, model=Network(real_part, TRAINED))
+        atlf.reconstruct(kspace, MASK, model=network_of(real_part, TRAINED))
 
 
 def test_an_image_that_does_not_explain_the_measurement_is_refused_unless_forced():
@@ -80,7 +81,7 @@ def test_an_image_that_does_not_explain_the_measurement_is_refused_unless_forced
 
 
 def test_a_fine_reconstruction_says_nothing():
-    network = Network(knowing, TRAINED)
+    network = network_of(knowing, TRAINED)
     image, record = atlf.reconstruct(KNOWN[0], MASK, model=network, return_record=True)  # a warning is an error
     np.testing.assert_allclose(np.abs(image), MAGNITUDE, atol=1e-5)
     assert record["judgement"] == {"level": "fine", "findings": []}
@@ -94,9 +95,9 @@ def test_noise_beyond_what_was_trained():
     assert noise_level(kspace, mask) < 1e-4
     noisy = with_noise(kspace, 0.07)
     assert noise_level(noisy, mask) == pytest.approx(0.07, rel=0.1)
-    found, _ = findings(noisy, Network(real_part, TRAINED), mask)
+    found, _ = findings(noisy, network_of(real_part, TRAINED), mask)
     assert found["noise"]["level"] == "refused" and "average" in found["noise"]["remedy"]
-    assert "noise" not in findings(noisy, Network(real_part, TRAINED._replace(noise=0.07)), mask)[0]
+    assert "noise" not in findings(noisy, network_of(real_part, TRAINED._replace(noise=0.07)), mask)[0]
 
 
 def test_withheld_samples_tell_a_network_that_makes_things_worse():
@@ -108,9 +109,9 @@ def test_withheld_samples_tell_a_network_that_makes_things_worse():
 
     maps = np.asarray(atlf.birdcage_maps((H, W), 4))
     kspace = fft2c_numpy((maps * MAGNITUDE).astype(np.complex64))
-    found, _ = findings(kspace, Network(inventing, TRAINED._replace(real_image=False)), coil_maps=maps)
+    found, _ = findings(kspace, network_of(inventing, TRAINED._replace(real_image=False)), coil_maps=maps)
     assert found["withheld samples"]["level"] == "refused" and "worse than zeros" in found["withheld samples"]["reason"]
-    found, _ = findings(kspace, Network(knowing, TRAINED), coil_maps=maps)
+    found, _ = findings(kspace, network_of(knowing, TRAINED), coil_maps=maps)
     assert "withheld samples" not in found and "4 coils" in found["never trained"]["reason"]
 
 
@@ -123,7 +124,7 @@ def test_a_zero_frequency_in_the_corner_is_said():
     with pytest.warns(atlf.GuardWarning, match="k-space is largest at row 63, column 2"):
         atlf.reconstruct(np.where(MASK, moved, 0), MASK)  # without a network it is said, not refused
     with pytest.raises(ReconstructionRefused):
-        atlf.reconstruct(moved, MASK, model=Network(real_part, TRAINED))
+        atlf.reconstruct(moved, MASK, model=network_of(real_part, TRAINED))
     for shift in ((0, 0), (1, -2), (2, 1)):  # as on scanners
         assert centre_findings(np.where(MASK, np.roll(KNOWN[0], shift, (0, 1)), 0), MASK) == []
     assert centre_findings((RNG.standard_normal((H, W, 2)) @ [1, 1j]).astype(np.complex64), MASK) == []

@@ -27,7 +27,7 @@ def test_importing_loads_nothing():
 
 def test_a_first_network_loads_what_it_uses():
     """And ``reconstruct`` is the function, though a package of that name has been imported before."""
-    code = "import atlf_jax.reconstruct.guards; import atlf_jax as atlf; assert callable(atlf.reconstruct); atlf.build"
+    code = "import atlf_jax.trained.guards; import atlf_jax as atlf; assert callable(atlf.reconstruct); atlf.build"
     assert loaded_by(code) == {"jax", "flax"}
 
 

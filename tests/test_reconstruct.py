@@ -9,9 +9,10 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.models.inference import for_any_size
-from atlf_jax.reconstruct.arrays import Network, calibration_sides
-from atlf_jax.reconstruct.guards import TrainedFor
+from atlf_jax.reconstruct.arrays import calibration_sides
+from atlf_jax.trained.guards import TrainedFor
+from atlf_jax.trained.inference import for_any_size
+from tests.networks import network_of
 
 
 def sample(slices=3, h=12, w=16):
@@ -52,7 +53,7 @@ def test_a_ct_of_several_windows():
         seen.append(measurement.ct)
         return Reconstruction(atlf.adjoint(measurement.kspace, measurement.mask))
 
-    two = Network(apply, TrainedFor((atlf.MaskConfig(),), windows=("brain", "bone")))
+    two = network_of(apply, TrainedFor((atlf.MaskConfig(),), windows=("brain", "bone")))
     full, ct = np.ones(16, bool), np.random.default_rng(0).random((3, 2, 12, 16), np.float32)
     with warnings.catch_warnings(action="ignore", category=atlf.GuardWarning):
         atlf.reconstruct(kspace, full, ct=ct, model=two, batch_size=3, first_axis="slices")
@@ -64,7 +65,7 @@ def test_a_ct_of_several_windows():
     with pytest.raises(ValueError, match="number of CT windows is 1, and the network was trained with 2: brain, bone"):
         atlf.reconstruct(kspace, full, ct=ct[:, 0], model=two)
     with pytest.raises(ValueError, match="number of CT windows is 2, and the network was trained with 1;"):
-        atlf.reconstruct(kspace, full, ct=ct, model=Network(apply, TrainedFor((atlf.MaskConfig(),))))
+        atlf.reconstruct(kspace, full, ct=ct, model=network_of(apply, TrainedFor((atlf.MaskConfig(),))))
     with pytest.raises(ValueError, match=r"ct has shape \(2, 2, 12, 16\)"):
         atlf.reconstruct(kspace, full, ct=ct[:2], model=two)
 

@@ -19,18 +19,19 @@ import pytest
 
 import atlf_jax as atlf
 from atlf_jax.array_types import Measurement
-from atlf_jax.config import Config, to_dict
-from atlf_jax.data import AugmentConfig, prepare
+from atlf_jax.commands import prepare as prepare_command
+from atlf_jax.config import Config
+from atlf_jax.data import AugmentConfig
 from atlf_jax.data.dicom import read_scan
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.masks import stored_mask
-from atlf_jax.models.uncertainty import Calibration, spread
-from atlf_jax.reconstruct import Network, command, scans
-from atlf_jax.reconstruct.guards import trained_for
+from atlf_jax.reconstruct import command, scans
+from atlf_jax.trained.uncertainty import Calibration, spread
 from tests.data.dicom_files import NAME, NUMBER, write_series
+from tests.networks import network_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = ("--method", "zero_filled", "--mask.acceleration", "1")
@@ -60,7 +61,7 @@ def refused(*arguments, words=(), left=None):
     with pytest.raises(SystemExit, match="2"), contextlib.redirect_stderr(said):
         call(*arguments)
     message = said.getvalue().splitlines()[-1]
-    assert message.startswith("atlf-reconstruct: ")
+    assert message.startswith("atlf reconstruct: ")
     for word in words:
         assert str(word) in message
     after = sorted(folder.rglob("*")) if folder.is_dir() else []
@@ -242,7 +243,7 @@ def test_a_prepared_mr_comes_back(tmp_path):
     mr, _ = write_dicom(tmp_path)
     (tmp_path / "pairs.csv").write_text("subject,ct,mr\na,ct,mr\n")
     flags = ("--registration", "none", "--keep_flagged", "--no_qc")
-    prepare.main(["table", str(tmp_path / "pairs.csv"), str(tmp_path / "data"), *flags])
+    prepare_command.main(["table", str(tmp_path / "pairs.csv"), str(tmp_path / "data"), *flags])
     source = tmp_path / "data" / "a" / "mr.nii.gz"
     arguments = (source, tmp_path / "out.nii.gz", "--checkpoint", "aanlib-4x-compact", "--hard_consistency")
     arguments += ("--mask.acceleration", "1", "--batch_size", "5", "--ct.path", source.with_name("ct.nii.gz"))
@@ -541,7 +542,7 @@ def test_what_lies_beside_the_image_never_costs_it(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit, match="1"):
         call(source, out, *FULL, "--panels")
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"atlf-reconstruct: {out} is written, but out.{ending} is missing (No space left on device)"
+    assert last == f"atlf reconstruct: {out} is written, but out.{ending} is missing (No space left on device)"
     kept = {"mr.nii.gz", "out.nii.gz", "out.json", "out.png"} - {f"out.{ending}"}
     assert {file.name for file in tmp_path.iterdir()} == kept
     np.testing.assert_allclose(nibabel.load(out).get_fdata(), head(), atol=700 * 1e-5)
@@ -639,7 +640,11 @@ def test_the_command_itself(tmp_path, kind):
     failed = run(*arguments, limit=20)
     assert failed.returncode == 2, (failed.returncode, failed.stderr)
     last = failed.stderr.strip().splitlines()[-1]
-    assert last.startswith("atlf-reconstruct: ") and "cannot be written" in last and "Traceback" not in failed.stderr
+    assert (
+        last.startswith("python -m atlf_jax.reconstruct: ")
+        and "cannot be written" in last
+        and "Traceback" not in failed.stderr
+    )
     assert not [file for file in tmp_path.iterdir() if "out" in file.name]
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
@@ -667,10 +672,8 @@ def tilted(measurement):
 
 
 def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
-    facts, calibration = {"config": to_dict(Config()), "step": 1}, [None]
-    load = lambda *_, **__: Network(tilted, trained_for(Config()), *calibration)  # noqa: E731
-    monkeypatch.setattr(command, "load_model", load)
-    monkeypatch.setattr(command, "_trained", lambda *_: facts)
+    calibration = [None]
+    monkeypatch.setattr(command, "load", lambda *_: network_of(tilted, calibration=calibration[0]))
     data = head((20, 18, 3))
     data[..., 2] = 0
     source, out = save(tmp_path / "mr.nii.gz", data), tmp_path / "out.nii.gz"
@@ -708,9 +711,7 @@ def trusting(measurement):
 @pytest.mark.parametrize("helps", [True, False])
 def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     config = Config(augment=AugmentConfig(ct_dropout=0.2))
-    trained = {"config": to_dict(config), "step": 1}
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(trusting, trained_for(config)))
-    monkeypatch.setattr(command, "_trained", lambda *_: trained)
+    monkeypatch.setattr(command, "load", lambda *_: network_of(trusting, config=config))
     data = head((64, 64, 3))
     source = save(tmp_path / "mr.nii.gz", data)
     like = data if helps else data[::-1]
@@ -730,15 +731,12 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     call(*files, "--overwrite", "--sampling.file", tmp_path / "middle.npy")
     facts = json.loads((tmp_path / "out.json").read_text())
     assert facts["ct_gain_on_withheld_samples_db"] is None and "is not known" in facts["warnings"][-1]
-    plain = Config()
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(trusting, trained_for(plain)))
+    monkeypatch.setattr(command, "load", lambda *_: network_of(trusting))
     refused(*files, "--overwrite", words=("was not trained for both", "aanlib-best"))
 
 
 def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):
-    facts, calibration = {"config": to_dict(Config()), "step": 1}, Calibration(2.5, 2.1)
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: Network(tilted, trained_for(Config()), calibration))
-    monkeypatch.setattr(command, "_trained", lambda *_: facts)
+    monkeypatch.setattr(command, "load", lambda *_: network_of(tilted, calibration=Calibration(2.5, 2.1)))
     np.save(tmp_path / "scan.npy", fft2c_numpy(head((3, 18, 20)).astype(np.complex64)))
     np.save(tmp_path / "mask.npy", np.ones(20, bool))
     files = (tmp_path / "scan.npy", tmp_path / "out.h5", "--sampling.file", tmp_path / "mask.npy")

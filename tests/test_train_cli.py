@@ -1,14 +1,13 @@
 """train.py from end to end, as a person runs it: on one device, in a process of its own."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from atlf_jax.commands.train import main
 from atlf_jax.config import Config, from_dict, load_config
 from atlf_jax.models import build
 from atlf_jax.program import REFUSED
@@ -44,22 +43,19 @@ def test_pairs_of_different_people_are_told(monkeypatch, tmp_path, capsys, pairi
         record["pairing"] = pairing
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr("atlf_jax.training.fit", lambda *arguments, **_: print(len(arguments[2])))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config=configs/chaos_4x.py", f"--data.prepared.root={tmp_path}"])
-    monkeypatch.chdir(ROOT)
-    runpy.run_path("train.py")["main"]()
+    main(["chaos_4x", f"--data.prepared.root={tmp_path}"])
     said = "CT and MR are of different people (unpaired)" in capsys.readouterr().out
     assert said == (pairing == "unpaired")
 
 
 @pytest.fixture
 def train(monkeypatch, capsys):
-    """Run train.py in this process, up to where it ends with an error; return the exit code and the standard error."""
+    """Run the command in this process up to the error that ends it; return exit code and standard error."""
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path("train.py")["main"]()
+            main(arguments, program="train.py")
         return ended.value.code, capsys.readouterr().err
 
     return run
@@ -99,8 +95,8 @@ def test_a_subject_in_two_splits_of_a_manifest_is_refused(train, tmp_path) -> No
     arguments = [f"--data.prepared.root={tmp_path}", f"--workdir={tmp_path / 'run'}", "--train.batch_size=4"]
     code, errors = train("--config=configs/chaos_4x.py", *arguments)
     assert code == REFUSED
-    assert errors.startswith(f"train.py: 1 subject ({trained['subject']}) would be both trained on and validated on; ")
-    assert "mend the manifest" in errors and len(errors) < 260 and not (tmp_path / "run").exists()
+    assert errors.startswith(f"train.py: {tmp_path / 'manifest.json'} has subject {trained['subject']} twice; ")
+    assert "leave it in one split" in errors and len(errors) < 260 and not (tmp_path / "run").exists()
 
 
 def test_a_mistake_of_a_value_names_it(train) -> None:
@@ -108,11 +104,10 @@ def test_a_mistake_of_a_value_names_it(train) -> None:
     assert code == REFUSED and "batch_size must be 1 or more, got 0" in errors and "Traceback" not in errors
 
 
-def test_help_tells_exit_codes_and_what_may_change(train, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+def test_help_tells_exit_codes_and_what_may_change(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "train.py"))["main"]()
+        main(["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert ended.value.code == 0
     assert "--resume_changed goes on with other ones" in text
@@ -124,6 +119,5 @@ def test_a_run_goes_on_with_other_settings_by_its_flag(monkeypatch, tmp_path) ->
     monkeypatch.setattr("atlf_jax.training.fit", lambda *_, resume_changed, **__: asked.append(resume_changed))
     monkeypatch.chdir(ROOT)
     for flags in ([], ["--resume_changed"]):
-        monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--config=configs/phantom_smoke.py"])
-        runpy.run_path("train.py")["main"]()
+        main([*flags, "--config=configs/phantom_smoke.py"])
     assert asked == [False, True]

@@ -1,4 +1,4 @@
-"""Turn folders of scans into a dataset: ``python -m atlf_jax.data.prepare LAYOUT SOURCE OUT [--help]``.
+"""Turn folders of scans into a dataset: ``atlf prepare LAYOUT SOURCE OUT [--help]``.
 
 Layouts: ``chaos`` and ``mmwhs`` as they are distributed, ``table``, a CSV file with columns subject, ct, mr (and split,
 where wanted) that names NIfTI files or folders with one DICOM series, and ``aanlib``, the pictures. Written are, for
@@ -10,9 +10,7 @@ that cannot be read is left out and named at the end; the others go on.
 """
 
 import dataclasses
-import functools
 import hashlib
-import importlib
 import itertools
 import json
 import re
@@ -46,12 +44,10 @@ from atlf_jax.data.manifest import (
 from atlf_jax.data.registration import RegistrationConfig, apply, body_mask, register
 from atlf_jax.data.transforms import CTWindow
 from atlf_jax.data.volume import Volume, orientation, resample, slice_axis, to_slices, write_nifti
-from atlf_jax.program import Incomplete, errors_in_one_line, no_display
 
-PROGRAM = "atlf-prepare"
 QC = "qc.html"
 
-__all__ = ["LAYOUTS", "Pair", "PrepareConfig", "main", "prepare", "share_out"]
+__all__ = ["LAYOUTS", "QC", "Pair", "PrepareConfig", "first_of", "prepare", "prepare_all", "share_out"]
 
 # Part of the CT's reach that a good registration keeps: of a thin slab turned away, little overlaps, but well.
 KEPT = 0.5
@@ -116,19 +112,19 @@ def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> dic
             finished stay, and count as finished in the next run; where single subjects cannot be read, the others are
             finished first.
     """
-    manifest, failures = _prepare(config, say)
+    manifest, failures = prepare_all(config, say)
     if failures:
-        raise ValueError(_first_of(failures))
+        raise ValueError(first_of(failures))
     return manifest
 
 
-def _first_of(failures: dict[str, str]) -> str:
+def first_of(failures: dict[str, str]) -> str:
     subject, why = next(iter(failures.items()))
     others = f" (and {len(failures) - 1} more subjects, named above)" if len(failures) > 1 else ""
     return f"subject {subject}: {why}{others}"
 
 
-def _prepare(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
+def prepare_all(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the dataset; return its manifest, and why subjects are missing in it."""
     from rich.progress import Progress
 
@@ -162,7 +158,7 @@ def _prepare(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict[st
                 manifest = _manifest(records, len(failures), settings, config, complete=done)
                 write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
     if not records:
-        raise ValueError(_first_of(failures))
+        raise ValueError(first_of(failures))
     for record in manifest["subjects"]:
         say(_summary(record))
     for subject, why in failures.items():
@@ -194,40 +190,6 @@ def share_out(subjects: Sequence[str], *, seed: int = 0) -> dict[str, str]:
 
 
 @beartype
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, prepare; a mistake is one line and an exit code other than 0 (``program`` lists them)."""
-    import tyro
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    positional = tyro.conf.PositionalRequiredArgs
-    config = tyro.cli(
-        PrepareConfig, prog=PROGRAM, args=argv, config=(positional,), use_underscores=True, description=__doc__
-    )
-    with errors_in_one_line(PROGRAM):
-        manifest, failures = _prepare(config, functools.partial(console.print, markup=False))
-        used = sum(record["split"] != LEFT_OUT for record in manifest["subjects"])
-        console.print(f"{used} of {len(manifest['subjects']) + len(failures)} subjects in {config.out}")
-        if config.qc and any("ct.nii.gz" in record["files"] for record in manifest["subjects"]):
-            console.print(f"look at every registration before you train: {_draw(Path(config.out))}")
-        if failures:
-            raise ValueError(_first_of(failures))
-        if not used:
-            raise ValueError("no pair is well registered; try another --registration, or --keep_flagged")
-        experiment = f"{config.layout if config.layout in ('chaos', 'mmwhs') else 'own_data'}_4x"
-        console.print(f"next: python train.py --config=configs/{experiment}.py --data.prepared.root={config.out}")
-
-
-def _draw(out: Path) -> Path:
-    """Write the page of registrations; the dataset stands, whatever becomes of its pictures."""
-    try:
-        with no_display():  # Drawn by evaluation, which lies above data: asked for by name, in the command alone.
-            return importlib.import_module("atlf_jax.evaluation.registration_qc").write(out)
-    except Exception as error:  # of a drawing library, any
-        why = " ".join(str(error).split())[:100] or type(error).__name__
-        raise Incomplete(f"{out} is prepared, but {QC} is missing ({why})") from error
-
-
 def _chaos(source: Path, config: PrepareConfig) -> list[Pair]:
     """Pair the CT and MR of CHAOS, which are of different people: the sorted CT i with the sorted MR i."""
     root = next((place for place in (source, source / "Train_Sets") if (place / "CT").is_dir()), None)
@@ -563,4 +525,6 @@ def _natural(paths: Any) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    from atlf_jax.commands import run
+
+    run("prepare", program="python -m atlf_jax.data.prepare")

@@ -1,4 +1,4 @@
-"""What in a dataset flatters reconstruction scores, measured: ``python -m atlf_jax.evaluation.audit --dataset aanlib``.
+"""What in a dataset flatters reconstruction scores, measured: ``atlf audit --dataset aanlib``.
 
 Images that were processed before they became "fully sampled data" make reconstruction easier than it is on a scanner.
 Every record is read once; each property is measured on the images themselves, pooled over the slices and held against
@@ -8,29 +8,22 @@ same images with it (the figures stand beside them).
 Source: implicit data crimes, Shimron et al., PNAS 2022 (zero padding, JPEG); the detectors are ours.
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from beartype import beartype
 from jaxtyping import Complex, Float, jaxtyped
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from atlf_jax.data import DATASETS, AcquisitionConfig, DataConfig, Example, Source, Split, open_source
+from atlf_jax.data import AcquisitionConfig, Example, Source
 from atlf_jax.data.coils import compress_coils
-from atlf_jax.data.files import write_file
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation.scoring import mask_label, single_masks
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name
-from atlf_jax.program import errors_in_one_line
 
-__all__ = ["Finding", "Traits", "audit", "findings", "main", "measure", "table"]
+__all__ = ["Finding", "Traits", "audit", "findings", "measure", "table"]
 
 REAL = 1e-6  # part of the energy; real images have 1e-16, a phase of 0.1 rad 3e-3
 LEVELS = 256  # 8 bit
@@ -305,35 +298,7 @@ def _blocks(magnitude: np.ndarray) -> np.ndarray:
     return np.array(shares)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print what flatters a dataset, and write it as JSON where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m atlf_jax.evaluation.audit", description="What flatters a dataset.")
-    parser.add_argument("--dataset", choices=list(DATASETS), required=True)
-    parser.add_argument("--data.root", dest="root", default="", help="folder of the dataset")
-    parser.add_argument("--split", choices=get_args(Split), default="valid")
-    parser.add_argument("--mask", nargs=3, metavar=("KIND", "R", "CENTRE"), default=("random", "4", "0.08"))
-    parser.add_argument("--json", type=Path, help="file to write the findings to")
-    chosen = parser.parse_args(arguments)
-    kind, acceleration, centre = chosen.mask
-    with errors_in_one_line("audit"):
-        told = audit(
-            open_source(_data(chosen.dataset, chosen.root), chosen.split),
-            masks=[MaskConfig(kind, float(acceleration), float(centre))],
-        )
-        if chosen.json:
-            write_file(chosen.json, (json.dumps([item._asdict() for item in told], indent=1) + "\n").encode())
-    Console(width=80).print(table(told))
-
-
-def _data(dataset: str, root: str) -> DataConfig:
-    data = DataConfig(dataset=dataset)
-    if not root:
-        return data
-    settings = getattr(data, dataset)
-    if dataset == "phantom":
-        raise ValueError("--data.root is given, but the phantom dataset is not read from a folder")
-    return replace(data, **{dataset: replace(settings, root=root)})
-
-
 if __name__ == "__main__":
-    main()
+    from atlf_jax.commands import run
+
+    run("audit", program="python -m atlf_jax.evaluation.audit")

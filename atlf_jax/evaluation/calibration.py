@@ -11,7 +11,7 @@ from beartype import beartype
 from atlf_jax.data import AcquisitionConfig, Source
 from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, body, reconstruct_slices, single_masks
 from atlf_jax.masks import MaskConfig
-from atlf_jax.models.uncertainty import Calibration
+from atlf_jax.trained.uncertainty import Calibration
 
 __all__ = ["Reliability", "measure"]
 

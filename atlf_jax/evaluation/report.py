@@ -105,7 +105,7 @@ class Study:
     acquisition: Mapping[str, float] = field(default_factory=dict)
     sections: Sequence[Section] = ()
     audit: Sequence[Finding] = ()  # what flatters the data
-    warnings: Sequence[str] = ()  # of ``reconstruct.guards``
+    warnings: Sequence[str] = ()  # of ``trained.guards``
     reliability: Sequence[Reliability] = ()
     left_out: Sequence[str] = ()  # slices whose MR is black
 

@@ -27,8 +27,8 @@ from atlf_jax.data import AcquisitionConfig, Example, Source, evaluation_batches
 from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, stored_mask
 from atlf_jax.metrics import METRICS, is_black, score
 from atlf_jax.models import ZeroFilled
-from atlf_jax.models.uncertainty import spread
 from atlf_jax.ops import ct_picture
+from atlf_jax.trained.uncertainty import spread
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -118,7 +118,7 @@ class Panel(NamedTuple):
     images: dict[str, Float[np.ndarray, "h w"]]  # by method
     fused: dict[str, Float[np.ndarray, "h w"]]  # by method, of those that fuse
     seconds: dict[str, float]  # by method
-    spreads: dict[str, Float[np.ndarray, "h w"]] = {}  # by method, where asked for (see models.uncertainty)
+    spreads: dict[str, Float[np.ndarray, "h w"]] = {}  # by method, where asked for (see trained.uncertainty)
 
 
 @beartype

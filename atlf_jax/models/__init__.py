@@ -1,7 +1,6 @@
-"""Whole networks: a configuration and a Flax module each; and trained ones, by ``load_pretrained``."""
+"""Whole networks: a configuration and a Flax module each. Trained ones are loaded by ``atlf.load``."""
 
-import importlib
-from typing import Any
+from functools import partial
 
 import flax.linen as nn
 
@@ -13,6 +12,7 @@ from atlf_jax.models.mtrans import MTrans, MTransConfig
 from atlf_jax.models.unet import ImageUNet, UNetConfig
 from atlf_jax.models.varnet import VarNet, VarNetConfig
 from atlf_jax.models.zero_filled import ZeroFilled, ZeroFilledConfig
+from atlf_jax.old_names import old_name
 
 __all__ = [
     "DCCNN",
@@ -37,7 +37,6 @@ __all__ = [
     "ZeroFilled",
     "ZeroFilledConfig",
     "build",
-    "load_pretrained",
 ]
 
 MODELS = {
@@ -71,7 +70,4 @@ def build(config: ModelConfig) -> nn.Module:
     raise ValueError(f"got a {type(config).__name__}, wanted the Config class of one of: {', '.join(MODELS)}")
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load_pretrained":  # reads runs and configurations, which take seconds to import
-        return importlib.import_module("atlf_jax.reconstruct").load_pretrained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = partial(old_name, __name__)  # load_pretrained

@@ -1,5 +1,6 @@
-"""Reconstruct files: ``python -m atlf_jax.reconstruct --help``."""
+"""Reconstruct files, as ``atlf reconstruct``: ``python -m atlf_jax.reconstruct --help``."""
 
-from atlf_jax.reconstruct.command import main
+from atlf_jax.commands import run
 
-main()
+if __name__ == "__main__":
+    run("reconstruct", program="python -m atlf_jax.reconstruct")

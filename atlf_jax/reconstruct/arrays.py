@@ -9,12 +9,9 @@ from jaxtyping import Float32
 
 from atlf_jax.data.transforms import CT_WINDOWS, CTWindows, ct_shape, window_ct
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask, as_whole_number, is_lazy
-from atlf_jax.models.inference import Model
 from atlf_jax.ops import whitening_matrix
 from atlf_jax.reconstruct.examine import check_for_ct_check, examine, judge_images, measured_numbers, probe_indices
-from atlf_jax.reconstruct.guards import GuardWarning, Placement, untrained
 from atlf_jax.reconstruct.judgement import Finding, Judgement, looks_like_coils
-from atlf_jax.reconstruct.network import Network, check_windows, error_scale, load_model, windows_of
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
     CoilMaps,
@@ -24,6 +21,9 @@ from atlf_jax.reconstruct.slices import (
     solve,
     too_small_a_centre,
 )
+from atlf_jax.trained.guards import GuardWarning, Placement, unseen_sampling
+from atlf_jax.trained.inference import Model
+from atlf_jax.trained.network import Network, check_windows, error_scale, load, windows_of
 
 __all__ = ["reconstruct"]
 
@@ -66,7 +66,7 @@ def reconstruct(
             = no CT (zeros).
         ct_window: the CT is in Hounsfield units: window it so, by a name of ``data.transforms.CT_WINDOWS`` or several.
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
-        model: from ``load_model``, or what it takes (then loaded and compiled in each call); None = the zero-filled
+        model: from ``load``, or what it takes (then loaded and compiled in each call); None = the zero-filled
             reconstruction.
         coils: for k-space of several coils without maps: estimate them from the fully sampled centre by "espirit" or
             "low_resolution".
@@ -93,11 +93,12 @@ def reconstruct(
 
     Example:
         >>> mask = np.ones((1, 8), bool)
-        >>> image = reconstruct(np.eye(8, dtype=np.complex64), mask)
+        >>> kspace = np.exp(1j * np.arange(64).reshape(8, 8) ** 2)
+        >>> image = reconstruct(kspace, mask)
         >>> image.shape, image.dtype
         ((8, 8), dtype('complex64'))
     """
-    model = load_model(model) if isinstance(model, str | Path) else model
+    model = load(model) if isinstance(model, str | Path) else model
     if coils not in (None, "espirit", "low_resolution"):
         raise ValueError(f"coils is {coils!r}, wanted 'espirit', 'low_resolution' or None; maps go into coil_maps")
     if first_axis not in (None, "slices", "coils"):
@@ -163,7 +164,7 @@ def reconstruct(
     examined = examine([read(index) for index in probe_indices(slices)], settings, model)
     examined.findings.extend(findings)
     if isinstance(model, Network):
-        seen = untrained(model.trained, mask, shape=(h, w), coils=shape[1] if several else 0)
+        seen = unseen_sampling(model.trained_for, mask, shape=(h, w), coils=shape[1] if several else 0)
         examined.findings.extend(Finding("never trained", "doubtful", reason, "") for reason in seen)
     Judgement(tuple(examined.findings)).raise_if_refused(force=force)
 

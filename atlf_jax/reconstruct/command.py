@@ -1,14 +1,12 @@
-"""The command line ``python -m atlf_jax.reconstruct``: files in, images and a record of how they came about out."""
+"""The command ``atlf reconstruct``: files in, images and a record of how they came about out."""
 
 import io
 import itertools
 import json
 import logging
 import math
-import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +21,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from atlf_jax.data import DataConfig
+from atlf_jax import command_line
+from atlf_jax.config import to_dict
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.data.files import NotWritten, check_writable
 from atlf_jax.data.inputs import FileError
 from atlf_jax.masks import MaskConfig
-from atlf_jax.models.inference import Model
-from atlf_jax.models.withheld import WithheldErrors
 from atlf_jax.ops import ct_picture
-from atlf_jax.program import Incomplete, errors_in_one_line, no_display
+from atlf_jax.program import VERSION, Incomplete, errors_in_one_line, no_display
 from atlf_jax.reconstruct.examine import (
     Examined,
     check_for_ct_check,
@@ -41,9 +38,7 @@ from atlf_jax.reconstruct.examine import (
     measured_numbers,
     probe_indices,
 )
-from atlf_jax.reconstruct.guards import Placement, foreign, other_windows, untrained
 from atlf_jax.reconstruct.judgement import Finding, Judgement
-from atlf_jax.reconstruct.network import Network, check_windows, error_scale, load_model
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -64,10 +59,13 @@ from atlf_jax.reconstruct.slices import (
     solve,
     too_small_a_centre,
 )
+from atlf_jax.trained.guards import Placement, unseen_sampling, unseen_scan_kind, unseen_windows
+from atlf_jax.trained.inference import Model
+from atlf_jax.trained.network import Network, check_windows, error_scale, load
+from atlf_jax.trained.withheld import WithheldErrors
 
 __all__ = ["Arguments", "main", "run"]
 
-PROGRAM = "atlf-reconstruct"
 PANELS = (0.25, 0.5, 0.75)  # where along the slices the pictures are taken
 
 
@@ -119,38 +117,55 @@ class Arguments:
     """Check everything, say what would be done, and write nothing."""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parse, open, reconstruct, write; on a mistake say so in one line and exit (``program`` lists the codes)."""
-    if argv is None and jax.config.jax_compilation_cache_dir is None:  # as train.py and evaluate.py have it
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "atlf_jax"))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes
+def main(argv: Sequence[str], program: str = "atlf reconstruct") -> None:
+    """Parse, load, open, reconstruct, write; on a mistake say so in one line and exit (``program`` lists the codes)."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
-    with errors_in_one_line(PROGRAM):
-        run(parse(argv))
+    with errors_in_one_line(program):
+        network = _named_network(argv)
+        run(parse(argv, network, program=program), network)
 
 
-def parse(argv: list[str] | None = None) -> Arguments:
-    """Return what the command line asks for; masks are by default those that the network was trained with."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+def parse(argv: Sequence[str], network: Network | None = None, *, program: str = "atlf reconstruct") -> Arguments:
+    """Return what the command line asks for; masks are by default those that the network was trained with.
+
+    Args:
+        argv: arguments after the program's name.
+        network: the one that the arguments name; loaded here where it is not given.
+        program: its name, for messages.
+    """
+    network = network or _named_network(argv)
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
-    places = [next_ for flag, next_ in itertools.pairwise([*argv, ""]) if flag == "--checkpoint"]
-    places += [text.partition("=")[2] for text in argv if text.startswith("--checkpoint=")]
-    if places and places[-1]:
-        trained = _trained(places[-1])
-        from atlf_jax.config import from_dict
-
-        mask = from_dict(MaskConfig, trained["config"]["mask"])
+    if network is not None:
+        mask = network.trained_for.masks[0]
         acceleration, center_fraction = mask.pairs[0]  # several are for training: a scan has one
-        mask = replace(mask, acceleration=acceleration, center_fraction=center_fraction)
-        default = replace(default, mask=mask)
-        windows = from_dict(DataConfig, trained["config"]["data"]).ct_windows
+        default = replace(default, mask=replace(mask, acceleration=acceleration, center_fraction=center_fraction))
+        windows = network.trained_for.windows
         if windows:
             default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
-    return tyro.cli(Annotated[Arguments, tyro.conf.PositionalRequiredArgs], prog=PROGRAM, args=argv, default=default)
+    positional = Annotated[Arguments, tyro.conf.PositionalRequiredArgs]
+    return command_line.parse(positional, argv, program=program, default=default)
 
 
-def run(arguments: Arguments) -> dict[str, Any]:
-    """Reconstruct what the arguments name, write the files, and return the record beside them."""
+def _named_network(argv: Sequence[str]) -> Network | None:
+    """Load the network that the arguments name, before they are parsed: it gives them their defaults."""
+    place, which = _last(argv, "--checkpoint"), _last(argv, "--which")
+    return load(place, "latest" if which == "latest" else "best") if place else None
+
+
+def _last(argv: Sequence[str], flag: str) -> str:
+    """Return the value of a flag where it was given last, "" where it was not."""
+    values = [value for name, value in itertools.pairwise([*argv, ""]) if name == flag]
+    values += [text.partition("=")[2] for text in argv if text.startswith(f"{flag}=")]
+    return values[-1] if values else ""
+
+
+def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
+    """Reconstruct what the arguments name, write the files, and return the record beside them.
+
+    Args:
+        arguments: of ``parse``.
+        network: the one that the arguments name; loaded here where it is not given.
+    """
     console = Console(stderr=True)
     out, side_files = _outputs(arguments)
     scan = open_scan(
@@ -163,7 +178,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if isinstance(arguments.mask.acceleration, tuple):
         raise ValueError("several accelerations are for training; give one with --mask.acceleration and its centre")
     settings, settings_facts = _settings(arguments, scan)
-    model, model_facts = _model(arguments)
+    model, model_facts = _model(arguments, network)
     check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
         settings = replace(settings, error_scale=error_scale(model))
@@ -385,8 +400,8 @@ def _whitening(file: str, coils: int) -> np.ndarray | None:
     return whitening_matrix(np.asarray(covariance, np.complex128)).astype(np.complex64)
 
 
-def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
-    """Load the network, or None for the zero-filled image; and its line in the record."""
+def _model(arguments: Arguments, network: Network | None) -> tuple[Network | None, dict[str, Any]]:
+    """Return the network, or None for the zero-filled image; and its line in the record."""
     if arguments.method == "zero_filled":
         return None, {"method": "zero_filled"}
     if not arguments.checkpoint:
@@ -394,34 +409,28 @@ def _model(arguments: Arguments) -> tuple[Network | None, dict[str, Any]]:
             "give a trained network with --checkpoint runs/NAME (a run's folder, a packed file, or the name of weights "
             "that come with the package), or --method zero_filled"
         )
-    model = load_model(arguments.checkpoint, which=arguments.which)
-    trained = _trained(arguments.checkpoint, arguments.which)
-    return model, {
+    network = network or load(arguments.checkpoint, arguments.which)
+    return network, {
         "method": "network",
-        "name": trained["config"]["name"],
+        "name": network.config.name,
         "which": arguments.which,
-        "step": trained["step"],
-        "trained_mask": trained["config"]["mask"],
+        "step": network.facts["step"],
+        "trained_mask": to_dict(network.config.mask),
         "hard_consistency": arguments.hard_consistency,
     }
-
-
-def _trained(checkpoint: str, which: Literal["best", "latest"] | None = None) -> dict[str, Any]:
-    """Return what is known of a trained network."""
-    from atlf_jax.models.pretrained import read_facts  # Orbax takes a second to import
-
-    return read_facts(checkpoint, which)
 
 
 def _never_trained(model: Network | None, scan: Scan) -> list[Finding]:
     """Say what of the scan the network was never trained for."""
     if model is None:
         return []
-    found = untrained(model.trained, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    found = unseen_sampling(model.trained_for, scan.mask.mask, shape=scan.shape, coils=scan.coils)
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
-        found += other_windows(model.trained, window if isinstance(window, tuple) else (window,))
-    found += foreign(model.trained, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast)
+        found += unseen_windows(model.trained_for, window if isinstance(window, tuple) else (window,))
+    found += unseen_scan_kind(
+        model.trained_for, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast
+    )
     return [Finding("never trained", "doubtful", reason, "") for reason in found]
 
 
@@ -528,11 +537,9 @@ def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
 
 
 def _versions() -> dict[str, str]:
-    import atlf_jax
-
     device = jax.devices()[0]
     return {
-        "atlf_jax": atlf_jax.__version__,
+        "atlf_jax": VERSION,
         "jax": jax.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

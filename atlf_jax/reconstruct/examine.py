@@ -8,11 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from atlf_jax.data.measured import measured
-from atlf_jax.models.inference import Model
-from atlf_jax.models.withheld import WithheldErrors, gain_interval, withheld_energy_and_error
-from atlf_jax.reconstruct.guards import Placement
 from atlf_jax.reconstruct.judgement import Finding, Judgement, centre_findings, graded, noise_level
-from atlf_jax.reconstruct.network import Network
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
     Record,
@@ -23,6 +19,10 @@ from atlf_jax.reconstruct.slices import (
     in_batches,
     measure,
 )
+from atlf_jax.trained.guards import Placement
+from atlf_jax.trained.inference import Model
+from atlf_jax.trained.network import Network, check_does_without_ct
+from atlf_jax.trained.withheld import WithheldErrors, gain_interval, withheld_energy_and_error
 
 __all__ = [
     "Examined",
@@ -132,7 +132,7 @@ def _of_maps(probes: _Probes) -> list[Finding]:
 
 def _of_phase(probes: _Probes, network: Network) -> tuple[list[Finding], _Probes]:
     """Take the smooth phase off for a network of real images, and see what phase is left."""
-    if not network.trained.real_image or probes.mean("imaginary") <= PHASE:
+    if not network.trained_for.real_image or probes.mean("imaginary") <= PHASE:
         return [], probes
     held = min(probes.settings.calibration) >= SMALLEST_CENTRE
     if held:
@@ -153,7 +153,7 @@ def _of_phase(probes: _Probes, network: Network) -> tuple[list[Finding], _Probes
 def _of_noise(probes: _Probes, network: Network) -> list[Finding]:
     white = [each for count, found in probes.batches for each in np.asarray(found.measurement.kspace)[:count]]
     levels = [noise_level(samples, record.mask) for samples, record in zip(white, probes.records, strict=True)]
-    level, trained = float(np.mean(levels)), network.trained.noise
+    level, trained = float(np.mean(levels)), network.trained_for.noise
     return graded(
         "noise",
         level - trained,
@@ -242,11 +242,7 @@ def check_for_ct_check(model: Model | None, *, has_ct: bool) -> None:
     """
     if not has_ct:
         raise ValueError("check_ct asks whether the CT helps, and there is no CT; give one")
-    if not (isinstance(model, Network) and model.trained.with_and_without_ct):
-        raise ValueError(
-            "check_ct compares a network with itself without the CT, and this one was not trained for both; choose one "
-            "that was (with augment.ct_dropout or train.adapters), such as aanlib-best"
-        )
+    check_does_without_ct(model)
 
 
 def measured_numbers(results: Sequence[Result], *, check_ct: bool) -> dict[str, Any]:

@@ -12,9 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement
-from atlf_jax.models.inference import Model
-from atlf_jax.models.uncertainty import spread
-from atlf_jax.models.withheld import WithheldErrors, withheld_errors
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -27,7 +24,10 @@ from atlf_jax.ops import (
     normalise_maps,
     rss,
 )
-from atlf_jax.reconstruct.guards import Placement
+from atlf_jax.trained.guards import Placement
+from atlf_jax.trained.inference import Model
+from atlf_jax.trained.uncertainty import spread
+from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
 __all__ = [
     "SMALLEST_CENTRE",

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atlf_jax.commands.prepare import main
 from atlf_jax.data import PreparedConfig, PreparedSource
 from atlf_jax.data import prepare as prepare_module
 from atlf_jax.data.aanlib import SPLITS
 from atlf_jax.data.ct import clean_ct
 from atlf_jax.data.files import NotWritten
-from atlf_jax.data.prepare import PrepareConfig, main, prepare, share_out
+from atlf_jax.data.prepare import PrepareConfig, prepare, share_out
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from tests.data.dicom_files import NAME, NUMBER, change, write_series
 
@@ -462,7 +463,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_an_exit(tmp_path, capsy
     table = write_pairs(tmp_path, "a", ["valid"])
     with pytest.raises(SystemExit, match="2"):
         main(["table", str(table), str(tmp_path / "file" / "out"), "--registration", "none"])
-    assert re.fullmatch(r"atlf-prepare: .*cannot be written.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"atlf prepare: .*cannot be written.*\n", capsys.readouterr().err)
 
 
 @pytest.fixture
@@ -513,7 +514,7 @@ def test_a_bad_subject_does_not_stop_the_others(tmp_path, capsys):
         main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
     said = capsys.readouterr()
     assert "b: not prepared: " in said.out and "2 of 3 subjects" in said.out and "qc.html" in said.out
-    assert re.fullmatch(r"atlf-prepare: subject b: .*1_mr.nii.gz is not a NIfTI file; [^\n]*\n", said.err)
+    assert re.fullmatch(r"atlf prepare: subject b: .*1_mr.nii.gz is not a NIfTI file; [^\n]*\n", said.err)
     page = (tmp_path / "out" / "qc.html").read_text()
     assert "subject a" in page and "subject c" in page and "subject b" not in page
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -556,7 +557,7 @@ def test_pictures_that_fail_do_not_cost_the_dataset(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="1"):
         main(["table", str(table), str(tmp_path / "out"), "--registration", "none"])
     assert (
-        capsys.readouterr().err == f"atlf-prepare: {tmp_path / 'out'} is prepared, but qc.html is missing (no font)\n"
+        capsys.readouterr().err == f"atlf prepare: {tmp_path / 'out'} is prepared, but qc.html is missing (no font)\n"
     )
     assert len(PreparedSource(PreparedConfig(str(tmp_path / "out"), "all"))) == 6
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from atlf_jax.commands import audit as audit_command
 from atlf_jax.data import AcquisitionConfig, PhantomConfig, PhantomSource
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation import audit
@@ -150,16 +151,16 @@ def test_sizes_may_differ_and_be_odd():
 
 
 def test_the_command(tmp_path, capsys):
-    audit.main(["--dataset", "phantom", "--split", "inner_valid", "--json", str(tmp_path / "audit.json")])
+    audit_command.main(["--dataset", "phantom", "--split", "inner_valid", "--json", str(tmp_path / "audit.json")])
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80 and "magnitude" in said and "yes" in said
     told = json.loads((tmp_path / "audit.json").read_text())
     assert told[0]["name"] == "magnitude only" and told[0]["found"] and "random 4x" in told[0]["sentence"]
     for dataset, words in (("phantom", "not read from a folder"), ("aanlib", "holds neither")):
         with pytest.raises(SystemExit) as ended:
-            audit.main(["--dataset", dataset, "--data.root", str(tmp_path)])
+            audit_command.main(["--dataset", dataset, "--data.root", str(tmp_path)])
         said = capsys.readouterr().err
-        assert ended.value.code == 2 and said.startswith("audit: ") and words in said and said.count("\n") == 1
+        assert ended.value.code == 2 and said.startswith("atlf audit: ") and words in said and said.count("\n") == 1
 
 
 def test_the_table_fits_80_columns():

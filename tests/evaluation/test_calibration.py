@@ -11,8 +11,8 @@ from atlf_jax.array_types import Reconstruction
 from atlf_jax.evaluation import report
 from atlf_jax.evaluation.calibration import _reliability, measure
 from atlf_jax.evaluation.scoring import EvaluationConfig, body, reconstruct_slices
-from atlf_jax.models.uncertainty import Calibration
 from atlf_jax.ops import adjoint
+from atlf_jax.trained.uncertainty import Calibration
 
 from .tiny_slices import MASKS, SIZE, Slices
 

@@ -13,9 +13,9 @@ from atlf_jax.data import PhantomConfig, PhantomSource
 from atlf_jax.masks import MaskConfig, make_mask
 from atlf_jax.metrics import psnr
 from atlf_jax.models import build
-from atlf_jax.models.pretrained import load
 from atlf_jax.nn import backend
 from atlf_jax.ops import adjoint, forward
+from atlf_jax.trained import load
 
 from .conftest import measure, random_variables, small
 

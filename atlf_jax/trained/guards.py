@@ -18,12 +18,12 @@ __all__ = [
     "GuardWarning",
     "Placement",
     "TrainedFor",
-    "foreign",
-    "information",
-    "other_data",
-    "other_windows",
+    "unseen_scan_kind",
+    "mutual_information_by_move",
+    "unseen_dataset",
+    "unseen_windows",
     "trained_for",
-    "untrained",
+    "unseen_sampling",
 ]
 
 LEVELS = 32  # grey levels, a side of the joint histogram
@@ -75,7 +75,9 @@ class TrainedFor(NamedTuple):
 
 
 @jaxtyped(typechecker=beartype)
-def information(ct: Float[np.ndarray, "h w"], image: Float[np.ndarray, "h w"]) -> dict[str, float] | None:
+def mutual_information_by_move(
+    ct: Float[np.ndarray, "h w"], image: Float[np.ndarray, "h w"]
+) -> dict[str, float] | None:
     """Return the mutual information in nats of a slice's CT and MR, and of the MR with moved copies of the CT.
 
     Args:
@@ -119,7 +121,7 @@ class Placement:
 
     def add(self, ct: Float[np.ndarray, "h w"], image: Any) -> None:
         """Add a slice: its CT and its zero-filled image, complex or magnitude."""
-        values = information(ct, np.abs(image))
+        values = mutual_information_by_move(ct, np.abs(image))
         if values is not None:
             self._slices += 1
             self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
@@ -172,7 +174,7 @@ def _with_and_without_ct(config: "Config") -> bool:
 
 
 @beartype
-def untrained(
+def unseen_sampling(
     trained: TrainedFor,
     mask: Bool[np.ndarray, "*b #h w"],
     *,
@@ -208,7 +210,7 @@ def untrained(
 
 
 @beartype
-def foreign(trained: TrainedFor, *, raw: bool, contrast: str = "") -> list[str]:
+def unseen_scan_kind(trained: TrainedFor, *, raw: bool, contrast: str = "") -> list[str]:
     """Say whether a scan, which is a person's own data, is of a kind that the network has seen.
 
     Args:
@@ -226,7 +228,7 @@ def foreign(trained: TrainedFor, *, raw: bool, contrast: str = "") -> list[str]:
 
 
 @beartype
-def other_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
+def unseen_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
     """Say whether a CT is seen through other windows than in training, or in another order.
 
     Args:
@@ -238,7 +240,7 @@ def other_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
     return [f"CT windows {', '.join(windows)} were never trained, {', '.join(trained.windows)} were"]
 
 
-def other_data(trained: TrainedFor, data: "DataConfig") -> list[str]:
+def unseen_dataset(trained: TrainedFor, data: "DataConfig") -> list[str]:
     """Say how the data of an evaluation differ from those of the training, as far as configurations tell.
 
     Args:

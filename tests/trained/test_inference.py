@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement, Reconstruction
-from atlf_jax.models import inference
 from atlf_jax.ops import adjoint
+from atlf_jax.trained import inference
 
 
 @pytest.mark.parametrize("masks", [1, 3])

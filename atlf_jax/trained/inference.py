@@ -75,6 +75,7 @@ def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Re
         What the model returns; where the size had to change, the image alone.
 
     Example:
+        >>> from atlf_jax.ops import adjoint
         >>> odd = Measurement(jnp.ones((1, 5, 7), jnp.complex64), jnp.ones((1, 1, 7), bool), jnp.zeros((1, 5, 7)))
         >>> def model(measurement):
         ...     assert measurement.kspace.shape == (1, 8, 8)

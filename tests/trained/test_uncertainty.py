@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from atlf_jax.masks import MaskConfig, make_mask, stored_mask
-from atlf_jax.models.uncertainty import MIRRORS, mirror, mirror_measurement, spread
 from atlf_jax.ops import adjoint, fft2c
-
-from .conftest import measure
+from atlf_jax.trained.uncertainty import MIRRORS, mirror, mirror_measurement, spread
+from tests.models.conftest import measure
 
 SHAPES = [(6, 8), (7, 5), (6, 5)]
 

@@ -1,4 +1,4 @@
-"""Guards: a CT out of place and untrained data are told, all else is let pass."""
+"""Guards: a CT out of place and data that were never trained are told, all else is let pass."""
 
 import dataclasses
 import warnings
@@ -14,9 +14,9 @@ from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, PhantomC
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS, ATLFConfig, ReconstructionConfig
-from atlf_jax.reconstruct import guards
-from atlf_jax.reconstruct.arrays import Network
+from atlf_jax.trained import guards
 from atlf_jax.training import StageConfig, TrainConfig
+from tests.networks import network_of
 
 HEAD = PhantomSource(PhantomConfig(size=128, subjects=4, slices=8, split="valid"))[4]
 SHAPE = (128, 128)
@@ -55,7 +55,7 @@ def test_a_mirrored_ct_is_told():
 def test_information_is_that_of_the_histogram():
     rng = np.random.default_rng(0)
     ct = rng.random(SHAPE)
-    values = guards.information(ct, 1 - ct)
+    values = guards.mutual_information_by_move(ct, 1 - ct)
     assert values["in place"] == pytest.approx(np.log(guards.LEVELS), abs=0.01)  # each tells the other wholly
     chance = guards.LEVELS**2 / (2 * 112**2)  # of independent images: bins^2 / 2 n
     assert all(value < 1.1 * chance for name, value in values.items() if name != "in place")
@@ -65,7 +65,7 @@ def test_information_is_that_of_the_histogram():
 def test_no_ct_and_tiny_slices_say_nothing():
     assert placement(np.zeros(SHAPE, np.float32)).warnings() == []
     assert placement(np.full(SHAPE, 0.5, np.float32)).warnings() == []
-    assert guards.information(np.random.default_rng(0).random((40, 40)), np.ones((40, 40))) is None
+    assert guards.mutual_information_by_move(np.random.default_rng(0).random((40, 40)), np.ones((40, 40))) is None
 
 
 def test_reconstruct_warns_once_a_call():
@@ -77,8 +77,8 @@ def test_reconstruct_warns_once_a_call():
         warnings.simplefilter("error")
         atlf.reconstruct(KSPACE, MASK, ct=HEAD.ct, model=plain)
         atlf.reconstruct(KSPACE, MASK, ct=moved[0])  # without a network the CT is not used
-        atlf.reconstruct(KSPACE, MASK, model=Network(plain, TRAINED))
-    both = Network(plain, TRAINED._replace(sizes=((64, 64),)))
+        atlf.reconstruct(KSPACE, MASK, model=network_of(plain, TRAINED))
+    both = network_of(plain, TRAINED._replace(sizes=((64, 64),)))
     with pytest.warns(
         atlf.GuardWarning, match="image size 128x128 was not trained.*; CT and MR do not match in place"
     ) as caught:
@@ -104,7 +104,7 @@ def drawn(kind, acceleration, centre=0.08, seed=3):
     ],
 )
 def test_untrained_measurements(mask, options, words):
-    told = guards.untrained(TRAINED, mask, **{"shape": SHAPE} | options)
+    told = guards.unseen_sampling(TRAINED, mask, **{"shape": SHAPE} | options)
     assert len(told) == len(words)
     assert all(word in text for word, text in zip(words, told, strict=True))
 
@@ -114,14 +114,14 @@ def test_trained_masks_pass(kind):
     trained = guards.TrainedFor(masks=(MaskConfig(kind, (4.0, 6.0), (0.08, 0.05)),))
     for seed in range(1000, 1010):
         mask = atlf.make_mask(trained.masks[0], SHAPE, seed=seed).mask
-        assert guards.untrained(trained, mask, shape=SHAPE) == []
+        assert guards.unseen_sampling(trained, mask, shape=SHAPE) == []
 
 
 def test_several_families_may_be_trained():
     trained = guards.TrainedFor(masks=(MaskConfig("random", 4.0, 0.08), MaskConfig("radial", 8.0)))
     for mask in (MASK, drawn("radial", 8.0)):
-        assert guards.untrained(trained, mask, shape=SHAPE) == []
-    words = guards.untrained(trained, drawn("radial", 12.0), shape=SHAPE)
+        assert guards.unseen_sampling(trained, mask, shape=SHAPE) == []
+    words = guards.unseen_sampling(trained, drawn("radial", 12.0), shape=SHAPE)
     assert len(words) == 1 and "to 8.00x)" in words[0]
 
 
@@ -160,14 +160,14 @@ def test_what_a_configuration_trains():
 
 def test_other_data():
     trained = guards.TrainedFor((MaskConfig(),), dataset="phantom", contrast="t2")
-    assert guards.other_data(trained, DataConfig()) == []
+    assert guards.unseen_dataset(trained, DataConfig()) == []
     t1 = DataConfig(phantom=PhantomConfig(contrast="t1"), acquisition=AcquisitionConfig(phase=0.5, noise=0.01))
-    assert guards.other_data(trained, t1) == [
+    assert guards.unseen_dataset(trained, t1) == [
         "the contrast t1 was never trained, t2 was",
         "a simulated phase of 0.5 was never trained, 0 was",
         "a simulated noise of 0.01 was never trained, 0 was",
     ]
-    assert guards.other_data(trained, DataConfig(dataset="fastmri")) == [
+    assert guards.unseen_dataset(trained, DataConfig(dataset="fastmri")) == [
         "the dataset fastmri was never trained, phantom was"
     ]
 
@@ -175,19 +175,19 @@ def test_other_data():
 def test_other_windows():
     trained = TRAINED._replace(windows=("brain", "bone"))
     for windows in (("brain", "bone"), ("none",)):
-        assert guards.other_windows(trained, windows) == []
-    assert guards.other_windows(TRAINED._replace(windows=()), ("wide",)) == []
+        assert guards.unseen_windows(trained, windows) == []
+    assert guards.unseen_windows(TRAINED._replace(windows=()), ("wide",)) == []
     words = ["CT windows bone, brain were never trained, brain, bone were"]
-    assert guards.other_windows(trained, ("bone", "brain")) == words
+    assert guards.unseen_windows(trained, ("bone", "brain")) == words
 
 
 def test_foreign_scans():
-    assert "generated heads" in guards.foreign(guards.TrainedFor((), dataset="phantom"), raw=False)[0]
+    assert "generated heads" in guards.unseen_scan_kind(guards.TrainedFor((), dataset="phantom"), raw=False)[0]
     raw = guards.TrainedFor((), dataset="fastmri", contrast="AXT2")
-    assert guards.foreign(raw, raw=True, contrast="AXT2") == [] == guards.foreign(raw, raw=True)
-    assert guards.foreign(raw, raw=True, contrast="AXT1") == ["the contrast AXT1 was never trained, AXT2 was"]
-    assert "fastMRI files" in guards.foreign(raw, raw=False)[0]
-    assert guards.foreign(TRAINED, raw=False) == []
+    assert guards.unseen_scan_kind(raw, raw=True, contrast="AXT2") == [] == guards.unseen_scan_kind(raw, raw=True)
+    assert guards.unseen_scan_kind(raw, raw=True, contrast="AXT1") == ["the contrast AXT1 was never trained, AXT2 was"]
+    assert "fastMRI files" in guards.unseen_scan_kind(raw, raw=False)[0]
+    assert guards.unseen_scan_kind(TRAINED, raw=False) == []
 
 
 def test_the_command_records_warnings(tmp_path, monkeypatch, capsys):
@@ -195,8 +195,8 @@ def test_the_command_records_warnings(tmp_path, monkeypatch, capsys):
 
     from atlf_jax.reconstruct import command
 
-    def network(arguments):
-        return Network(plain, TRAINED._replace(sizes=((64, 64),))), {
+    def network(*arguments):
+        return network_of(plain, TRAINED._replace(sizes=((64, 64),))), {
             "method": "network", "name": "x", "which": "best", "step": 1
         }  # fmt: skip
 
@@ -210,7 +210,7 @@ def test_the_command_records_warnings(tmp_path, monkeypatch, capsys):
     assert [text[:20] for text in told] == ["image size 128x128 w", "CT and MR do not mat"]
     said = capsys.readouterr().err
     monkeypatch.setattr(
-        command, "_model", lambda _: (Network(plain, TRAINED._replace(windows=("wide",))), network(0)[1])
+        command, "_model", lambda *_: (network_of(plain, TRAINED._replace(windows=("wide",))), network(0)[1])
     )
     command.main([str(tmp_path / "k.npy"), str(tmp_path / "b.h5"), *flags, "--ct.window", "brain", "--dry_run"])
     assert "doubtful: CT windows brain were never trained, wide were" in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_the_command_records_warnings(tmp_path, monkeypatch, capsys):
 
 
 def test_the_model_is_called_as_before():
-    network = Network(plain, TRAINED)
+    network = network_of(plain, TRAINED)
     measurement = atlf.Measurement(jnp.asarray(KSPACE)[None], jnp.asarray(MASK)[None], jnp.asarray(HEAD.ct)[None])
     np.testing.assert_array_equal(network(measurement).image, plain(measurement).image)
 

@@ -6,7 +6,8 @@ import pytest
 
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.masks import MaskConfig, make_mask
-from atlf_jax.models.withheld import (
+from atlf_jax.ops import adjoint, forward, normalise_maps
+from atlf_jax.trained.withheld import (
     MIDDLE,
     SHARE,
     WithheldErrors,
@@ -15,7 +16,6 @@ from atlf_jax.models.withheld import (
     withheld_errors,
     withhold,
 )
-from atlf_jax.ops import adjoint, forward, normalise_maps
 
 SHAPE = (128, 96)
 

@@ -1,0 +1,70 @@
+"""The package as it is installed: the wheel holds all that its commands need, away from the checkout."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlf_jax.data.transforms import fft2c_numpy
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: object, **settings) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900, **settings)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """Build the source distribution, and the wheel from it; return their folder."""
+    pytest.importorskip("uv", reason="uv builds and installs the package; make installs it")
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", folder, ROOT)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_modules_experiments_weights_and_types(built):
+    (wheel,) = built.glob("*.whl")
+    assert len(list(built.glob("*.tar.gz"))) == 1
+    held = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "atlf_jax").rglob("*.py")}
+    configs = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.py")}
+    weights = {f"atlf_jax/weights/{path.name}" for path in (ROOT / "atlf_jax" / "weights").iterdir()}
+    others = {"atlf_jax/py.typed", "atlf_jax/__init__.pyi", "atlf_jax/evaluation/report.html.jinja"}
+    wanted = modules | weights | others | {f"atlf_jax/experiments/{path}" for path in configs}
+    assert not wanted - held and len(weights) >= 6 and len(configs) > 10
+    assert not [name for name in held if name.startswith(("tests", "configs", "benchmarks"))]
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_trains_evaluates_and_reconstructs(built, settings, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
+    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, wheel)
+    environment = {name: value for name, value in settings["env"].items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    away = {"cwd": tmp_path, "env": environment}
+    atlf, workdir = python.with_name("atlf"), tmp_path / "run"
+    assert "atlf_jax" not in [path.name for path in tmp_path.iterdir()]
+    assert "reconstruct" in run(atlf, "--help", **away)
+    small = ("--train.reconstruction.steps=1", "--model.reconstruction.phases=1")
+    off = [f"--train.{stage}.steps=0" for stage in ("autoencode", "fusion", "joint")]
+    run(atlf, "train", "phantom_smoke", f"--workdir={workdir}", *off, *small, **away)
+    run(atlf, "evaluate", f"--checkpoint={workdir}", f"--out={tmp_path / 'scores'}", "--panels=1", **away)
+    assert (tmp_path / "scores" / "report.html").exists()
+    np.save(tmp_path / "mask.npy", np.arange(32) % 2 == 0)
+    rng = np.random.default_rng(0)
+    image = np.zeros((2, 32, 32))
+    image[:, 8:24, 8:24] = rng.random((2, 16, 16)) + 1
+    np.save(tmp_path / "scan.npy", fft2c_numpy(image.astype(np.complex64)))
+    flags = ("--checkpoint", workdir, "--sampling.file", tmp_path / "mask.npy", "--kspace.first_axis", "slices")
+    run(atlf, "reconstruct", tmp_path / "scan.npy", tmp_path / "out.h5", *flags, "--force", **away)
+    assert (tmp_path / "out.h5").exists() and (tmp_path / "out.json").exists()
+    listing = "import atlf_jax; print(atlf_jax.__file__, atlf_jax.load('aanlib-4x-compact'))"
+    assert str(tmp_path) in run(python, "-c", listing, **away)
