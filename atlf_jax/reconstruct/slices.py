@@ -159,9 +159,12 @@ def solve(
     for batch, fields in in_batches(checked(), settings):
         found = measure(fields, settings)
         measurement, start, scale = found.measurement, found.start, found.scale
-        image = start / scale.astype(start.dtype) if model is None else model(measurement).image
+        image, maps = start / scale.astype(start.dtype), measurement.coil_maps
+        if model is not None:
+            result = model(measurement)
+            image, maps = result.image, maps if result.coil_maps is None else result.coil_maps
         hard = settings.hard_consistency and model is not None
-        image, misfit, energy = _finish(image, measurement, scale, hard)
+        image, misfit, energy = _finish(image, measurement._replace(coil_maps=maps), scale, hard)
         error = None
         if settings.error_scale is not None and model is not None:
             differing = spread(partial(_magnitude, model, hard), measurement, image=jnp.abs(image) / scale)

@@ -71,6 +71,7 @@ class TrainedFor(NamedTuple):
     noise: float = 0.0
     windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
     with_and_without_ct: bool = False
+    several_coils: bool = False
     real_image: bool = False  # the image has no imaginary part, so that phase must be taken off before
 
 
@@ -161,6 +162,7 @@ def trained_for(config: "Config") -> TrainedFor:
         noise=data.acquisition.noise,
         windows=data.ct_windows,
         with_and_without_ct=_with_and_without_ct(config),
+        several_coils=data.acquisition.coils[1] > 1 or (data.dataset == "fastmri" and data.fastmri.measured),
         real_image=not getattr(getattr(config.model, "reconstruction", config.model), "complex", True),
     )
 
@@ -193,7 +195,7 @@ def unseen_sampling(
         A sentence for each; the acceleration of several masks is that of all their samples together.
     """
     words = []
-    if coils > 1:
+    if coils > 1 and not trained.several_coils:
         words.append(f"k-space has {coils} coils, and the network was trained with one")
     if trained.sizes and shape not in trained.sizes:
         sizes = " and ".join(map(_size, trained.sizes))

@@ -1,6 +1,7 @@
-"""ATLF-Net's preset ``best``, trained six times as long as in the benchmark; everything else as in ``best.py``.
+"""ATLF-Net's preset ``best``, trained six times as long as in the benchmark; everything else as in
+``benchmark/best.py``.
 
-Source: ours. Command: ``python train.py --config=configs/benchmark/best_long.py``; 5,000 s of one CPU core. It became
+Source: ours. Command: ``python train.py --config=configs/best_long.py``; 5,000 s of one CPU core. It became
 the weights ``aanlib-best-long``: 32.45 dB on case 41 over the twelve masks, where ``best`` comes to 31.4.
 """
 
@@ -13,7 +14,7 @@ from atlf_jax.config import Config
 
 def get_config() -> Config:
     """Return the experiment."""
-    config = runpy.run_path(str(Path(__file__).with_name("best.py")))["get_config"]()
+    config = runpy.run_path(str(Path(__file__).parent / "benchmark" / "best.py"))["get_config"]()
     train = config.train
     train = dataclasses.replace(
         train,
@@ -23,4 +24,4 @@ def get_config() -> Config:
         save_every=250,
         log_every=100,
     )
-    return dataclasses.replace(config, name="benchmark/best_long", train=train)
+    return dataclasses.replace(config, name="best_long", train=train)
