@@ -3,7 +3,7 @@
 # All make their own environment in .venv first; PYTHON=... picks the interpreter (3.11 to 3.13).
 SHELL := /bin/bash
 SUITABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
 RUN := .venv/bin/python
 
 .PHONY: demo test docs lint clean
