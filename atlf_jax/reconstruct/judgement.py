@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
     "k-space centre": Rule("distance of the largest sample from index n // 2, as a part of the side", 1 / 16, 1 / 6),
     "empty lines": Rule("samples that the mask acquires and that were not measured: whole lines or areas of zeros"),
     "phase": Rule("energy of the phase that a real-valued network cannot hold, as a part of the image's", 0.1, 0.25),
-    "noise": Rule("noise of a sample, as a part of the brightest pixel, beyond what was trained", 0.02, 0.048),
+    "noise": Rule("noise of a sample, as a part of the brightest pixel, beyond what was trained", 0.02, 0.042),
     "coil maps": Rule("part of the centre's energy that the combined image lacks", 0.1, 0.5),
     "never trained": Rule("coils, matrix, acceleration, family of masks, kind of scan, contrast or CT windows"),
     "withheld samples": Rule("how much worse than nothing withheld samples are predicted, in dB", -0.5, 0.0),
