@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.config import load_config, parse
 from atlf_jax.evaluation.scoring import REPORTED, ZERO_FILLED, Score
 from atlf_jax.models import build
+from atlf_jax.program import INTERRUPTED
 from benchmarks import ablation, methods
 
 
@@ -84,7 +86,8 @@ def test_unfinished_runs_are_not_scored(tmp_path):
 
 
 def test_a_training_that_was_stopped_ends_the_benchmark(tmp_path, monkeypatch):
-    monkeypatch.setattr(methods.subprocess, "run", lambda *_, **__: None)  # a stopped training saves and returns 0
+    stopped = subprocess.CompletedProcess([], INTERRUPTED)  # a stopped training saves and returns 75
+    monkeypatch.setattr(methods.subprocess, "run", lambda *_, **__: stopped)
     with pytest.raises(SystemExit, match="stopped before its last step; run the same command again"):
         methods.train("best", tmp_path / "best")
 
