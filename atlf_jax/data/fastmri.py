@@ -142,7 +142,7 @@ class KSpaceFile:
             raise FileError(
                 self.path,
                 "is an ISMRMRD file of single acquisitions, not sorted into k-space",
-                "sort its lines (ismrmrd-python-tools, BART, Gadgetron) and save them as .npy",
+                "sort its lines (ismrmrd-python-tools, BART) and save k-space as .npy",
             )
         there = ", ".join(sorted(self._file)[:6]) or "nothing"
         raise FileError(self.path, f"holds {there}", "wanted a dataset named kspace (is it a reconstruction?)")
