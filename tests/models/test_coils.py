@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from atlf_jax.models.withheld import withheld_energy_and_error
 from jax import lax
 
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.models import E2EVarNetConfig, build
 from atlf_jax.models.e2e_varnet import from_fastmri
 from atlf_jax.ops import fft2c, ifft2c, rss
+from atlf_jax.trained.withheld import withheld_energy_and_error
 
 from .conftest import BASELINES, measure, random_variables, small
 
