@@ -1,4 +1,4 @@
-"""ATLF-Net's preset ``best``, trained six times as long as in the benchmark; everything else as in
+"""ATLF-Net's preset ``best``, trained seven times as long as in the benchmark; everything else as in
 ``benchmark/best.py``.
 
 Source: ours. Command: ``python train.py --config=configs/best_long.py``; 5,000 s of one CPU core. It became
