@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 from beartype import beartype
 from beartype.roar import BeartypeCallHintParamViolation
 
-from atlf_jax import command_line
-from atlf_jax.data import AugmentConfig, DataConfig
+from atlf_jax import command_line, own_code
+from atlf_jax.data import DATASETS, AugmentConfig, DataConfig, Dataset, dataset_settings
 from atlf_jax.masks import MaskConfig
+from atlf_jax.migration import MOVED, migrated
 from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
 from atlf_jax.program import REFUSED
 from atlf_jax.training import TrainConfig
@@ -44,17 +45,17 @@ class Config:
     """The network; the experiment's file decides its kind."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where the CT-MR pairs come from."""
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    """Undersampling, in training and in validation."""
-    more_masks: tuple[MaskConfig, ...] = ()
-    """Further families of masks: training draws one for each record, validation takes them in turn.
-    Set in the experiment's file."""
+    masks: tuple[MaskConfig, ...] = (MaskConfig(),)
+    """Undersampling, in training and in validation: one setting or several, as many accelerations as kinds need. For
+    each record training draws a kind and then one of its settings; validation takes the kinds in turn."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training pairs."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Stages, losses and intervals of training."""
 
     def __post_init__(self) -> None:
+        if not self.masks:
+            raise ValueError("masks is empty; wanted at least one setting")
         for name, value in _numbers(self):
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; wanted a finite number")
@@ -94,7 +95,9 @@ def load_config(experiment: str | Path) -> Config:
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else path
-        raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
+        gone = next((name for name in MOVED if f"keyword argument {name!r}" in str(error)), None)
+        remedy = f"; {MOVED[gone]}" if gone else ""
+        raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}{remedy}") from error
     if not isinstance(config, Config):
         raise ValueError(f"{path}: wanted a function get_config() -> Config, its result is {config!r}")
     return config
@@ -138,18 +141,35 @@ def parse(
                 "all there is to set"
             )
         default = Config() if path is None else load_config(path)
+        argv = [re.sub(r"^--config\.", "--", text) for text in argv]
+        argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
+        argv, data = _choose_dataset(argv, default.data)
+        default = dataclasses.replace(default, masks=masks, data=data)
     except ValueError as error:
         print(f"{program}: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(REFUSED) from error
     config = command_line.parse(
         Config,
-        [re.sub(r"^--config\.", "--", text) for text in argv],
+        argv,
         program=f"{program} --config={path or 'FILE'} [--workdir=DIR]",
         description=description,
         default=default,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     return config, Path(workdir or Path("runs") / config.name)
+
+
+def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataConfig]:
+    """Take ``--data.dataset NAME``, and read ``--data.NAME.FIELD`` as ``--data.source.FIELD``."""
+    name, argv = _take(argv, "--data.dataset")
+    if name is not None and name != data.dataset:
+        data = dataclasses.replace(data, source=dataset_settings(name))
+    for text in argv:
+        found = re.match(r"--data\.(\w+)\.", text)
+        if found and found[1] in DATASETS and found[1] != data.dataset:
+            raise ValueError(f"{text} is given, and the dataset is {data.dataset}; add --data.dataset={found[1]}")
+    old = re.compile(rf"^--data\.{re.escape(data.dataset)}\.")
+    return [old.sub("--data.source.", text) for text in argv], data
 
 
 def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -192,6 +212,8 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where}: wanted a dictionary of {kind.__name__}, got {values!r}")
+    if kind is Config:
+        values = migrated(values)
     hints = typing.get_type_hints(kind)
     unknown = values.keys() - hints.keys()
     if unknown:
@@ -222,6 +244,11 @@ def _field(hint: Any, value: Any, *, where: str) -> Any:
         if kind not in MODELS:
             raise ValueError(f"{where}: got kind {kind!r}, wanted one of: {', '.join(MODELS)}")
         hint, value = MODELS[kind][0], {name: item for name, item in value.items() if name != "kind"}
+    if where.endswith("data.source"):
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+            raise ValueError(f"{where}: got {value!r}, wanted a dictionary with the kind of the dataset")
+        hint = type(dataset_settings(value["kind"]))
+        value = {name: item for name, item in value.items() if name != "kind"}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where=where)
     item = next(iter(typing.get_args(hint)), None)  # of tuple[Item, ...]
@@ -232,6 +259,8 @@ def _field(hint: Any, value: Any, *, where: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
+        if isinstance(value, Dataset):
+            return {"kind": own_code.name_of(type(value), DATASETS, what="dataset")} | to_dict(value)
         tagged = type(value) in KINDS and not isinstance(value, ATLFConfig)
         return ({"kind": KINDS[type(value)]} if tagged else {}) | to_dict(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -23,22 +23,16 @@ import jax
 import numpy as np
 
 from atlf_jax.config import Config, from_dict
-from atlf_jax.data import AcquisitionConfig, DataConfig, open_source
+from atlf_jax.data import AANLIBConfig, AcquisitionConfig, DataConfig, open_source
 from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import figures
-from atlf_jax.evaluation.modality import ABLATIONS, GAINS, Changed
+from atlf_jax.evaluation.changes import ABLATIONS, Changed
 from atlf_jax.evaluation.report import title
-from atlf_jax.evaluation.scoring import (
-    REPORTED,
-    ZERO_FILLED,
-    EvaluationConfig,
-    Reconstructor,
-    Score,
-    evaluate,
-    mask_label,
-)
+from atlf_jax.evaluation.scoring import Score, evaluate, leading, reported
 from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, summarise
-from atlf_jax.masks import MaskConfig
+from atlf_jax.evaluation.trial import ZERO_FILLED, EvaluationConfig, Reconstructor, Trial
+from atlf_jax.masks import MaskConfig, mask_label
+from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
 from atlf_jax.program import INTERRUPTED
 from atlf_jax.solvers import SOLVERS
@@ -49,6 +43,7 @@ from benchmarks.table import machine, markdown
 CONFIGS = Path(__file__).parent.parent / "configs" / "benchmark"
 FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
 ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled centre of masks of lines
+SCORES = reported(list(METRICS))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out.resolve()
     (out / "scores").mkdir(parents=True, exist_ok=True)
     masks = masks_of(arguments)
-    source = open_source(DataConfig(dataset="aanlib"), arguments.split)
+    source = open_source(DataConfig(AANLIBConfig()), arguments.split)
     config = EvaluationConfig(batch_size=arguments.batch)
     acquisition = AcquisitionConfig(arguments.phase, arguments.noise)
     seen = "" if acquisition == AcquisitionConfig() else f", phase {acquisition.phase:g}, noise {acquisition.noise:g}"
@@ -99,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}{seen}.csv"
                 if not current(file, out / name):
                     started = time.perf_counter()
-                    scored = evaluate({variant: model}, pairs, masks=[mask], config=config, acquisition=acquisition)
+                    scored = evaluate(Trial(pairs, (mask,), {variant: model}, acquisition, config))
                     save(file, scored)
                     print(f"{variant}, {mask_label(mask)}{seen}: {time.perf_counter() - started:.0f} s", flush=True)
                 rows += read(file)
@@ -146,7 +141,7 @@ def current(file: Path, run: Path, which: str = "best") -> bool:
     with file.open(newline="") as stream:
         columns = next(csv.reader(stream), [])
     scored = run / "checkpoints" / which
-    return {*REPORTED} <= {*columns} and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
+    return {*SCORES} <= {*columns} and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
 
 
 def total_steps(config: Config) -> int:
@@ -214,7 +209,7 @@ def seconds(rows: Sequence[Score], method: str) -> float:
 def save(file: Path, rows: Sequence[Score]) -> None:
     """Write scores, whole or not at all."""
     with whole_file(file) as part, Path(part).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *REPORTED])
+        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *SCORES])
         writer.writeheader()
         for row in rows:
             fields = row._asdict()
@@ -227,7 +222,7 @@ def read(file: Path) -> list[Score]:
     with file.open(newline="") as stream:
         return [
             Score(
-                values={name: float(line.pop(name)) for name in REPORTED},
+                values={name: float(line.pop(name)) for name in SCORES},
                 real=line.pop("real") == "True",
                 **{name: kinds.get(name, str)(value) for name, value in line.items()},
             )
@@ -252,7 +247,7 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], seen: str = "
     parts = [f"{about}, jax {jax.__version__}"]
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
     parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}{seen}")
-    for metric in REPORTED:
+    for metric in SCORES:
         title = f"{metric.removesuffix('_body').upper()}{' inside the body' * metric.endswith('_body')}"
         table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()], digits=4)
         parts.append(f"{title}, mean over subjects:\n\n{table}")
@@ -318,11 +313,11 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
-    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``), by each of ``GAINS``.
+    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``), by two metrics each.
 
     PSNR may rise while SSIM falls, and the whole picture holds air: a gain is one where all agree.
     """
-    by_metric = {metric: comparisons_by(rows, metric) for metric in GAINS}
+    by_metric = {metric: comparisons_by(rows, metric) for metric in leading(METRICS)}
     methods = list(dict.fromkeys(row.method for row in rows))
     return [
         {"mask": mask, "method": name, "against": other}

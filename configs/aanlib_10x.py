@@ -19,6 +19,6 @@ def get_config() -> Config:
     return dataclasses.replace(
         base,
         name="aanlib_10x",
-        mask=MaskConfig(kind="variable_density_2d", acceleration=10.0),
+        masks=(MaskConfig(kind="variable_density_2d", acceleration=10.0),),
         augment=dataclasses.replace(base.augment, crop=(128, 128)),
     )

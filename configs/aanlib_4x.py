@@ -9,7 +9,7 @@ docs/results.md, "compact against ISTA-Net+", for that, the cost and the expecte
 import dataclasses
 
 from atlf_jax.config import Config
-from atlf_jax.data import AugmentConfig, DataConfig
+from atlf_jax.data import AANLIBConfig, AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS
 from atlf_jax.training import LossConfig, StageConfig, TrainConfig
@@ -23,8 +23,8 @@ def get_config() -> Config:
         name="aanlib_4x",
         # pictures have no phase: one real channel, as ISTA-Net+ has (docs/DESIGN.md, 11)
         model=dataclasses.replace(COMPACT, reconstruction=dataclasses.replace(COMPACT.reconstruction, complex=False)),
-        data=DataConfig(dataset="aanlib", train_split="inner_train", valid_split="inner_valid"),
-        mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(source=AANLIBConfig(), train_split="inner_train", valid_split="inner_valid"),
+        masks=(MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, crop=(64, 0)),
         train=TrainConfig(
             # without its autoencoding phase the fusion process ends in a grey pattern (docs/DESIGN.md, 20)

@@ -25,4 +25,4 @@ def get_config() -> Config:
     """Return the experiment."""
     base = runpy.run_path(str(Path(__file__).with_name("own_data_4x.py")))["get_config"]()
     prepared = PreparedConfig(root="prepared/chaos", size=(256, 256))
-    return dataclasses.replace(base, name="chaos_4x", data=dataclasses.replace(base.data, prepared=prepared))
+    return dataclasses.replace(base, name="chaos_4x", data=dataclasses.replace(base.data, source=prepared))

@@ -20,8 +20,8 @@ def get_config() -> Config:
     return Config(
         name="fastmri_4x",
         model=PRESETS["compact"](),  # complex: raw k-space has a phase
-        data=DataConfig(dataset="fastmri", fastmri=FastMRIConfig(), train_split="train", valid_split="valid"),
-        mask=MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(source=FastMRIConfig(), train_split="train", valid_split="valid"),
+        masks=(MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(rotate90=False, crop=(64, 0)),
         train=TrainConfig(
             reconstruction=StageConfig(steps=20000, learning_rate=1e-3, warmup_steps=200, final_fraction=0.02),

@@ -23,13 +23,12 @@ def get_config() -> Config:
         name="fastmri_multicoil_4x",
         model=E2EVarNetConfig(),
         data=DataConfig(
-            dataset="fastmri",
-            fastmri=FastMRIConfig(coils="multicoil", measured=True, columns=416),
+            source=FastMRIConfig(coils="multicoil", measured=True, columns=416),
             acquisition=AcquisitionConfig(maps="low_resolution", virtual_coils=12),
             train_split="train",
             valid_split="valid",
         ),
-        mask=MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),
+        masks=(MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(rotate90=False),
         train=TrainConfig(
             reconstruction=StageConfig(steps=100000, learning_rate=3e-4, warmup_steps=1000, final_fraction=0.1),

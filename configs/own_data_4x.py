@@ -27,11 +27,10 @@ def get_config() -> Config:
         name="own_data_4x",
         model=PRESETS["compact"](),
         data=DataConfig(
-            dataset="prepared",
-            prepared=PreparedConfig(root="prepared/own_data"),
+            source=PreparedConfig(root="prepared/own_data"),
             acquisition=AcquisitionConfig(phase=0.785),
         ),
-        mask=MaskConfig(kind="random_exact", acceleration=4.0, center_fraction=0.08),
+        masks=(MaskConfig(kind="random_exact", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, crop=(64, 0)),
         train=TrainConfig(
             autoencode=StageConfig(steps=1000, learning_rate=2e-3, warmup_steps=20),

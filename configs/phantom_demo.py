@@ -15,8 +15,8 @@ def get_config() -> Config:
     return Config(
         name="phantom_demo",
         model=PRESETS["compact"](),
-        data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=128)),
-        mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(source=PhantomConfig(size=128)),
+        masks=(MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(),
         train=TrainConfig(
             autoencode=StageConfig(steps=250, learning_rate=2e-3, warmup_steps=20),

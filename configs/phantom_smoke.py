@@ -22,8 +22,8 @@ def get_config() -> Config:
             ),
             reconstruction=ReconstructionConfig(phases=1, width=8, stride=2, heads=2, key_grid=8),
         ),
-        data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=32, subjects=10, slices=1)),
-        mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(source=PhantomConfig(size=32, subjects=10, slices=1)),
+        masks=(MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),),
         train=TrainConfig(
             autoencode=stage,
             fusion=stage,

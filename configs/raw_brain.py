@@ -11,7 +11,7 @@ weighed, not replaced (docs/DESIGN.md, 46). Expected numbers: none yet.
 import dataclasses
 
 from atlf_jax.config import Config
-from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig
+from atlf_jax.data import AANLIBConfig, AcquisitionConfig, AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS
 from atlf_jax.training import LossConfig, StageConfig, TrainConfig
@@ -27,7 +27,7 @@ def get_config() -> Config:
         name="raw_brain",
         model=dataclasses.replace(BEST, reconstruction=RECONSTRUCTION),
         data=DataConfig(
-            dataset="aanlib",
+            source=AANLIBConfig(),
             train_split="inner_train",
             valid_split="inner_valid",
             acquisition=AcquisitionConfig(
@@ -40,8 +40,11 @@ def get_config() -> Config:
                 maps="low_resolution",
             ),
         ),
-        mask=MaskConfig(kind="random_exact", acceleration=(4.0, 8.0), center_fraction=(0.08, 0.04)),
-        more_masks=(MaskConfig(kind="poisson_disc", acceleration=(4.0, 8.0), center_fraction=(0.08, 0.04)),),
+        masks=tuple(
+            MaskConfig(kind, acceleration, center)
+            for kind in ("random_exact", "poisson_disc")
+            for acceleration, center in ((4.0, 0.08), (8.0, 0.04))
+        ),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, gamma=0.2, crop=(128, 0)),
         train=TrainConfig(
             reconstruction=StageConfig(steps=4000, learning_rate=2e-3, warmup_steps=50, final_fraction=0.02),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement
-from atlf_jax.evaluation.scoring import REPORTED, Score
+from atlf_jax.evaluation.scoring import Score, reported
+from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
 from benchmarks import accelerator, compare, cross_validation, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
@@ -154,7 +155,7 @@ def test_solvers_are_compared_within_rounds():
 
 def test_what_the_ct_brings_is_told_by_subject_and_slice():
     def score(method, subject, slice, psnr):
-        values = dict.fromkeys(REPORTED, psnr / 100) | {"psnr": psnr}
+        values = dict.fromkeys(reported(list(METRICS)), psnr / 100) | {"psnr": psnr}
         return Score("m", method, subject, f"{subject}00{slice}", 0, 4.0, 4.0, 0.3, "", True, 0.1, values)
 
     rows = [score("a", s, k, 30.0 + k) for s in ("1", "2") for k in (0, 1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from atlf_jax.config import Config, from_dict, load_config, parse, to_dict
-from atlf_jax.data import AugmentConfig
+from atlf_jax.data import AANLIBConfig, AugmentConfig, DataConfig, PhantomConfig, PreparedConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, DCCNNConfig
 from atlf_jax.training import LossConfig, StageConfig, TrainConfig
@@ -45,20 +45,20 @@ def test_every_experiment_loads_says_what_it_is_and_survives_json(name) -> None:
 
 
 def test_further_masks_survive_json() -> None:
-    config = Config(more_masks=(MaskConfig("radial", acceleration=(4.0, 8.0), center_fraction=(0.1, 0.1)),))
+    config = Config(masks=(MaskConfig("radial", 4.0), MaskConfig("radial", 8.0)))
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
-    with pytest.raises(ValueError, match=r"more_masks\[0\]: MaskConfig has no field 'knd'"):
-        from_dict(Config, {"more_masks": [{"knd": "radial"}]})
+    with pytest.raises(ValueError, match=r"masks\[0\]: MaskConfig has no field 'knd'"):
+        from_dict(Config, {"masks": [{"knd": "radial"}]})
 
 
 def test_several_ct_windows_are_told_by_the_command_line_and_survive_json() -> None:
     config, _ = parse([f"--config={SMOKE}", "--data.phantom.ct_window", "brain", "bone", "--data.workers=0"])
-    assert config.data.phantom.ct_window == config.data.ct_windows == ("brain", "bone")
+    assert config.data.source.ct_window == config.data.ct_windows == ("brain", "bone")
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
-    config, _ = parse([f"--config={SMOKE}", "--data.phantom.ct_window=bone", "--data.prepared.window=wide"])
-    assert config.data.phantom.ct_window == "bone" and config.data.ct_windows == ("bone",)
-    assert dataclasses.replace(config.data, dataset="prepared").ct_windows == ("wide",)
-    assert dataclasses.replace(config.data, dataset="aanlib").ct_windows == ()
+    config, _ = parse([f"--config={SMOKE}", "--data.source.ct_window=bone"])
+    assert config.data.ct_windows == ("bone",)
+    assert DataConfig(PreparedConfig(window="wide")).ct_windows == ("wide",)
+    assert DataConfig(PreparedConfig()).ct_windows == DataConfig(AANLIBConfig()).ct_windows == ()
 
 
 def test_the_file_s_values_are_the_defaults() -> None:
@@ -89,12 +89,20 @@ def test_overrides_are_typed() -> None:
             f"--config={SMOKE}",
             "--workdir=elsewhere",
             "--name=other",
-            "--mask.acceleration",
-            "4",
-            "8",
-            "--mask.center_fraction",
-            "0.08",
-            "0.04",
+            "--masks",
+            *(
+                "random",
+                "4",
+                "0.08",
+                "radial",
+                "8",
+                "0.04",
+                "center_lines=None",
+                "poisson_disc",
+                "6",
+                "0",
+                "center_radius=.1",
+            ),
             "--augment.flip=False",
             "--model.fusion.s_clamp=2",
             "--train.joint.schedule=step",
@@ -102,7 +110,8 @@ def test_overrides_are_typed() -> None:
         ]
     )
     assert workdir == Path("elsewhere") and config.name == "other"
-    assert config.mask.acceleration == (4.0, 8.0) and config.mask.center_fraction == (0.08, 0.04)
+    drawn = MaskConfig("poisson_disc", 6.0, 0.0, center_radius=0.1)
+    assert config.masks == (MaskConfig("random", 4.0, 0.08), MaskConfig("radial", 8.0, 0.04), drawn)
     assert config.augment.flip is False
     assert config.model.fusion.s_clamp == 2.0
     assert config.train.joint.schedule == "step" and config.train.loss.l1 == 1.0
@@ -125,7 +134,12 @@ def test_a_stray_word_is_refused(capsys) -> None:
         ("--train.joint.steps=many", "Error parsing --train.joint.steps: invalid literal for int()"),
         ("--train.joint.schedule=linear", "invalid choice 'linear'"),
         ("--train.joint.steps=-1", "steps and warmup_steps must be >= 0, got -1 and 0"),
-        ("--mask.kind=randon", "invalid choice 'randon'"),
+        ("--mask.kind=randon", "did you mean 'random'"),
+        ("--mask.knd=random", "got knd=random for a mask, wanted one of kind, acceleration"),
+        ("--mask.acceleration", "different numbers of values"),
+        ("--masks=random", "wanted KIND ACCELERATION CENTRE_FRACTION for each mask"),
+        ("--data.prepared.window=wide", "the dataset is phantom; add --data.dataset=prepared"),
+        ("--data.dataset=phantm", "did you mean 'phantom'"),
     ],
 )
 def test_a_wrong_value_is_told(capsys, argument, message) -> None:
@@ -145,7 +159,7 @@ def test_help_lists_every_field_with_the_file_s_value(capsys) -> None:
                 fields(inner, f"{prefix}{item.name}.") if dataclasses.is_dataclass(inner) else [prefix + item.name]
             )
 
-    names = [name for name in fields(load_config(SMOKE)) if name != "more_masks"]  # set in files only
+    names = list(fields(load_config(SMOKE)))
     assert len(names) > 80
     assert [name for name in names if f"--{name} " not in text] == []
     assert "Train a network." in text
@@ -189,6 +203,11 @@ def test_a_missing_file_is_told_with_its_neighbours() -> None:
         ("def get_config():\n    return 3\n", r"wanted a function get_config\(\) -> Config, its result is 3"),
         ("def get_config():\n    return Config(name=3)\n", "parameter name=3 violates type hint <class 'str'>"),
         ("def get_config():\n    return Config(nam='x')\n", "unexpected keyword argument 'nam'"),
+        ("def get_config():\n    return Config(more_masks=())\n", "a setting for each acceleration"),
+        (
+            "from atlf_jax.data import DataConfig\ndef get_config():\n    return DataConfig(dataset='aanlib')\n",
+            "give DataConfig source=, the settings of the dataset",
+        ),
         (
             "def get_config():\n    return Config(train=TrainConfig(batch_size=0))\n",
             "line 4: .*batch_size must be 1 or more",
@@ -206,11 +225,13 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path, body, message) -> None:
 
 def test_json_keeps_tuples_nothing_and_numbers() -> None:
     config = Config(
-        mask=MaskConfig(acceleration=(4.0, 8.0), center_fraction=(0.08, 0.04)),
+        masks=(MaskConfig("random", 4.0, 0.08), MaskConfig("random", 8.0, 0.04)),
         train=TrainConfig(loss=LossConfig(l1=0.5), joint=StageConfig(steps=4)),
     )
     values = json.loads(json.dumps(to_dict(config)))
-    assert values["mask"]["acceleration"] == [4.0, 8.0] and values["model"]["fusion"]["s_clamp"] is None
+    assert [mask["acceleration"] for mask in values["masks"]] == [4.0, 8.0] and values["model"]["fusion"][
+        "s_clamp"
+    ] is None
     assert from_dict(Config, values) == config
 
 
@@ -322,3 +343,34 @@ def test_numbers_that_are_not_finite_are_refused_by_name(value):
         Config(train=TrainConfig(joint=StageConfig(learning_rate=value)))
     with pytest.raises(ValueError, match=r"augment\.rotation is (nan|inf)"):
         AugmentConfig(rotation=value)
+
+
+def test_the_mask_flags_of_earlier_versions() -> None:
+    flags = ["--mask.acceleration", "4", "8", "--mask.center_fraction", "0.08", "0.04", "--mask.kind=equispaced"]
+    config, _ = parse([f"--config={SMOKE}", *flags])
+    assert config.masks == (MaskConfig("equispaced", 4.0, 0.08), MaskConfig("equispaced", 8.0, 0.04))
+
+
+def test_another_dataset_with_its_settings() -> None:
+    config, _ = parse([f"--config={SMOKE}", "--data.dataset=prepared", "--data.prepared.window=wide"])
+    assert config.data.source == PreparedConfig(window="wide") and config.data.dataset == "prepared"
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_configurations_of_earlier_versions() -> None:
+    mask = {"kind": "random", "acceleration": [4.0, 8.0], "center_fraction": [0.08, 0.04], "decay": 0.2}
+    old = {
+        "mask": mask,
+        "more_masks": [{"kind": "radial", "acceleration": 6.0}],
+        "data": {"dataset": "aanlib", "aanlib": {"root": "x", "fold": 2}, "phantom": {"size": 64}, "workers": 1},
+    }
+    config = from_dict(Config, old)
+    assert config.masks == (
+        MaskConfig("random", 4.0, 0.08, decay=0.2),
+        MaskConfig("random", 8.0, 0.04, decay=0.2),
+        MaskConfig("radial", 6.0),
+    )
+    assert config.data == DataConfig(AANLIBConfig(root="x", fold=2), workers=1)
+    assert from_dict(Config, {"data": {"phantom": {"size": 64}}}).data == DataConfig(PhantomConfig(size=64))
+    with pytest.raises(ValueError, match="wanted as many"):
+        from_dict(Config, {"mask": {"acceleration": [4.0, 8.0]}})

@@ -44,6 +44,22 @@ class PreparedConfig:
         if self.keep < 1:
             raise ValueError(f"prepared.keep is {self.keep}; wanted 1 or more subjects")
 
+    def open(self) -> "PreparedSource":
+        """Open the slices of the split."""
+        return PreparedSource(self)
+
+    @property
+    def ct_windows(self) -> tuple[str, ...]:
+        """The windows that the CT is read through; empty where the manifest says it."""
+        if self.window == "manifest":
+            return ()
+        return self.window if isinstance(self.window, tuple) else (self.window,)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of all slices, 0 where they may differ."""
+        return self.size
+
 
 class _Slices(NamedTuple):
     """The slices of a subject."""

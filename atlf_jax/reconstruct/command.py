@@ -83,9 +83,9 @@ class Arguments:
     """Which checkpoint of a run."""
     method: Literal["network", "zero_filled"] = "network"
     """The trained network, or the zero-filled image, which needs no checkpoint."""
-    mask: MaskConfig = MaskConfig("random_exact")
-    """Drawn where the scan has no mask; the defaults are those that the network was trained with, the first
-    acceleration where there were several."""
+    mask: Annotated[MaskConfig, tyro.conf.arg(name="masks")] = MaskConfig("random_exact")
+    """Drawn where the scan has no mask; the default is the one that the network was trained with, the first where there
+    were several."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Where the mask comes from."""
     ct: CTConfig = field(default_factory=CTConfig)
@@ -136,12 +136,12 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
     network = network or _named_network(argv)
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
     if network is not None:
-        mask = network.trained_for.masks[0]
-        acceleration, center_fraction = mask.pairs[0]  # several are for training: a scan has one
-        default = replace(default, mask=replace(mask, acceleration=acceleration, center_fraction=center_fraction))
+        default = replace(default, mask=network.trained_for.masks[0])
         windows = network.trained_for.windows
         if windows:
             default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
+    argv, (mask,) = command_line.apply_old_mask_flags(argv, (default.mask,), several=False)
+    default = replace(default, mask=mask)
     positional = Annotated[Arguments, tyro.conf.PositionalRequiredArgs]
     return command_line.parse(positional, argv, program=program, default=default)
 
@@ -175,8 +175,6 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         kspace=arguments.kspace,
         ct=arguments.ct,
     )
-    if isinstance(arguments.mask.acceleration, tuple):
-        raise ValueError("several accelerations are for training; give one with --mask.acceleration and its centre")
     settings, settings_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments, network)
     check_windows(model, arguments.ct.windows)
@@ -252,7 +250,7 @@ class _Study:
         self._total = self._first = 0.0
         self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
-        self.placement = Placement(scan.mask.mask)
+        self.placement = Placement(scan.mask.samples)
         self._numbers: list[Result] = []  # without their images
         self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 
@@ -367,7 +365,7 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
     """Return how slices become images, and what is told of the coils."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size is {arguments.batch_size}; wanted 1 or more slices")
-    sides = calibration_sides(scan.mask.mask, scan.shape)
+    sides = calibration_sides(scan.mask.samples, scan.shape)
     batch_size = min(arguments.batch_size, len(scan))
     settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=batch_size, calibration=sides)
     if not scan.coils:
@@ -415,7 +413,7 @@ def _model(arguments: Arguments, network: Network | None) -> tuple[Network | Non
         "name": network.config.name,
         "which": arguments.which,
         "step": network.facts["step"],
-        "trained_mask": to_dict(network.config.mask),
+        "trained_mask": to_dict(network.config.masks[0]),
         "hard_consistency": arguments.hard_consistency,
     }
 
@@ -424,7 +422,7 @@ def _never_trained(model: Network | None, scan: Scan) -> list[Finding]:
     """Say what of the scan the network was never trained for."""
     if model is None:
         return []
-    found = unseen_sampling(model.trained_for, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    found = unseen_sampling(model.trained_for, scan.mask.samples, shape=scan.shape, coils=scan.coils)
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
         found += unseen_windows(model.trained_for, window if isinstance(window, tuple) else (window,))
@@ -503,7 +501,7 @@ def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
     from PIL import Image, ImageDraw
 
     with no_display():
-        from atlf_jax.evaluation.figures import error_picture, picture  # matplotlib's colours
+        from atlf_jax.evaluation.pictures import error_picture, picture  # matplotlib's colours
 
     rows, errors = [], []
     for index, (record, result) in sorted(panels.items()):

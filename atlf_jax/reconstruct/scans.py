@@ -176,7 +176,7 @@ class _VolumeScan:
     def __getitem__(self, index: int) -> Record:
         samples = fft2c_numpy(self.slices[index].astype(np.complex64))
         ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
-        return Record(np.where(self.mask.mask, samples, 0), self.mask.mask, ct)
+        return Record(np.where(self.mask.samples, samples, 0), self.mask.samples, ct)
 
     def truth(self, index: int) -> Float32[np.ndarray, "h w"]:
         return self.slices[index]
@@ -229,7 +229,7 @@ class _KSpaceScan:
         if maps is not None:
             maps = np.asarray(maps[index] if maps.ndim == 4 else maps, np.complex64)
         ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
-        return Record(samples, self.mask.mask, ct, maps)
+        return Record(samples, self.mask.samples, ct, maps)
 
     def truth(self, index: int) -> None:
         return None
@@ -338,7 +338,7 @@ def _open_npy(
     drawn, how, warnings = _sampled(path, shape, None, found, mask, sampling, full=np.ones(shape[1], bool))
     if config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
         few = np.stack([samples[index] for index in range(min(len(samples), 8))]).astype(np.complex64)
-        guess = looks_like_coils(np.where(drawn.mask, few, 0), drawn.mask)
+        guess = looks_like_coils(np.where(drawn.samples, few, 0), drawn.samples)
         remedy = "give --kspace.first_axis coils if it is of coils, or --kspace.first_axis slices"
         if guess:
             raise FileError(path, f"has shape {samples.shape} and looks like {len(samples)} coils of one slice", remedy)
@@ -403,16 +403,16 @@ def _sampled(
         warnings.append(f"{in_words(found)}: it was undersampled, the other samples are its mask, and none is drawn")
     if own is None:
         drawn, how = _mask(shape, config, sampling, path)
-        claimed = drawn.mask & full
+        claimed = drawn.samples & full
     elif sampling.file:
         given, _ = _mask(shape, config, sampling, path)
         drawn, how = given, {"kind": "of the scan and of a file"}
-        claimed = given.mask & own
-        if (given.mask & ~own & full).any():
+        claimed = given.samples & own
+        if (given.samples & ~own & full).any():
             warnings.append("the mask's file names samples that the scan's own mask lacks: they were never acquired")
     else:
         drawn, how = stored_mask(own, layout="centered"), {"kind": "of the scan"}
-        claimed = drawn.mask
+        claimed = drawn.samples
         if warnings:
             how = {"kind": "of the empty samples of k-space"}
     joined = claimed & found
@@ -420,7 +420,7 @@ def _sampled(
         warnings.append(f"{in_words(found)}: they do not count as acquired, whatever the mask says")
     if not joined.any():
         raise FileError(path, "has no sample that its mask and its k-space share", "give the mask of this scan")
-    if joined.shape != drawn.mask.shape or (joined != drawn.mask).any():
+    if joined.shape != drawn.samples.shape or (joined != drawn.samples).any():
         try:
             inside = stored_mask(joined, layout="centered")
         except ValueError as error:

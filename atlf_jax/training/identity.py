@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from atlf_jax.data import Source
+from atlf_jax.migration import migrated
 from atlf_jax.training.stages import STAGES
 
 __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
@@ -12,7 +13,7 @@ __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
 FREE = {  # settings that change nothing of what is computed at a step
     "name",
     "data.workers",
-    "data.fastmri.keep_maps",
+    "data.source.keep_maps",
     "train.log_every",
     "train.eval_every",
     "train.save_every",
@@ -51,8 +52,8 @@ class Changes(NamedTuple):
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> Changes:
     """Compare two records of a run, each ``{"config": ..., "data": ...}``.
 
-    Settings of datasets that neither reads are left out. A field outside the model that only one of them has is of
-    another version of the package, whose default is what was done before: it is left out too.
+    Records of earlier versions are compared in the form of this one. A field outside the model that only one of them
+    has is of another version of the package, whose default is what was done before: it is left out.
 
     Args:
         before: of the checkpoint.
@@ -60,13 +61,14 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> 
         step: steps done. Settings of stages that have not begun are free, and the length of the present one if its
             learning rate is constant: what was done so far would have been the same.
     """
+    before, now = (dict(record) | {"config": migrated(record["config"])} for record in (before, now))
     old, new = _settings(before), _settings(now)
     free: dict[str, tuple[Any, Any]] = {}
     others: dict[str, tuple[Any, Any]] = {}
     for name in [*old, *(name for name in new if name not in old)]:
         one, other = old.get(name), new.get(name)
         known = name.startswith("model.") or (name in old and name in new)
-        if known and one != other and not _is_idle(name, before, now):
+        if known and one != other and name != "data.source.split":  # it is replaced
             group = free if _is_free(name, before, now, step) else others
             group[name] = (one, other)
     return Changes(free, others)
@@ -111,20 +113,14 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries, with dots between the names."""
+    """Flatten nested dictionaries, with dots between the names; of a list of them its length and each item."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            flat[prefix + name] = len(value)
+            value = {str(index): item for index, item in enumerate(value)}
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def _is_idle(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Say whether a setting has no effect in either: it is of a dataset that is not read, or its replaced split."""
-    parts = name.split(".")
-    if parts[0] != "data" or len(parts) < 3 or parts[1] == "acquisition":
-        return False
-    read = {record["config"]["data"].get("dataset") for record in (before, now)}
-    return parts[1] not in read or parts[2] == "split"
 
 
 def _is_free(name: str, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:

@@ -8,13 +8,14 @@ masks. Steps are chosen so that each method takes about as long on one core.
 from typing import Any, Literal
 
 from atlf_jax.config import Config
-from atlf_jax.data import AugmentConfig, DataConfig
+from atlf_jax.data import AANLIBConfig, AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import ModelConfig
 from atlf_jax.training import LossConfig, StageConfig, TrainConfig
 
 FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
-MASKS = tuple(MaskConfig(kind, acceleration=(4.0, 8.0, 10.0), center_fraction=(0.08, 0.04, 0.04)) for kind in FAMILIES)
+ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with their centres
+MASKS = tuple(MaskConfig(kind, *pair) for kind in FAMILIES for pair in ACCELERATIONS.items())
 
 
 def experiment(
@@ -45,9 +46,8 @@ def experiment(
     return Config(
         name=f"benchmark/{name}",
         model=model,
-        data=DataConfig(dataset="aanlib", train_split="inner_train", valid_split="inner_valid"),
-        mask=MASKS[0],
-        more_masks=MASKS[1:],
+        data=DataConfig(source=AANLIBConfig(), train_split="inner_train", valid_split="inner_valid"),
+        masks=MASKS,
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, crop=(64, 0)),
         train=TrainConfig(
             **stages,

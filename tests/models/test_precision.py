@@ -108,7 +108,7 @@ def test_packed_weights_score_alike(name):
     """Mean PSNR of four generated heads moves by .0016 dB at most, that of one head by .0066."""
     trained = load(name)
     heads, size = PhantomSource(PhantomConfig(size=64)), (64, 64)
-    mask = make_mask(MaskConfig(kind="random", acceleration=4.0), size, seed=1).mask
+    mask = make_mask(MaskConfig(kind="random", acceleration=4.0), size, seed=1).samples
     examples = [heads[i] for i in range(4)]
     truth = jnp.stack([jnp.asarray(example.target, jnp.complex64) for example in examples])
     kspace = forward(truth, jnp.asarray(mask)[None])

@@ -27,14 +27,14 @@ def change(part: str, **fields) -> Config:
 @pytest.mark.parametrize(
     ("config", "name", "pair"),
     [
-        (change("mask", acceleration=8.0), "mask.acceleration", (4.0, 8.0)),
+        (dataclasses.replace(CONFIG, masks=(MaskConfig(acceleration=8.0),)), "masks.0.acceleration", (4.0, 8.0)),
         (change("train", seed=1), "train.seed", (0, 1)),
         (change("train", batch_size=8), "train.batch_size", (4, 8)),
         (change("train", ema_decay=0.5), "train.ema_decay", (0.999, 0.5)),
         (change("train", loss=LossConfig(l1=1.0)), "train.loss.l1", (0.0, 1.0)),
         (change("model", width=16), "model.width", (8, 16)),
         (change("data", train_split="inner_train"), "data.train_split", ("train", "inner_train")),
-        (change("data", phantom=PhantomConfig(seed=3)), "data.phantom.seed", (0, 3)),
+        (change("data", source=PhantomConfig(seed=3)), "data.source.seed", (0, 3)),
         (change("data", acquisition=AcquisitionConfig(noise=0.1)), "data.acquisition.noise", (0.0, 0.1)),
         (dataclasses.replace(CONFIG, augment=AugmentConfig(flip=False)), "augment.flip", (True, False)),
         (change("train", fusion=StageConfig(steps=10, learning_rate=1e-3)), "train.fusion.learning_rate", (1e-4, 1e-3)),
@@ -50,9 +50,9 @@ def change(part: str, **fields) -> Config:
             (20, 2),
         ),
         (
-            dataclasses.replace(CONFIG, more_masks=(MaskConfig(kind="radial"),)),
-            "more_masks",
-            ([], to_dict(dataclasses.replace(CONFIG, more_masks=(MaskConfig(kind="radial"),)))["more_masks"]),
+            dataclasses.replace(CONFIG, masks=(MaskConfig(), MaskConfig(kind="radial"))),
+            "masks",
+            (1, 2),
         ),
     ],
 )
@@ -80,7 +80,7 @@ def test_another_experiment_is_told_by_name(config, name, pair) -> None:
             change("train", reconstruction=StageConfig(steps=25, schedule="constant")),
             {"train.reconstruction.steps"},
         ),
-        (change("data", prepared=PreparedConfig(root="elsewhere", keep=2)), set()),  # a dataset that is not read
+        (change("data", source=PhantomConfig(split="all")), set()),  # it is replaced
     ],
 )
 def test_what_changes_nothing_of_what_is_computed_is_free(config, names) -> None:
@@ -96,11 +96,8 @@ def test_settings_of_a_stage_are_free_until_it_has_begun() -> None:
 
 
 def test_a_folder_may_move_and_its_data_may_not_change() -> None:
-    first, moved = (
-        dataclasses.replace(CONFIG, data=DataConfig(dataset="prepared", prepared=PreparedConfig(root=root)))
-        for root in ("a", "b")
-    )
-    assert changes(record(first), record(moved), step=15).free == {"data.prepared.root": ("a", "b")}
+    first, moved = (dataclasses.replace(CONFIG, data=DataConfig(PreparedConfig(root=root))) for root in ("a", "b"))
+    assert changes(record(first), record(moved), step=15).free == {"data.source.root": ("a", "b")}
     found = changes(record(first), record(moved, train="91 records"), step=15)
     assert found.others == {"records to train on": ("90 records", "91 records")}
 
@@ -113,17 +110,26 @@ def test_records_of_other_versions_lack_fields() -> None:
     assert "model.kind" in changes(record(), atlf, step=15).others  # of models every field counts
 
 
+def test_records_of_earlier_versions_are_of_the_same_experiment() -> None:
+    older = copy.deepcopy(record())
+    config = older["config"]
+    config["mask"], config["more_masks"] = config.pop("masks")[0], []
+    settings = config["data"].pop("source")
+    config["data"] |= {"dataset": settings.pop("kind"), "phantom": settings, "prepared": {"root": "elsewhere"}}
+    assert changes(older, record(), step=15) == ({}, {})
+    other = dataclasses.replace(CONFIG, data=DataConfig(PreparedConfig()))
+    assert changes(older, record(other), step=15).others["data.source.kind"] == ("phantom", "prepared")
+
+
 def test_a_refusal_fits_a_line() -> None:
-    everything = record(Config(mask=MaskConfig(kind="radial", acceleration=10.0), train=TrainConfig(seed=5)))
+    everything = record(Config(masks=(MaskConfig(kind="radial", acceleration=10.0),), train=TrainConfig(seed=5)))
     found = changes(record(), everything, step=15)
     message = found.refusal("runs/aanlib_4x")
     assert len(found.others) > 10 and len(message) <= 250 and " more)" in message and "--resume_changed" in message
 
 
 def test_sources_tell_their_subjects_and_what_they_hold(discs) -> None:
-    train, valid = (
-        open_source(DataConfig(phantom=PhantomConfig(size=16, slices=1)), split) for split in ("train", "valid")
-    )
+    train, valid = (open_source(DataConfig(PhantomConfig(size=16, slices=1)), split) for split in ("train", "valid"))
     assert shared_subjects(train, valid) == []
     assert shared_subjects(train, train) == sorted({train[index].subject for index in range(len(train))})
     assert shared_subjects(discs(3), discs(12)) == ["s00", "s01", "s02"]
