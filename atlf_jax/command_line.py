@@ -10,12 +10,12 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from atlf_jax.masks import MaskConfig
 from atlf_jax.program import REFUSED
 
-__all__ = ["apply_old_mask_flags", "parse"]
+__all__ = ["apply_old_mask_flags", "parse", "refuse"]
 
 LONGEST = 250  # characters of a message
 LEFT_OUT = ("For full helptext", "Argument helptext")  # parts of tyro's answer: the line names --help itself
@@ -40,7 +40,7 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     """
     import tyro
 
-    settings = {"prog": program, "use_underscores": True, "registry": _with_masks()} | settings
+    settings: dict[str, Any] = {"prog": program, "use_underscores": True, "registry": _with_masks()} | settings
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer), _unwrapped(not {"-h", "--help"} & set(argv)):
@@ -48,9 +48,18 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     except SystemExit:
         if not answer.getvalue():
             raise
+    refuse(_sentence(answer.getvalue()), program=program)
+
+
+def refuse(said: str, *, program: str) -> NoReturn:
+    """Say in one line what is wrong with a command line, point to ``--help``, and exit with ``program.REFUSED``.
+
+    Args:
+        said: what is wrong; cut where the line would be too long.
+        program: as for ``parse``.
+    """
     name = program.partition(" --")[0]
     end = f"; see {name} --help"
-    said = _sentence(answer.getvalue())
     room = LONGEST - len(name) - len(end) - 2
     said = said if len(said) <= room else f"{said[: room - 3]}..."
     print(f"{name}: {said}{end}", file=sys.stderr, flush=True)
@@ -173,10 +182,10 @@ def _unwrapped(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if wanted and before is None:
-            del os.environ["COLUMNS"]
-        elif wanted:
-            os.environ["COLUMNS"] = before
+        if wanted:
+            os.environ.pop("COLUMNS")
+            if before is not None:
+                os.environ["COLUMNS"] = before
 
 
 def _sentence(box: str) -> str:

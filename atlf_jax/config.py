@@ -141,13 +141,16 @@ def parse(
                 "all there is to set"
             )
         default = Config() if path is None else load_config(path)
-        argv = [re.sub(r"^--config\.", "--", text) for text in argv]
+    except ValueError as error:
+        print(f"{program}: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(REFUSED) from error
+    argv = [re.sub(r"^--config\.", "--", text) for text in argv]
+    try:
         argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
         argv, data = _choose_dataset(argv, default.data)
         default = dataclasses.replace(default, masks=masks, data=data)
     except ValueError as error:
-        print(f"{program}: {_one_line(error)}", file=sys.stderr)
-        raise SystemExit(REFUSED) from error
+        command_line.refuse(_one_line(error), program=program)
     config = command_line.parse(
         Config,
         argv,

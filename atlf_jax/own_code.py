@@ -16,7 +16,7 @@ from typing import Any
 
 from beartype import beartype
 
-__all__ = ["find", "is_own", "load_file", "name_of"]
+__all__ = ["LoadedFiles", "find", "is_own", "load_file", "name_of"]
 
 PREFIX = "atlf_own_code_"  # of the names under which the files are imported
 
@@ -63,6 +63,23 @@ def load_file(path: str | Path) -> ModuleType:
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+class LoadedFiles:
+    """The user's files that are loaded here: where it is unpickled, in another process, they are loaded too.
+
+    What is pickled after it in the same stream may be made of their classes.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        files = [module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)]
+        return _load_files, (files,)
+
+
+def _load_files(files: list[str]) -> LoadedFiles:
+    for file in files:
+        load_file(file)
+    return LoadedFiles()
 
 
 @beartype

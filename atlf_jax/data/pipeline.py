@@ -23,6 +23,7 @@ from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.data.example import Example, Source
 from atlf_jax.data.transforms import AcquisitionConfig, AugmentConfig, augment, measure, simulate_acquisition
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
+from atlf_jax.own_code import LoadedFiles
 
 __all__ = ["evaluation_batches", "train_batches"]
 
@@ -148,6 +149,13 @@ class _Numbered:
 
     def __getitem__(self, index: int) -> tuple[int, Example]:
         return index, self.source[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _after_loading, (LoadedFiles(), self.source)  # it may be of a user's own file
+
+
+def _after_loading(_: LoadedFiles, source: Source) -> _Numbered:
+    return _Numbered(source)
 
 
 @dataclass(frozen=True)

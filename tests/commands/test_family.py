@@ -92,7 +92,7 @@ def test_an_unknown_experiment_is_told_with_what_may_be_meant(capsys) -> None:
             "Error parsing --train.joint.steps: invalid literal for int() with base 10: 'many'",
         ),
         ("--train.joint.steps=-1", "steps and warmup_steps must be >= 0, got -1 and 0"),
-        (f"--mask.kind={'long' * 100}", "invalid choice 'longlong"),
+        (f"--mask.kind={'long' * 100}", "unknown mask 'longlong"),
         ("quickly", "Unrecognized options: quickly"),
     ],
 )
