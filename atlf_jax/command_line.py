@@ -10,12 +10,12 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from atlf_jax.masks import MaskConfig
 from atlf_jax.program import REFUSED
 
-__all__ = ["apply_old_mask_flags", "parse", "refuse"]
+__all__ = ["apply_old_mask_flags", "parse", "refused"]
 
 LONGEST = 250  # characters of a message
 LEFT_OUT = ("For full helptext", "Argument helptext")  # parts of tyro's answer: the line names --help itself
@@ -48,11 +48,11 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     except SystemExit:
         if not answer.getvalue():
             raise
-    refuse(_sentence(answer.getvalue()), program=program)
+    raise refused(_sentence(answer.getvalue()), program=program)
 
 
-def refuse(said: str, *, program: str) -> NoReturn:
-    """Say in one line what is wrong with a command line, point to ``--help``, and exit with ``program.REFUSED``.
+def refused(said: str, *, program: str) -> SystemExit:
+    """Say in one line what is wrong with a command line, point to ``--help``, and return the exit to raise.
 
     Args:
         said: what is wrong; cut where the line would be too long.
@@ -63,7 +63,7 @@ def refuse(said: str, *, program: str) -> NoReturn:
     room = LONGEST - len(name) - len(end) - 2
     said = said if len(said) <= room else f"{said[: room - 3]}..."
     print(f"{name}: {said}{end}", file=sys.stderr, flush=True)
-    raise SystemExit(REFUSED)
+    return SystemExit(REFUSED)
 
 
 def apply_old_mask_flags(

@@ -150,7 +150,7 @@ def parse(
         argv, data = _choose_dataset(argv, default.data)
         default = dataclasses.replace(default, masks=masks, data=data)
     except ValueError as error:
-        command_line.refuse(_one_line(error), program=program)
+        raise command_line.refused(_one_line(error), program=program) from error
     config = command_line.parse(
         Config,
         argv,

@@ -1,4 +1,4 @@
-"""What docs/house.md says of a dataset, a mask and a metric of one's own, done to the letter from outside the package."""
+"""What docs/house.md says of a dataset, a mask and a metric of one's own, done from outside the package."""
 
 import csv
 import json
