@@ -19,6 +19,9 @@ from beartype import beartype
 __all__ = ["LoadedFiles", "find", "is_own", "load_file", "name_of"]
 
 PREFIX = "atlf_own_code_"  # of the names under which the files are imported
+SPELT = (
+    "__path_as_given__"  # attribute of such a module: a folder's name is of one machine, and goes into no packed file
+)
 
 
 @beartype
@@ -51,6 +54,7 @@ def load_file(path: str | Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ValueError(f"there is no Python file {path}; give the path of one that is there")
     module = importlib.util.module_from_spec(spec)
+    setattr(module, SPELT, str(path))
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     sys.path.insert(0, str(file.parent))
     try:
@@ -72,13 +76,15 @@ class LoadedFiles:
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        files = [module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)]
+        files = [
+            (module.__file__, getattr(module, SPELT)) for name, module in sys.modules.items() if name.startswith(PREFIX)
+        ]
         return _load_files, (files,)
 
 
-def _load_files(files: list[str]) -> LoadedFiles:
-    for file in files:
-        load_file(file)
+def _load_files(files: list[tuple[str, str]]) -> LoadedFiles:
+    for file, spelt in files:
+        setattr(load_file(file), SPELT, spelt)
     return LoadedFiles()
 
 
@@ -117,7 +123,7 @@ def find(name: str, table: Mapping[str, Any], *, what: str) -> Any:
 
 @beartype
 def name_of(thing: Any, table: Mapping[str, Any], *, what: str) -> str:
-    """Undo ``find``: return the key of a class or function in a table, or ``FILE.py:NAME``.
+    """Undo ``find``: return the key of a class or function in a table, or ``FILE.py:NAME`` by the path that was given.
 
     Raises:
         ValueError: it is neither in the table nor a top-level name of a Python file.
@@ -132,4 +138,4 @@ def name_of(thing: Any, table: Mapping[str, Any], *, what: str) -> str:
             f"{what} {thing!r} is defined neither in the package nor at the top level of a Python file, where it would "
             "be found again; move it into a file of its own"
         )
-    return f"{file}:{attribute}"
+    return f"{getattr(module, SPELT, file)}:{attribute}"

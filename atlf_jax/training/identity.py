@@ -97,7 +97,11 @@ def shared_subjects(train: Source, valid: Source) -> list[str]:
 def _subjects(source: Source) -> frozenset[str]:
     """Return a source's subjects: by its attribute ``subjects``, or from all its records."""
     known = getattr(source, "subjects", None)
-    return frozenset(source[index].subject for index in range(len(source))) if known is None else frozenset(known)
+    return (
+        frozenset(source[index].subject for index in range(len(source)))
+        if known is None
+        else frozenset(map(str, known))
+    )
 
 
 def _describe(source: Source) -> str:
