@@ -40,7 +40,7 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     """
     import tyro
 
-    settings: dict[str, Any] = {"prog": program, "use_underscores": True, "registry": _with_masks()} | settings
+    settings = {"prog": program, "use_underscores": True, "registry": _with_masks()} | settings
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer), _unwrapped(not {"-h", "--help"} & set(argv)):
@@ -119,16 +119,23 @@ def _with_masks() -> Any:
 
     @registry.primitive_rule
     def rule(info: Any) -> Any:
-        one = info.type is MaskConfig
-        if not one and info.type != tuple[MaskConfig, ...]:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=3 if one else "*",
-            metavar="KIND ACCELERATION CENTRE_FRACTION" + " [NAME=VALUE] [...]" * (not one),
-            instance_from_str=(lambda texts: _masks(texts)[0]) if one else _masks,
-            is_instance=lambda value: isinstance(value, MaskConfig if one else tuple),
-            str_from_instance=lambda value: _mask_texts((value,) if one else value),
-        )
+        if info.type is MaskConfig:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs=3,
+                metavar="KIND ACCELERATION CENTRE_FRACTION",
+                instance_from_str=lambda texts: next(iter(_masks(texts))),
+                is_instance=lambda value: isinstance(value, MaskConfig),
+                str_from_instance=lambda mask: _mask_texts((mask,)),
+            )
+        if info.type == tuple[MaskConfig, ...]:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*",
+                metavar="KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE] [...]",
+                instance_from_str=_masks,
+                is_instance=lambda value: isinstance(value, tuple),
+                str_from_instance=_mask_texts,
+            )
+        return None
 
     return registry
 
@@ -139,7 +146,8 @@ def _masks(texts: Sequence[str]) -> tuple[MaskConfig, ...]:
     while queue:
         if len(queue) < 3:
             raise ValueError(f"got {' '.join(queue)}, wanted KIND ACCELERATION CENTRE_FRACTION for each mask")
-        fields = dict(zip(("kind", "acceleration", "center_fraction"), queue[:3], strict=True))
+        fields: dict[str, str] = {}
+        fields["kind"], fields["acceleration"], fields["center_fraction"] = queue[:3]
         queue = queue[3:]
         while queue and "=" in queue[0]:
             name, _, value = queue.pop(0).partition("=")

@@ -106,9 +106,12 @@ def find_metric(name: str) -> Metric:
         True
     """
     found = own_code.find(name.removesuffix("_body"), METRICS, what="metric")
+    if isinstance(found, Metric):
+        return found
     if not callable(found):
         raise ValueError(f"{name} is {found!r}; wanted a function of (prediction, target, peak, body), or a Metric")
-    return found if isinstance(found, Metric) else Metric(found)
+    function: Any = found
+    return Metric(function)
 
 
 def psnr(prediction: Numbers, target: Numbers, *, peak: Numbers, body: Numbers = None) -> Float[Array, "*b"]:

@@ -188,10 +188,8 @@ def reconstructors(arguments: Arguments, networks: Mapping[str, Network]) -> dic
     return models | {name: SOLVERS[name] for name in arguments.solvers}
 
 
-def methods_of(
-    arguments: Arguments, networks: Mapping[str, Network], named: Sequence[str]
-) -> "dict[str, report.Method]":
-    """Return where the rows of each method come from, in their order; those with another CT are named after theirs."""
+def methods_of(arguments: Arguments, networks: Mapping[str, Network], named: Sequence[str]) -> dict[str, Any]:
+    """Return where the rows of each method come from, a ``report.Method``; with another CT it is named ``NAME, CT``."""
     from atlf_jax.evaluation.report import Method
     from atlf_jax.evaluation.trial import ZERO_FILLED
 

@@ -48,7 +48,8 @@ class Dataset(Protocol):
     codes in place of the names of records and subjects). A field ``root`` is the folder that it is read from.
     """
 
-    split: Split
+    @property
+    def split(self) -> Split: ...
 
     def open(self) -> Source: ...
 

@@ -43,6 +43,7 @@ def metric_figure(rows: Sequence[Score], metric: str = "", *, dark: bool = False
     figure = Figure(figsize=(9.6, 2.6 * len(masks)), layout="constrained")
     axes = figure.subplots(len(masks), 1, squeeze=False)[:, 0]
     for axis, mask in zip(axes, masks, strict=True):
+        group: list[Score] = []
         for method, colour in colours.items():
             group = [row for row in rows if row.mask == mask and row.method == method]
             values = np.array([row.values[metric] for row in group])

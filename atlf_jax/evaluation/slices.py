@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,14 +73,14 @@ def reconstruct_slices(
         fresh = timed and batch.target.shape not in seen
         seen.add(batch.target.shape)
         results = _run(methods, batch, compile_first=fresh, with_spread=with_spread)
-        cts = ct_picture(batch.measurement.ct)  # [b h w]
+        cts = np.asarray(ct_picture(batch.measurement.ct))  # [b h w]
         for index, name in enumerate(names):
             yield Panel(
                 mask=mask_label(mask),
                 subject=part.examples[index].subject,
                 name=name,
                 record=part.start + index,
-                sampling=stored_mask(batch.measurement.mask[index], layout="centered")._replace(
+                sampling=stored_mask(np.asarray(batch.measurement.mask[index]), layout="centered")._replace(
                     nominal=float(mask.acceleration)
                 ),
                 ct=cts[index],
@@ -116,7 +116,7 @@ def _run(
 
 
 @jax.jit
-def _reconstruct(reconstructor: Reconstructor, measurement: Measurement) -> tuple[Array, Array | None]:
+def _reconstruct(reconstructor: Reconstructor, measurement: Measurement) -> tuple[Array, Any]:
     """Return only what is looked at, so that no features leave the program."""
     result = reconstructor(measurement)
     return jnp.abs(result.image), result.fused
