@@ -164,7 +164,7 @@ def stored_mask(array: np.ndarray, *, layout: Literal["centered", "corner"]) -> 
     if not mask[h // 2, w // 2]:
         other = "centered" if layout == "corner" else "corner"
         raise ValueError(
-            f"got a mask in the layout {layout!r} in which the zero frequency is not acquired, wanted one in which it is; "
+            f"got a mask in whose layout {layout!r} the zero frequency is not acquired, wanted one in which it is; "
             f"is the mask's layout {other!r}?"
         )
     return _describe(mask, _full_center(mask), mask.size / mask.sum())
