@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
+    "earlier": 0,
     "old_names": 0,
     "own_code": 0,
     "program": 0,
@@ -24,8 +25,9 @@ FLOORS = {
     "interface": 2,
     "solvers": 2,
     "nn": 2,
-    "models": 3,
     "data": 3,
+    "objectives": 3,
+    "models": 4,
     "training": 4,
     "config": 5,
     "trained": 6,

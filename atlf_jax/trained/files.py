@@ -26,7 +26,7 @@ from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data.files import write_file
 from atlf_jax.data.inputs import FileError, parse_json, reading
 from atlf_jax.data.transforms import ct_shape
-from atlf_jax.models import ATLFConfig, build
+from atlf_jax.models import build, multiple_of
 
 __all__ = ["FORMAT", "Which", "read", "shipped", "write"]
 
@@ -223,7 +223,7 @@ def _check_values(file: Path, flat: Mapping[str, np.ndarray]) -> None:
 @functools.lru_cache(maxsize=8)
 def _arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return shape and dtype of a network's arrays by their names."""
-    multiple = model.multiple if isinstance(model, ATLFConfig) else 1
+    multiple = multiple_of(model)
     side = multiple * -(-64 // multiple)  # of any image: parameters do not depend on it
     blank = np.zeros((1, side, side), np.complex64)
     ct = np.zeros((1, *ct_shape(windows, (side, side))), np.float32)
