@@ -9,14 +9,14 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from beartype import beartype
 
-__all__ = ["find", "is_own", "load_file", "name_of"]
+__all__ = ["already_imported", "digest", "files_in", "find", "is_own", "load_file", "name_of", "with_files"]
 
 PREFIX = "atlf_own_code_"  # of the names under which the files are imported
 
@@ -35,7 +35,7 @@ def is_own(name: str) -> bool:
 
 @beartype
 def load_file(path: str | Path) -> ModuleType:
-    """Import a Python file; the same file is imported once, so that its classes stay the same.
+    """Import a Python file; the same file is imported once, so that its classes stay the same, until it is changed.
 
     Args:
         path: of the file; what it imports from its own folder is found.
@@ -44,12 +44,15 @@ def load_file(path: str | Path) -> ModuleType:
         ValueError: there is no such file, or it fails; with the line.
     """
     file = Path(path).expanduser().resolve()
-    name = PREFIX + hashlib.sha256(str(file).encode()).hexdigest()[:16]
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
-    if spec is None or spec.loader is None:
+    if not file.is_file():
         raise ValueError(f"there is no Python file {path}; give the path of one that is there")
+    name = PREFIX + hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:16]
+    for module in [sys.modules.get(name), *_imported(file)]:
+        if module is not None:
+            return module
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file; give the path of one, NAME.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     sys.path.insert(0, str(file.parent))
@@ -63,6 +66,64 @@ def load_file(path: str | Path) -> ModuleType:
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+def _imported(file: Path) -> Iterator[ModuleType]:
+    """Yield the modules of a file that were imported in the ordinary way."""
+    for name, module in list(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if not name.startswith(PREFIX) and place and Path(place).name == file.name and Path(place).resolve() == file:
+            yield module
+
+
+@beartype
+def files_in(values: Any) -> set[str]:
+    """Return the files that are named so anywhere in JSON values.
+
+    Example:
+        >>> files_in({"model": {"kind": "my_network.py:Small"}, "mask": ["random", "masks/mine.py:spiral"]}) == {
+        ...     "my_network.py", "masks/mine.py"}
+        True
+    """
+    if isinstance(values, dict):
+        return {file for value in values.values() for file in files_in(value)}
+    if isinstance(values, list):
+        return {file for value in values for file in files_in(value)}
+    return {values.rpartition(":")[0]} if isinstance(values, str) and is_own(values) else set()
+
+
+@beartype
+def with_files(values: Any, places: Mapping[str, str]) -> Any:
+    """Return JSON values with other files in place of those that are named so.
+
+    Args:
+        values: JSON values.
+        places: the new file of each.
+    """
+    if isinstance(values, dict):
+        return {name: with_files(value, places) for name, value in values.items()}
+    if isinstance(values, list):
+        return [with_files(value, places) for value in values]
+    if isinstance(values, str) and is_own(values):
+        file, _, name = values.rpartition(":")
+        return f"{places.get(file, file)}:{name}"
+    return values
+
+
+@beartype
+def digest(file: str | Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+@beartype
+def already_imported(name: str, sha256: str) -> Path | None:
+    """Return a file of this name and content that was imported in this process, if there is one."""
+    for module in list(sys.modules.values()):
+        place = getattr(module, "__file__", None)
+        if place and Path(place).name == name and Path(place).is_file() and digest(place) == sha256:
+            return Path(place).resolve()
+    return None
 
 
 @beartype
@@ -115,4 +176,4 @@ def name_of(thing: Any, table: Mapping[str, Any], *, what: str) -> str:
             f"{what} {thing!r} is defined neither in the package nor at the top level of a Python file, where it would "
             "be found again; move it into a file of its own"
         )
-    return f"{file}:{attribute}"
+    return f"{Path(file).resolve()}:{attribute}"

@@ -48,6 +48,7 @@ HOMES = {
     "SimpleITK": {"data"},
     "matplotlib": {"evaluation"},
     "flax": {"nn", "models", "trained"},
+    "equinox": {"models"},  # of one adapter
     "safetensors": {"trained"},
     "tyro": {"command_line", "config", "data", "reconstruct", "commands"},
 }

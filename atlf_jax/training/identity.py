@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from atlf_jax.data import Source
+from atlf_jax.own_code import files_in, with_files
 
 __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
 
@@ -59,6 +61,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> 
         step: steps done. Settings of stages that have not begun are free, and the length of the present one if its
             learning rate is constant: what was done so far would have been the same.
     """
+    # a file of the user's own code may move
+    before, now = (
+        with_files(dict(run), {file: Path(file).name for file in files_in(dict(run))}) for run in (before, now)
+    )
     stages = _stages(before, now), _stages(now, before)
     used = [name for name in stages[0] if any(each[name].get("steps") for each in stages)]
     old, new = (_settings(run, {n: each[n] for n in used}) for run, each in zip((before, now), stages, strict=True))
