@@ -243,6 +243,10 @@ def test_a_missing_file_is_told_with_its_neighbours() -> None:
         ),
         ("def get_config(:\n", "SyntaxError: .*line 3"),
         ("import nothing_like_this\n", "line 3: ModuleNotFoundError: No module named 'nothing_like_this'"),
+        (
+            "from atlf_jax.training import StageConfig\n",
+            r"line 3: ImportError: .* stages are now Stage\(name, objective",
+        ),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line(tmp_path, body, message) -> None:

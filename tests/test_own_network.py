@@ -229,7 +229,9 @@ def test_a_network_of_ones_own_is_trained_resumed_scored_packed_and_loaded(tmp_p
     shutil.move(file, moved)
     np.testing.assert_array_equal(slice_of(atlf.load(tmp_path / "own.safetensors", code=moved)), image)
     forget()
-    with pytest.raises(ValueError, match=r"my_network.py, code of its own, which is no longer where it was; read the code"):
+    with pytest.raises(
+        ValueError, match=r"my_network.py, code of its own, which is no longer where it was; read the code"
+    ):
         atlf.load(run)
     np.testing.assert_array_equal(slice_of(atlf.load(run, code=moved)), image)
     train([f"--config={moved}", f"--workdir={run}", "--model.width=3", "--train.all.objective.weight=0.7"])
