@@ -9,19 +9,26 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from beartype import beartype
 
-__all__ = ["LoadedFiles", "find", "is_own", "load_file", "name_of"]
+__all__ = [
+    "LoadedFiles",
+    "already_imported",
+    "digest",
+    "files_in",
+    "find",
+    "is_own",
+    "load_file",
+    "name_of",
+    "with_files",
+]
 
 PREFIX = "atlf_own_code_"  # of the names under which the files are imported
-SPELT = (
-    "__path_as_given__"  # attribute of such a module: a folder's name is of one machine, and goes into no packed file
-)
 
 
 @beartype
@@ -38,7 +45,7 @@ def is_own(name: str) -> bool:
 
 @beartype
 def load_file(path: str | Path) -> ModuleType:
-    """Import a Python file; the same file is imported once, so that its classes stay the same.
+    """Import a Python file; the same file is imported once, so that its classes stay the same, until it is changed.
 
     Args:
         path: of the file; what it imports from its own folder is found.
@@ -47,14 +54,16 @@ def load_file(path: str | Path) -> ModuleType:
         ValueError: there is no such file, or it fails; with the line.
     """
     file = Path(path).expanduser().resolve()
-    name = PREFIX + hashlib.sha256(str(file).encode()).hexdigest()[:16]
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
-    if spec is None or spec.loader is None:
+    if not file.is_file():
         raise ValueError(f"there is no Python file {path}; give the path of one that is there")
+    name = PREFIX + hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:16]
+    for module in [sys.modules.get(name), *_imported(file)]:
+        if module is not None:
+            return module
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file; give the path of one, NAME.py")
     module = importlib.util.module_from_spec(spec)
-    setattr(module, SPELT, str(path))
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     sys.path.insert(0, str(file.parent))
     try:
@@ -76,16 +85,72 @@ class LoadedFiles:
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        files = [
-            (module.__file__, getattr(module, SPELT)) for name, module in sys.modules.items() if name.startswith(PREFIX)
-        ]
+        files = [module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)]
         return _load_files, (files,)
 
 
-def _load_files(files: list[tuple[str, str]]) -> LoadedFiles:
-    for file, spelt in files:
-        setattr(load_file(file), SPELT, spelt)
+def _load_files(files: list[str]) -> LoadedFiles:
+    for file in files:
+        load_file(file)
     return LoadedFiles()
+
+
+def _imported(file: Path) -> Iterator[ModuleType]:
+    """Yield the modules of a file that were imported in the ordinary way."""
+    for name, module in list(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if not name.startswith(PREFIX) and place and Path(place).name == file.name and Path(place).resolve() == file:
+            yield module
+
+
+@beartype
+def files_in(values: Any) -> set[str]:
+    """Return the files that are named so anywhere in JSON values.
+
+    Example:
+        >>> files_in({"model": {"kind": "my_network.py:Small"}, "mask": ["random", "masks/mine.py:spiral"]}) == {
+        ...     "my_network.py", "masks/mine.py"}
+        True
+    """
+    if isinstance(values, dict):
+        return {file for value in values.values() for file in files_in(value)}
+    if isinstance(values, list):
+        return {file for value in values for file in files_in(value)}
+    return {values.rpartition(":")[0]} if isinstance(values, str) and is_own(values) else set()
+
+
+@beartype
+def with_files(values: Any, places: Mapping[str, str]) -> Any:
+    """Return JSON values with other files in place of those that are named so.
+
+    Args:
+        values: JSON values.
+        places: the new file of each.
+    """
+    if isinstance(values, dict):
+        return {name: with_files(value, places) for name, value in values.items()}
+    if isinstance(values, list):
+        return [with_files(value, places) for value in values]
+    if isinstance(values, str) and is_own(values):
+        file, _, name = values.rpartition(":")
+        return f"{places.get(file, file)}:{name}"
+    return values
+
+
+@beartype
+def digest(file: str | Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+@beartype
+def already_imported(name: str, sha256: str) -> Path | None:
+    """Return a file of this name and content that was imported in this process, if there is one."""
+    for module in list(sys.modules.values()):
+        place = getattr(module, "__file__", None)
+        if place and Path(place).name == name and Path(place).is_file() and digest(place) == sha256:
+            return Path(place).resolve()
+    return None
 
 
 @beartype
@@ -123,7 +188,7 @@ def find(name: str, table: Mapping[str, Any], *, what: str) -> Any:
 
 @beartype
 def name_of(thing: Any, table: Mapping[str, Any], *, what: str) -> str:
-    """Undo ``find``: return the key of a class or function in a table, or ``FILE.py:NAME`` by the path that was given.
+    """Undo ``find``: return the key of a class or function in a table, or ``FILE.py:NAME``.
 
     Raises:
         ValueError: it is neither in the table nor a top-level name of a Python file.
@@ -138,4 +203,4 @@ def name_of(thing: Any, table: Mapping[str, Any], *, what: str) -> str:
             f"{what} {thing!r} is defined neither in the package nor at the top level of a Python file, where it would "
             "be found again; move it into a file of its own"
         )
-    return f"{getattr(module, SPELT, file)}:{attribute}"
+    return f"{Path(file).resolve()}:{attribute}"

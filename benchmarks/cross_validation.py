@@ -1,7 +1,7 @@
 """Does the CT help? By subject, in four folds: ``python -m benchmarks.cross_validation --out=runs/folds``.
 
 In each fold a network is trained on six subjects of AANLIB and scored on the other two, so that every subject is scored
-by networks that have not seen it. ``--methods`` names an experiment of ``configs/benchmark`` that takes the CT, and
+by networks that have not seen it. ``--methods`` names an experiment of ``configs/benchmark.py`` that takes the CT, and
 others to compare it with. Without a CT, ``best`` is the network that its adapters were added to, so it needs no other.
 The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
 """
@@ -26,7 +26,7 @@ from atlf_jax.evaluation.scoring import Score, evaluate, leading
 from atlf_jax.evaluation.trial import EvaluationConfig, Trial
 from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.metrics import METRICS
-from atlf_jax.models import build
+from atlf_jax.models import build, sees_ct
 from atlf_jax.training import load
 from benchmarks.methods import ACCELERATIONS, FAMILIES, current, finished, masks_of, read, save, train
 from benchmarks.table import machine, markdown
@@ -82,7 +82,7 @@ def score(
     model = jax.tree_util.Partial(build(settings.model).apply, variables)
     pairs = open_source(dataclasses.replace(settings.data, workers=0), "valid")
     variants = {name: pairs}
-    if settings.model.sees_ct:
+    if sees_ct(settings.model):
         variants |= {f"{name}, {which}": Changed(pairs, ABLATIONS[which]) for which in arguments.ablate}
     rows: list[Score] = []
     for mask, (variant, source) in itertools.product(masks, variants.items()):

@@ -1,6 +1,6 @@
 """Compare methods on one split under the same masks: ``python -m benchmarks.methods --out=runs/benchmark``.
 
-A method is an experiment ``configs/benchmark/NAME.py``, trained here when ``OUT/NAME`` holds no finished run, or a row
+A method is an experiment ``configs/benchmark.py:NAME``, trained here when ``OUT/NAME`` holds no finished run, or a row
 of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: run again to go on, or to add a method
 by name. The tables, OUT/table.md, follow from these files alone. One set of weights a method serves all masks.
 
@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from atlf_jax.config import Config, from_dict
+from atlf_jax.config import Config, experiments, from_dict
 from atlf_jax.data import AANLIBConfig, AcquisitionConfig, DataConfig, open_source
 from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import figures
@@ -33,14 +33,14 @@ from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, s
 from atlf_jax.evaluation.trial import ZERO_FILLED, EvaluationConfig, Reconstructor, Trial
 from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.metrics import METRICS
-from atlf_jax.models import build
+from atlf_jax.models import build, sees_ct
 from atlf_jax.program import INTERRUPTED
 from atlf_jax.solvers import SOLVERS
-from atlf_jax.training import load, stages
+from atlf_jax.training import load, spans
 from atlf_jax.training.checkpoint import read_meta
 from benchmarks.table import machine, markdown
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "benchmark"
+ROOT = Path(__file__).parent.parent
 FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
 ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled centre of masks of lines
 SCORES = reported(list(METRICS))
@@ -85,11 +85,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"{name}: not trained yet, left out")
                 continue
             train(name, out / name)
-        model, cost, sees_ct = open_method(name, out)
+        model, cost, with_ct = open_method(name, out)
         variants = {name: source} | {
             f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate
         }
-        for variant, pairs in variants.items() if sees_ct and name in arguments.ablated else [(name, source)]:
+        for variant, pairs in variants.items() if with_ct and name in arguments.ablated else [(name, source)]:
             for mask in masks:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}{seen}.csv"
                 if not current(file, out / name):
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def learned() -> list[str]:
     """Return the names of the experiments."""
-    return sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem != "base")
+    return [name.removeprefix("benchmark:") for name in experiments() if name.startswith("benchmark:")]
 
 
 def masks_of(arguments: argparse.Namespace) -> list[MaskConfig]:
@@ -146,7 +146,7 @@ def current(file: Path, run: Path, which: str = "best") -> bool:
 
 def total_steps(config: Config) -> int:
     """Return the steps of all stages."""
-    return stages(config.train)[-1].end
+    return spans(config.train)[-1].end
 
 
 def train(name: str, run: Path, *options: str) -> None:
@@ -156,8 +156,8 @@ def train(name: str, run: Path, *options: str) -> None:
         SystemExit: the training was stopped: what it saved must not be scored.
     """
     flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-    command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}", *options]
-    done = subprocess.run(command, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
+    command = [sys.executable, "train.py", f"--config=benchmark:{name}", f"--workdir={run}", *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
     if done.returncode != INTERRUPTED:
         done.check_returncode()
     if not finished(run):
@@ -173,7 +173,7 @@ def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bo
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     cost = {"parameters": parameters, "CPU s to train": training_seconds(out / name), "steps": total_steps(settings)}
     model = settings.model
-    return jax.tree_util.Partial(build(model).apply, variables), cost, model.sees_ct
+    return jax.tree_util.Partial(build(model).apply, variables), cost, sees_ct(model)
 
 
 def training_seconds(run: Path) -> float:

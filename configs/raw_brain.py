@@ -14,7 +14,8 @@ from atlf_jax.config import Config
 from atlf_jax.data import AANLIBConfig, AcquisitionConfig, AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS
-from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+from atlf_jax.models.atlf.objectives import PHASES, Reconstruct
+from atlf_jax.training import Stage, TrainConfig
 
 BEST = PRESETS["best"]()
 # conjugate gradients in each of ten phases are most of the time with coils: a gradient step is learned beside them
@@ -47,8 +48,17 @@ def get_config() -> Config:
         ),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, gamma=0.2, crop=(128, 0)),
         train=TrainConfig(
-            reconstruction=StageConfig(steps=4000, learning_rate=2e-3, warmup_steps=50, final_fraction=0.02),
-            loss=LossConfig(mse=0.0, l1=1.0, gamma_symmetry=0.0),
+            stages=(
+                Stage(
+                    "reconstruction",
+                    Reconstruct(mse=0.0, l1=1.0, gamma_symmetry=0.0, adapters=False),
+                    PHASES,
+                    4000,
+                    learning_rate=2e-3,
+                    warmup_steps=50,
+                    final_fraction=0.02,
+                ),
+            ),
             batch_size=1,
             eval_every=2000,
             save_every=500,

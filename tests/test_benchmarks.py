@@ -241,7 +241,9 @@ def test_the_peer_is_the_same_network(preset, channels_last, folded, x64):
     def loss(params):
         result = model.apply({"params": params}, measurement, mu_index=jnp.asarray(inputs.mu_index))
         error = jnp.square(jnp.abs(result.image - inputs.target)).mean((1, 2))
-        return (error + SYMMETRY_WEIGHT * result.symmetry + inputs.mu * result.path_cost).mean(), result.image
+        return (
+            error + SYMMETRY_WEIGHT * result.extras.symmetry + inputs.mu * result.extras.path_cost
+        ).mean(), result.image
 
     (_, image), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     net = ATLFNet(config, folded=folded, query_chunk=60)

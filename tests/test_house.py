@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
+    "earlier": 0,
     "old_names": 0,
     "own_code": 0,
-    "migration": 0,
     "program": 0,
     "inputs": 1,
     "signals": 1,
@@ -25,8 +25,9 @@ FLOORS = {
     "interface": 2,
     "solvers": 2,
     "nn": 2,
-    "models": 3,
     "data": 3,
+    "objectives": 3,
+    "models": 4,
     "training": 4,
     "config": 5,
     "trained": 6,
@@ -47,6 +48,7 @@ HOMES = {
     "SimpleITK": {"data"},
     "matplotlib": {"evaluation"},
     "flax": {"nn", "models", "trained"},
+    "equinox": {"models"},  # of one adapter
     "safetensors": {"trained"},
     "tyro": {"command_line", "config", "data", "reconstruct", "commands"},
 }

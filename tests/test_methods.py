@@ -111,8 +111,8 @@ def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
 @pytest.mark.parametrize("name", ablation.VARIANTS)
 def test_every_part_can_be_left_out(name):
     """The options of a variant are fields of the configuration, and the network that they make has parameters."""
-    config, _ = parse([f"--config={methods.CONFIGS / 'compact.py'}", *ablation.VARIANTS[name]])
+    config, _ = parse(["benchmark:compact", *ablation.VARIANTS[name]])
     measurement = Measurement(jnp.ones((1, 32, 32), jnp.complex64), jnp.ones((1, 1, 32), bool), jnp.ones((1, 32, 32)))
     shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), measurement)
-    assert ("fusion" in shapes["params"]) == config.model.use_fusion == (config.train.fusion.steps > 0)
-    assert (name == "compact") == (config == load_config(methods.CONFIGS / "compact.py"))
+    assert ("fusion" in shapes["params"]) == config.model.use_fusion == (config.train.stages[1].steps > 0)
+    assert (name == "compact") == (config == load_config("benchmark:compact"))

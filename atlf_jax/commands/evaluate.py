@@ -41,6 +41,8 @@ class Arguments:
     without one."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of each run."""
+    code: tuple[str, ...] = ()
+    """Files of your own code that packed networks need: their names stand in the message that asks for them."""
     split: Split = "valid"
     """Subjects to score."""
     dataset: str | None = None
@@ -78,7 +80,7 @@ def run(arguments: Arguments) -> None:
 
     folder = folder_of(arguments)
     report.check_folder(folder)
-    networks = {name: load(place, arguments.which) for name, place in places_of(arguments).items()}
+    networks = {name: load(place, arguments.which, arguments.code) for name, place in places_of(arguments).items()}
     data = choose_data(arguments, {name: network.config for name, network in networks.items()})
     opened = open_source(data, arguments.split)
     source, left_out = without_black(opened, profile=arguments.evaluation.profile)

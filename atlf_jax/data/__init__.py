@@ -7,6 +7,7 @@ To add a dataset, write ``data/x.py`` with an ``XConfig``, a frozen dataclass wi
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from beartype import beartype
@@ -60,7 +61,7 @@ DATASETS: dict[str, type[Dataset]] = {
 class DataConfig:
     """Which dataset to read, and how."""
 
-    source: Any = field(default_factory=PhantomConfig)
+    source: Dataset = field(default_factory=PhantomConfig)
     """The settings of the dataset, which say which it is; --data.dataset NAME or FILE.py:NAME takes another."""
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     """Phase, coils, coil maps and noise of the simulated scan."""
@@ -72,7 +73,7 @@ class DataConfig:
     """Loader processes; 0 loads in a thread of the main process."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.source, Dataset) and dataclasses.is_dataclass(self.source)):
+        if not dataclasses.is_dataclass(self.source):
             raise ValueError(
                 f"data.source is {self.source!r}; wanted the settings of a dataset, a dataclass with a field split and "
                 "a method open(), such as AANLIBConfig()"
@@ -82,8 +83,9 @@ class DataConfig:
 
     @property
     def dataset(self) -> str:
-        """The name of the dataset: a key of ``DATASETS``, or FILE.py:NAME."""
-        return own_code.name_of(type(self.source), DATASETS, what="dataset")
+        """The name of the dataset: a key of ``DATASETS``, or FILE.py:NAME without the folder."""
+        file, colon, name = own_code.name_of(type(self.source), DATASETS, what="dataset").rpartition(":")
+        return f"{Path(file).name}{colon}{name}"
 
     @property
     def ct_windows(self) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ class MTransConfig(BaselineConfig):
         if self.embed % 4 or self.embed % self.heads:
             raise ValueError(f"embed {self.embed} is not a multiple of 4 and of heads {self.heads}: change either")
 
+    def build(self) -> "MTrans":
+        """Make the module."""
+        return MTrans(self)
+
 
 class Head(nn.Module):
     """Three 3x3 convolutions, each with a ReLU."""
@@ -100,10 +104,9 @@ class MTrans(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: MTransConfig = MTransConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)

@@ -36,15 +36,18 @@ class UNetConfig(BaselineConfig):
         if self.width < 1 or self.pools < 0:
             raise ValueError(f"got width {self.width} and pools {self.pools}, wanted width >= 1 and pools >= 0")
 
+    def build(self) -> "ImageUNet":
+        """Make the module."""
+        return ImageUNet(self)
+
 
 class ImageUNet(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: UNetConfig = UNetConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)

@@ -9,6 +9,8 @@ from beartype import beartype
 from jaxtyping import Bool, Float, jaxtyped
 
 from atlf_jax.masks import LINE_MASKS, MASKS, PLANE_MASKS, MaskConfig, make_mask
+from atlf_jax.models import sees_ct
+from atlf_jax.models.atlf.objectives import ADAPTERS
 
 if TYPE_CHECKING:
     from atlf_jax.config import Config
@@ -162,16 +164,22 @@ def trained_for(config: "Config") -> TrainedFor:
         windows=data.ct_windows,
         with_and_without_ct=_with_and_without_ct(config),
         several_coils=data.acquisition.coils[1] > 1 or getattr(data.source, "measured", False),
-        real_image=not getattr(getattr(config.model, "reconstruction", config.model), "complex", True),
+        real_image=not getattr(config.model, "complex", True),
     )
 
 
 def _with_and_without_ct(config: "Config") -> bool:
-    """Say whether a network learnt to use the CT, and also to do without."""
-    model, train = config.model, config.train
-    left_out = config.augment.ct_dropout > 0
-    beside = train.adapters.steps > 0 and not train.joint.steps and not getattr(model, "unadapted", model).sees_ct
-    return model.sees_ct and (left_out or beside)
+    """Say whether a network learnt to use the CT, and also to do without.
+
+    It does both where the CT was left out at times, or where nothing but adapters, beside a network that is frozen and
+    sees no CT, was trained with it.
+    """
+    model = config.model
+    if not sees_ct(model):
+        return False
+    with_ct = [stage for stage in config.train.stages if stage.steps and getattr(stage.objective, "adapters", True)]
+    beside = bool(with_ct) and all(stage.trains == ADAPTERS for stage in with_ct)
+    return config.augment.ct_dropout > 0 or (beside and not sees_ct(getattr(model, "unadapted", model)))
 
 
 @beartype

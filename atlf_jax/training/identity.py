@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from atlf_jax.data import Source
-from atlf_jax.migration import migrated
-from atlf_jax.training.stages import STAGES
+from atlf_jax.own_code import files_in, with_files
 
 __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
 
@@ -61,15 +61,20 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> 
         step: steps done. Settings of stages that have not begun are free, and the length of the present one if its
             learning rate is constant: what was done so far would have been the same.
     """
-    before, now = (dict(record) | {"config": migrated(record["config"])} for record in (before, now))
-    old, new = _settings(before), _settings(now)
+    # a file of the user's own code may move
+    before, now = (
+        with_files(dict(run), {file: Path(file).name for file in files_in(dict(run))}) for run in (before, now)
+    )
+    stages = _stages(before, now), _stages(now, before)
+    used = [name for name in stages[0] if any(each[name].get("steps") for each in stages)]
+    old, new = (_settings(run, {n: each[n] for n in used}) for run, each in zip((before, now), stages, strict=True))
     free: dict[str, tuple[Any, Any]] = {}
     others: dict[str, tuple[Any, Any]] = {}
     for name in [*old, *(name for name in new if name not in old)]:
         one, other = old.get(name), new.get(name)
         known = name.startswith("model.") or (name in old and name in new)
         if known and one != other and name != "data.source.split":  # it is replaced
-            group = free if _is_free(name, before, now, step) else others
+            group = free if _is_free(name, *stages, step) else others
             group[name] = (one, other)
     return Changes(free, others)
 
@@ -111,9 +116,25 @@ def _describe(source: Source) -> str:
     return f"{len(source)} records of {len(subjects)} subjects ({digest})"
 
 
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(record: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that is compared, by name; stages go by theirs, as on the command line."""
+    config = record["config"]
+    if "train" in config:
+        shared = {name: value for name, value in config["train"].items() if name != "stages"}
+        config = {**config, "train": shared | stages}
     data = {f"records to {name} on": description for name, description in record.get("data", {}).items()}
-    return _flat(record["config"]) | data
+    return _flat(config) | data
+
+
+def _stages(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each stage in order; a stage that only the other run has is added, with 0 steps."""
+    own, theirs = (
+        [{**stage} for stage in each["config"].get("train", {}).get("stages", [])] for each in (record, other)
+    )
+    for place, stage in enumerate(theirs):
+        if stage["name"] not in [each["name"] for each in own]:
+            own.insert(place, stage | {"steps": 0})
+    return {stage.pop("name"): stage for stage in own}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -130,26 +151,21 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _is_free(name: str, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:
     if name in FREE or (name.startswith("data.") and name.endswith(FREE_ENDINGS)):
         return True
-    parts = name.split(".")
-    if parts[0] != "train" or len(parts) < 3 or parts[1] not in STAGES:
+    part, _, setting = name.removeprefix("train.").partition(".")
+    if not name.startswith("train.") or not setting or part not in before:
         return False
-    stage, field = parts[1], parts[2]
     starts, ends = _bounds(before)
-    if step <= starts[stage]:  # it has not begun
+    if step <= starts[part]:  # it has not begun
         return True
-    constant = all(_stage(record, stage).get("schedule") == "constant" for record in (before, now))
-    return field == "steps" and constant and ends[stage] >= step and _bounds(now)[1][stage] >= step
+    constant = all(stages[part].get("schedule") == "constant" for stages in (before, now))
+    return setting == "steps" and constant and ends[part] >= step and _bounds(now)[1][part] >= step
 
 
-def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return record["config"]["train"].get(name, {})
-
-
-def _bounds(record: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+def _bounds(stages: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     """Return the steps at which stages begin and end; an empty one begins and ends where its turn would be."""
     starts, ends, step = {}, {}, 0
-    for name in STAGES:
+    for name, stage in stages.items():
         starts[name] = step
-        step += _stage(record, name).get("steps", 0)
+        step += stage.get("steps", 0)
         ends[name] = step
     return starts, ends

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintParamViolation
 from PIL import Image
 
 from atlf_jax.data import (
@@ -82,7 +83,7 @@ def test_a_record_does_not_depend_on_its_split(config):
 
 
 def test_what_is_no_dataset_is_refused():
-    with pytest.raises(ValueError, match="data.source is 3; wanted the settings of a dataset"):
+    with pytest.raises(BeartypeCallHintParamViolation, match="source=3 violates type hint"):
         DataConfig(3)
     with pytest.raises(ValueError, match="did you mean 'phantom'"):
         dataset_settings("phantm")

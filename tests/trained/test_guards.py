@@ -22,8 +22,9 @@ from atlf_jax.data import (
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS, ATLFConfig, ReconstructionConfig
+from atlf_jax.models.atlf.objectives import ADAPTERS, PHASES, Reconstruct
 from atlf_jax.trained import guards
-from atlf_jax.training import StageConfig, TrainConfig
+from atlf_jax.training import Stage, TrainConfig
 from tests.networks import network_of
 
 HEAD = PhantomSource(PhantomConfig(size=128, subjects=4, slices=8, split="valid"))[4]
@@ -134,12 +135,12 @@ def test_several_families_may_be_trained():
 
 
 def test_networks_that_can_do_without_a_ct_are_known():
-    one = StageConfig(steps=1)
-    augment, adapters, joint = (
-        AugmentConfig(ct_dropout=0.2),
-        TrainConfig(adapters=one),
-        TrainConfig(adapters=one, joint=one),
+    stages = (
+        Stage("reconstruction", Reconstruct(adapters=False), PHASES, 1),
+        Stage("adapters", Reconstruct(), ADAPTERS, 1),
+        Stage("joint", Reconstruct(), steps=1),
     )
+    augment, adapters, joint = AugmentConfig(ct_dropout=0.2), TrainConfig(stages=stages[:2]), TrainConfig(stages=stages)
     blind = ATLFConfig(use_fusion=False, use_ct=False, reconstruction=ReconstructionConfig(adain="none"))
     for config, known in (
         (Config(), False),
