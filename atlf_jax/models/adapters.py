@@ -133,7 +133,7 @@ def _streams(shapes: Any, key: Any) -> Any:
     key = jax.random.key(0) if key is None else key
 
     def fill(number: int, leaf: Any) -> Array:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return jax.random.fold_in(key, number) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
 
     leaves, tree = jax.tree.flatten(shapes)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Complex, Float, Key
+from jaxtyping import Complex, Float, Key
 
-from atlf_jax.array_types import Batch, Measurement
+from atlf_jax.array_types import Array, Batch, Measurement
 from atlf_jax.ops import adjoint
 
 __all__ = ["Model", "Objective", "Outcome", "Variables", "apply", "zero_filled"]

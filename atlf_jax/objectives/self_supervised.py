@@ -1,13 +1,14 @@
 """Learning without fully sampled images: some measured samples are withheld, and predicted from the others."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Bool, Complex, Float, Key
+from jaxtyping import Bool, Complex, Float, Key
 
-from atlf_jax.array_types import Batch, Measurement
+from atlf_jax.array_types import Array, Batch, Measurement
 from atlf_jax.objectives.base import Model, Outcome, Variables, apply
 from atlf_jax.objectives.supervised import compare
 from atlf_jax.ops import forward
@@ -47,18 +48,17 @@ class SelfSupervised:
 
     def __call__(self, model: Model, variables: Variables, batch: Batch, *, key: Key[Array, ""] | None) -> Outcome:
         """Predict the withheld samples."""
-        losses, state, image = [], {}, None
+        losses, images, state = [], [], {}
         keys = jax.random.split(jax.random.key(0) if key is None else key, self.splits if key is not None else 1)
         for split_key in keys:
             key_mask, key_model = jax.random.split(split_key)
             seen, withheld = split_samples(key_mask, batch.measurement, part=self.withheld, centre=self.centre)
             result, state = apply(model, variables | state, seen, key=None if key is None else key_model)
             losses.append(_distance(result.image, withheld))
-            image = result if image is None else image
-        if key is None:
-            image, _ = apply(model, variables, batch.measurement, key=None)
-        terms = {"withheld": jnp.stack(losses).mean(0)}
-        return Outcome(terms, *compare(jax.lax.stop_gradient(image), batch), state)
+            images.append(result)
+        shown = apply(model, variables, batch.measurement, key=None)[0] if key is None else images[0]
+        terms: dict[str, Any] = {"withheld": jnp.stack(losses).mean(0)}
+        return Outcome(terms, *compare(jax.lax.stop_gradient(shown), batch), state)
 
 
 def split_samples(
@@ -97,16 +97,16 @@ def _restricted(measurement: Measurement, mask: Bool[Array, "b h w"]) -> Measure
 
 def _distance(image: Complex[Array, "b h w"], withheld: Measurement) -> Float[Array, " b"]:
     """Return the normalised l2 and l1 distances of an image's samples to the withheld ones, added."""
-    measured = withheld.kspace
+    measured = jnp.asarray(withheld.kspace)
     error = forward(image, withheld.mask, withheld.coil_maps) - measured
     axes = tuple(range(1, measured.ndim))
     tiny = jnp.finfo(measured.real.dtype).tiny
 
     def squares(x: Array) -> Array:
-        return (jnp.square(x.real) + jnp.square(x.imag)).sum(axes)
+        return (jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x))).sum(axes)
 
     def sizes(x: Array) -> Array:
-        size = jnp.square(x.real) + jnp.square(x.imag)
+        size = jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x))
         return jnp.where(size > 0, jnp.sqrt(jnp.where(size > 0, size, 1)), 0).sum(axes)
 
     l2 = jnp.sqrt(jnp.maximum(squares(error), tiny)) / jnp.sqrt(jnp.maximum(squares(measured), tiny))

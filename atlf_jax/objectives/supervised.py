@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from atlf_jax import losses, metrics
-from atlf_jax.array_types import Batch, Reconstruction
+from atlf_jax.array_types import Array, Batch, Reconstruction
 from atlf_jax.objectives.base import Model, Outcome, Variables, apply, zero_filled
 from atlf_jax.ops import ct_picture
 

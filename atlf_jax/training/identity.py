@@ -121,7 +121,7 @@ def _settings(record: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str,
     config = record["config"]
     if "train" in config:
         shared = {name: value for name, value in config["train"].items() if name != "stages"}
-        config = {**config, "train": shared | stages}
+        config = {**config, "train": {**shared, **stages}}
     data = {f"records to {name} on": description for name, description in record.get("data", {}).items()}
     return _flat(config) | data
 
