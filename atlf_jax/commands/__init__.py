@@ -21,6 +21,7 @@ COMMANDS = {
     "prepare": "turn folders of CT and MR scans into a dataset",
     "audit": "list what in a dataset makes scores better than on a scanner",
     "pack": "write a trained network to one file",
+    "export": "write a network as a program that runs without this package",
     "card": "put the scores of an evaluation into a model card",
 }
 
@@ -73,6 +74,8 @@ def run(name: str, argv: Sequence[str] | None = None, *, program: str = "") -> N
             from atlf_jax.commands.audit import main
         case "pack":
             from atlf_jax.commands.pack import main
+        case "export":
+            from atlf_jax.commands.export import main
         case "card":
             from atlf_jax.commands.card import main
         case _:
