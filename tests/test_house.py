@@ -30,10 +30,11 @@ FLOORS = {
     "trained": 6,
     "evaluation": 7,
     "reconstruct": 8,
-    "commands": 9,
-    "models.pretrained": 10,  # commands of earlier versions: nothing imports these two
-    "reconstruct.__main__": 10,
-    "__init__": 10,
+    "demo": 9,
+    "commands": 10,
+    "models.pretrained": 11,  # commands of earlier versions: nothing imports these two
+    "reconstruct.__main__": 11,
+    "__init__": 11,
 }
 HOMES = {
     "optax": {"training"},
@@ -46,6 +47,8 @@ HOMES = {
     "matplotlib": {"evaluation"},
     "flax": {"nn", "models", "trained"},
     "safetensors": {"trained"},
+    "starlette": {"demo"},
+    "uvicorn": {"demo"},
     "tyro": {"command_line", "config", "data", "reconstruct", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

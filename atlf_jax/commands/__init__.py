@@ -15,6 +15,7 @@ from atlf_jax.program import REFUSED, VERSION
 __all__ = ["COMMANDS", "atlf", "atlf_prepare", "atlf_reconstruct", "run"]
 
 COMMANDS = {
+    "demo": "open a page in the browser on which to try networks",
     "train": "train a network, or go on where its run was left",
     "evaluate": "score trained networks on one split of a dataset",
     "reconstruct": "reconstruct k-space, or undersample a volume and reconstruct it",
@@ -62,6 +63,8 @@ def run(name: str, argv: Sequence[str] | None = None, *, program: str = "") -> N
     """
     _set_up()
     match name:
+        case "demo":
+            from atlf_jax.commands.demo import main
         case "train":
             from atlf_jax.commands.train import main
         case "evaluate":
