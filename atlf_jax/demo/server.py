@@ -1,6 +1,7 @@
 """The page's server: loopback only, nothing written, nothing asked of the network."""
 
 import asyncio
+import dataclasses
 import json
 import webbrowser
 from collections import OrderedDict
@@ -29,6 +30,7 @@ __all__ = ["HOST", "application", "serve"]
 
 HOST = "127.0.0.1"
 KEPT = 8  # uploaded pictures in memory
+FRACTIONS = {field.name for field in dataclasses.fields(Choice) if field.type is float}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
@@ -65,7 +67,11 @@ def application() -> Starlette:
             try:
                 asked = await request.json()
                 own = {kind: pictures[str(asked.pop(kind))] for kind in ("mr", "ct_picture") if asked.get(kind)}
-                asked = {name: value for name, value in asked.items() if name not in ("mr", "ct_picture")}
+                asked = {
+                    name: float(value) if name in FRACTIONS and isinstance(value, int) else value  # JSON has 4 for 4.0
+                    for name, value in asked.items()
+                    if name not in ("mr", "ct_picture")
+                }
                 choice = from_dict(Choice, asked, where="choice")
                 call = lambda: compute(choice, mr=own.get("mr"), ct=own.get("ct_picture"))  # noqa: E731
                 found = await asyncio.get_running_loop().run_in_executor(worker, call)

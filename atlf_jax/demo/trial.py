@@ -195,8 +195,8 @@ def expected_error(
         ct: as for ``run``.
 
     Returns:
-        The expected error in units of the picture where the network is calibrated; else a spread that shows where errors
-        are and not how large.
+        The expected error in units of the picture where the network is calibrated; else a spread that shows where
+        errors are and not how large.
     """
     _, shown_ct, mask, kspace = _scan(choice, mr, ct)
     network = _network(choice.network)
