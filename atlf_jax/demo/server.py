@@ -38,6 +38,7 @@ def application() -> Starlette:
     """Return the web application; every page open at the same time shares its memory of uploaded pictures."""
     worker = ThreadPoolExecutor(1)  # one computation at a time: a CPU is busy with one
     pictures: OrderedDict[str, np.ndarray] = OrderedDict()
+    waiting: set[object] = set()  # requests for images: they go before expected errors
 
     async def page(_: Request) -> Response:
         html = resources.files("atlf_jax.demo").joinpath("page.html").read_text(encoding="utf-8")
@@ -74,7 +75,13 @@ def application() -> Starlette:
                 }
                 choice = from_dict(Choice, asked, where="choice")
                 call = lambda: compute(choice, mr=own.get("mr"), ct=own.get("ct_picture"))  # noqa: E731
-                found = await asyncio.get_running_loop().run_in_executor(worker, call)
+                images = request.url.path == "/run"
+                token = object()
+                waiting.update([token] if images else [])
+                try:
+                    found = await asyncio.get_running_loop().run_in_executor(worker, call)
+                finally:
+                    waiting.discard(token)
             except KeyError:
                 return _refusal("the picture is no longer in memory; choose the file again")
             except (ValueError, AttributeError) as error:
@@ -83,11 +90,14 @@ def application() -> Starlette:
 
         return endpoint
 
+    def error(choice: Choice, **own: np.ndarray | None) -> dict[str, Any]:
+        return error_as_page(*expected_error(choice, **own, superseded=lambda: bool(waiting)))
+
     routes = [
         Route("/", page),
         Route("/picture", upload, methods=["POST"]),
         Route("/run", answer(lambda choice, **own: as_page(run(choice, **own))), methods=["POST"]),
-        Route("/error", answer(lambda choice, **own: error_as_page(*expected_error(choice, **own))), methods=["POST"]),
+        Route("/error", answer(error), methods=["POST"]),
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no other name may lead here
     return Starlette(routes=routes, middleware=[hosts])

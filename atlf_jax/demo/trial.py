@@ -27,7 +27,18 @@ from atlf_jax.trained.files import shipped
 from atlf_jax.trained.guards import PICTURES
 from atlf_jax.trained.uncertainty import spread
 
-__all__ = ["HEADS", "SIZE", "CTChoice", "Choice", "Trial", "as_page", "error_as_page", "expected_error", "run"]
+__all__ = [
+    "HEADS",
+    "SIZE",
+    "CTChoice",
+    "Choice",
+    "Superseded",
+    "Trial",
+    "as_page",
+    "error_as_page",
+    "expected_error",
+    "run",
+]
 
 SIZE = 256
 HEADS = PhantomSource(PhantomConfig(size=SIZE, noise=0.002))
@@ -92,6 +103,10 @@ class Choice:
             )
         if self.network not in shipped():
             raise ValueError(f"there are no weights {self.network!r}; there are {', '.join(shipped())}")
+
+
+class Superseded(ValueError):
+    """Another choice was made before the answer to this one was there."""
 
 
 class Method(NamedTuple):
@@ -186,6 +201,7 @@ def expected_error(
     *,
     mr: Float32[np.ndarray, "h w"] | None = None,
     ct: Float32[np.ndarray, "h w"] | None = None,
+    superseded: Callable[[], bool] = lambda: False,
 ) -> tuple[Float32[np.ndarray, "h w"], bool]:
     """Return how far the network's image may be off at every pixel, by its mirror copies, and whether that is scaled.
 
@@ -193,6 +209,10 @@ def expected_error(
         choice: as for ``run``.
         mr: as for ``run``.
         ct: as for ``run``.
+        superseded: says whether nobody waits for the answer any more; asked before each of four reconstructions.
+
+    Raises:
+        Superseded: it said so.
 
     Returns:
         The expected error in units of the picture where the network is calibrated; else a spread that shows where
@@ -202,7 +222,13 @@ def expected_error(
     network = _network(choice.network)
     peak = float(np.abs(np.asarray(adjoint(kspace, mask))).max()) or 1.0
     measurement = _measurement(kspace, mask, shown_ct, peak)
-    found = spread(lambda each: jnp.abs(network.function(each).image), measurement)[0] * peak
+
+    def magnitude(each: Measurement) -> Any:
+        if superseded():
+            raise Superseded("another choice was made meanwhile")
+        return jnp.abs(network.function(each).image).block_until_ready()
+
+    found = spread(magnitude, measurement)[0] * peak
     calibration = network.calibration
     return np.asarray(found if calibration is None else found * calibration.scale, np.float32), calibration is not None
 
