@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from atlf_jax.config import from_dict
 from atlf_jax.data.picture import LARGEST_FILE, read_slice
-from atlf_jax.demo.trial import HEADS, Choice, as_page, error_as_page, expected_error, run
+from atlf_jax.demo.trial import HEADS, Choice, Superseded, as_page, error_as_page, expected_error, run
 from atlf_jax.masks import MASKS
 from atlf_jax.trained.files import shipped
 
@@ -82,6 +82,8 @@ def application() -> Starlette:
                     found = await asyncio.get_running_loop().run_in_executor(worker, call)
                 finally:
                     waiting.discard(token)
+            except Superseded:
+                found = {}  # nobody waits for it
             except KeyError:
                 return _refusal("the picture is no longer in memory; choose the file again")
             except (ValueError, AttributeError) as error:

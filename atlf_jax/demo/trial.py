@@ -30,7 +30,6 @@ from atlf_jax.trained.uncertainty import spread
 __all__ = [
     "HEADS",
     "SIZE",
-    "CTChoice",
     "Choice",
     "Superseded",
     "Trial",
