@@ -14,7 +14,7 @@ __all__ = ["Arguments", "main"]
 class Arguments:
     """Open a page on which to try networks on generated heads or pictures of your own.
 
-    The page is served to this computer alone (127.0.0.1); nothing is written to disk, and nothing is sent elsewhere.
+    The page is served to this computer alone (127.0.0.1); pictures stay in memory, and nothing is sent elsewhere.
     """
 
     port: int = 8338

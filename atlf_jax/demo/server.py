@@ -7,6 +7,7 @@ import webbrowser
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -74,7 +75,7 @@ def application() -> Starlette:
                     if name not in ("mr", "ct_picture")
                 }
                 choice = from_dict(Choice, asked, where="choice")
-                call = lambda: compute(choice, mr=own.get("mr"), ct=own.get("ct_picture"))  # noqa: E731
+                call = partial(compute, choice, mr=own.get("mr"), ct=own.get("ct_picture"))
                 images = request.url.path == "/run"
                 token = object()
                 waiting.update([token] if images else [])
