@@ -1,12 +1,12 @@
 # make demo: train, evaluate and report on generated heads.  make test: the whole test suite.
-# make docs: the documentation site, in build/site.
+# make docs: the documentation site, in build/site.  make test-matrix: the wheel in fresh environments of each Python.
 # All make their own environment in .venv first; PYTHON=... picks the interpreter (3.11 to 3.13).
 SHELL := /bin/bash
 SUITABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
 RUN := .venv/bin/python
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test test-matrix docs lint clean
 demo: .venv/ready
 	$(RUN) train.py --config=configs/phantom_demo.py --workdir=runs/demo
 	$(RUN) evaluate.py --checkpoint=runs/demo --out=runs/demo/evaluation
@@ -15,6 +15,9 @@ demo: .venv/ready
 test: .venv/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+test-matrix: .venv/ready
+	$(RUN) -m benchmarks.matrix
 
 docs: .venv/docs
 	$(RUN) docs/build.py -q

@@ -8,6 +8,7 @@ from .ops import birdcage_maps, normalise_maps
 from .reconstruct import ReconstructionRefused, reconstruct
 from .solvers import cg_sense, guided_total_variation, l1_wavelet, total_variation
 from .trained import GuardWarning, Network, load, load_model, load_pretrained
+from .trained.pytorch import from_torch
 
 __all__ = [
     "MASKS",
@@ -33,6 +34,7 @@ __all__ = [
     "evaluation",
     "fft2c",
     "forward",
+    "from_torch",
     "guided_total_variation",
     "ifft2c",
     "l1_wavelet",

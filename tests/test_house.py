@@ -33,10 +33,11 @@ FLOORS = {
     "trained": 6,
     "evaluation": 7,
     "reconstruct": 8,
-    "commands": 9,
-    "models.pretrained": 10,  # commands of earlier versions: nothing imports these two
-    "reconstruct.__main__": 10,
-    "__init__": 10,
+    "demo": 9,
+    "commands": 10,
+    "models.pretrained": 11,  # commands of earlier versions: nothing imports these two
+    "reconstruct.__main__": 11,
+    "__init__": 11,
 }
 HOMES = {
     "optax": {"training"},
@@ -50,6 +51,8 @@ HOMES = {
     "flax": {"nn", "models", "trained"},
     "equinox": {"models"},  # of one adapter
     "safetensors": {"trained"},
+    "starlette": {"demo"},
+    "uvicorn": {"demo"},
     "tyro": {"command_line", "config", "data", "reconstruct", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,5 +1,6 @@
 """The package as it is installed: the wheel holds all that its commands need, away from the checkout."""
 
+import email
 import subprocess
 import sys
 import zipfile
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from atlf_jax.data.transforms import fft2c_numpy
+from atlf_jax.program import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,10 +40,32 @@ def test_the_wheel_holds_modules_experiments_weights_and_types(built):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "atlf_jax").rglob("*.py")}
     configs = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.py")}
     weights = {f"atlf_jax/weights/{path.name}" for path in (ROOT / "atlf_jax" / "weights").iterdir()}
-    others = {"atlf_jax/py.typed", "atlf_jax/__init__.pyi", "atlf_jax/evaluation/report.html.jinja"}
+    others = {
+        "atlf_jax/demo/page.html",
+        "atlf_jax/py.typed",
+        "atlf_jax/__init__.pyi",
+        "atlf_jax/evaluation/report.html.jinja",
+    }
     wanted = modules | weights | others | {f"atlf_jax/experiments/{path}" for path in configs}
     assert not wanted - held and len(weights) >= 6 and len(configs) > 10
     assert not [name for name in held if name.startswith(("tests", "configs", "benchmarks"))]
+
+
+@pytest.mark.slow
+def test_the_wheel_says_what_it_offers_and_needs(built):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        texts = {Path(name).name: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
+    metadata = email.message_from_string(texts["METADATA"])
+    assert metadata["Name"] == "atlf-jax" and metadata["Version"] == VERSION
+    assert SpecifierSet(metadata["Requires-Python"]) == SpecifierSet(">=3.11,<3.14")
+    extras = {"demo", "export", "cuda12", "cuda13", "dicom", "registration", "docs"}
+    assert extras <= set(metadata.get_all("Provides-Extra", []))
+    needs = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    always = {need.name: need.specifier for need in needs if need.marker is None}
+    assert all(always[name].contains("999") is False for name in ("jax", "flax", "optax", "grain", "orbax-checkpoint"))
+    assert {"torch", "starlette", "pydicom"}.isdisjoint(always)
+    assert "atlf = atlf_jax.commands:atlf" in texts["entry_points.txt"]
 
 
 @pytest.mark.slow
@@ -53,6 +79,7 @@ def test_a_fresh_environment_trains_evaluates_and_reconstructs(built, settings, 
     atlf, workdir = python.with_name("atlf"), tmp_path / "run"
     assert "atlf_jax" not in [path.name for path in tmp_path.iterdir()]
     assert "reconstruct" in run(atlf, "--help", **away)
+    assert run(atlf, "demo", "--check", **away).startswith("With its own CT: ")  # the page itself is of an extra
     small = ("--train.reconstruction.steps=1", "--model.reconstruction.phases=1")
     off = [f"--train.{stage}.steps=0" for stage in ("autoencode", "fusion", "joint")]
     run(atlf, "train", "phantom_smoke", f"--workdir={workdir}", *off, *small, **away)

@@ -15,12 +15,14 @@ from atlf_jax.program import REFUSED, VERSION
 __all__ = ["COMMANDS", "atlf", "atlf_prepare", "atlf_reconstruct", "run"]
 
 COMMANDS = {
+    "demo": "open a page in the browser on which to try networks",
     "train": "train a network, or go on where its run was left",
     "evaluate": "score trained networks on one split of a dataset",
     "reconstruct": "reconstruct k-space, or undersample a volume and reconstruct it",
     "prepare": "turn folders of CT and MR scans into a dataset",
     "audit": "list what in a dataset makes scores better than on a scanner",
     "pack": "write a trained network to one file",
+    "export": "write a network as a program that runs without this package",
     "card": "put the scores of an evaluation into a model card",
 }
 
@@ -61,6 +63,8 @@ def run(name: str, argv: Sequence[str] | None = None, *, program: str = "") -> N
     """
     _set_up()
     match name:
+        case "demo":
+            from atlf_jax.commands.demo import main
         case "train":
             from atlf_jax.commands.train import main
         case "evaluate":
@@ -73,6 +77,8 @@ def run(name: str, argv: Sequence[str] | None = None, *, program: str = "") -> N
             from atlf_jax.commands.audit import main
         case "pack":
             from atlf_jax.commands.pack import main
+        case "export":
+            from atlf_jax.commands.export import main
         case "card":
             from atlf_jax.commands.card import main
         case _:

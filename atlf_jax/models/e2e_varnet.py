@@ -31,7 +31,7 @@ from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import ct_channels, fft2c, from_channels, ifft2c, rss, to_channels
 from atlf_jax.ops.consistency import varnet
 
-__all__ = ["E2EVarNet", "E2EVarNetConfig", "from_fastmri"]
+__all__ = ["E2EVarNet", "E2EVarNetConfig", "from_fastmri", "unet_from_fastmri"]
 
 
 @beartype
@@ -121,30 +121,39 @@ def from_fastmri(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return np.asarray(arrays[name], np.float32)
 
     cascades = 1 + max((int(found[1]) for name in arrays if (found := re.match(r"cascades\.(\d+)\.", name))), default=0)
-    params: dict[str, Any] = {"sensitivity": {"unet": {"unet": _unet(take, arrays, "sens_net.norm_unet.unet")}}}
+    params: dict[str, Any] = {
+        "sensitivity": {"unet": {"unet": unet_from_fastmri(take, arrays, "sens_net.norm_unet.unet.")}}
+    }
     for t in range(cascades):
-        params[f"unet_{t}"] = {"unet": _unet(take, arrays, f"cascades.{t}.model.unet")}
+        params[f"unet_{t}"] = {"unet": unet_from_fastmri(take, arrays, f"cascades.{t}.model.unet.")}
         params[f"eta_{t}"] = take(f"cascades.{t}.dc_weight").reshape(())
     return {"params": params}
 
 
-def _unet(take: Callable[[str], np.ndarray], arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
-    """Rename and transpose the arrays of one U-Net: kernels from [out, in, y, x] to [y, x, in, out]."""
-    pools = sum(
-        1 for each in arrays if re.fullmatch(re.escape(name) + r"\.down_sample_layers\.\d+\.layers\.0\.weight", each)
-    )
+def unet_from_fastmri(
+    take: Callable[[str], np.ndarray], arrays: Mapping[str, np.ndarray], prefix: str
+) -> dict[str, Any]:
+    """Rename and transpose the arrays of one U-Net: kernels from [out, in, y, x] to [y, x, in, out].
+
+    Args:
+        take: returns an array by its name.
+        arrays: all arrays by name.
+        prefix: what their names begin with, "" or up to a dot.
+    """
+    first = re.compile(re.escape(prefix) + r"down_sample_layers\.\d+\.layers\.0\.weight")
+    pools = sum(1 for each in arrays if first.fullmatch(each))
 
     def block(place: str) -> dict[str, Any]:
-        kernels = [take(f"{name}.{place}.layers.{layer}.weight").transpose(2, 3, 1, 0) for layer in (0, 4)]
+        kernels = [take(f"{prefix}{place}.layers.{layer}.weight").transpose(2, 3, 1, 0) for layer in (0, 4)]
         return {f"conv_{i}": {"kernel": kernel} for i, kernel in enumerate(kernels)}
 
     params = {f"down_{level}": block(f"down_sample_layers.{level}") for level in range(pools)}
     params["bottom"] = block("conv")
     for i in range(pools):
         level = pools - 1 - i
-        stretched = take(f"{name}.up_transpose_conv.{i}.layers.0.weight").transpose(0, 2, 3, 1)  # [in y x out]
+        stretched = take(f"{prefix}up_transpose_conv.{i}.layers.0.weight").transpose(0, 2, 3, 1)  # [in y x out]
         params[f"enlarge_{level}"] = {"kernel": stretched.reshape(len(stretched), -1)}
         params[f"up_{level}"] = block(f"up_conv.{i}" if level else f"up_conv.{i}.0")
-    last = f"{name}.up_conv.{pools - 1}.1"
+    last = f"{prefix}up_conv.{pools - 1}.1"
     params["out"] = {"kernel": take(f"{last}.weight")[:, :, 0, 0].T, "bias": take(f"{last}.bias")}
     return params

@@ -77,12 +77,14 @@ class NormUNet(nn.Module):
 
     ``published`` is what fastMRI's ``NormUnet`` computes: ``s * UNet((x - m) / s) + m`` with the unbiased deviation, a
     last layer that does not start at zero, and multiples of 16. A channel of one value is left at its mean there.
+    ``clip`` limits its normalised input, as fastMRI does for its single U-Net.
     """
 
     outputs: int
     width: int = 32
     pools: int = 4
     published: bool = False
+    clip: float | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
@@ -104,6 +106,7 @@ class NormUNet(nn.Module):
         deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
         (top, bottom), (left, right) = (_borders(side, max(16, 2**self.pools)) for side in (h, w))
         scaled = centred / jnp.where(varies, deviation, 1)
+        scaled = scaled if self.clip is None else jnp.clip(scaled, -self.clip, self.clip)
         padded = jnp.pad(scaled, ((0, 0), (top, bottom), (left, right), (0, 0)))
         y = UNet(self.outputs, self.width, self.pools, starts_at_zero=False, name="unet")(padded)
         y = y[:, top : top + h, left : left + w] * deviation[..., : self.outputs]

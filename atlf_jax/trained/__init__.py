@@ -2,7 +2,8 @@
 
 ``network`` is the object; ``files`` reads and writes runs and packed files; ``inference`` makes a compiled function of
 a configuration and variables; ``uncertainty`` and ``withheld`` tell how far an image may be off and whether the CT
-helps; ``guards`` compares a measurement with what was trained.
+helps; ``guards`` compares a measurement with what was trained; ``export`` writes programs that run without this
+package; ``pytorch`` takes in weights of published PyTorch code.
 """
 
 from atlf_jax.trained.guards import GuardWarning, TrainedFor

@@ -32,7 +32,7 @@ from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models import build, multiple_of
 from atlf_jax.own_code import already_imported, digest, files_in, with_files
 
-__all__ = ["FORMAT", "Which", "read", "shipped", "write"]
+__all__ = ["FORMAT", "Which", "arrays_of", "read", "shipped", "write"]
 
 FORMAT = 2  # version of packed files; a reader refuses newer ones. Those of 1 have no digest.
 DIGEST = "sha256"  # of the header's other facts and the arrays
@@ -270,7 +270,7 @@ def _check_values(file: Path, flat: Mapping[str, np.ndarray]) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str]]:
+def arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return shape and dtype of a network's arrays by their names."""
     multiple = multiple_of(model)
     side = multiple * -(-64 // multiple)  # of any image: parameters do not depend on it
@@ -284,7 +284,7 @@ def _arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str
 def _check_same(file: Path, flat: Mapping[str, np.ndarray], config: Config) -> None:
     """Compare names, shapes and dtypes with those of the network: Flax would ignore arrays that it does not know."""
     with reading(file, "a trained network", "it was packed by another version of the package, or damaged"):
-        here = _arrays_of(config.model, len(config.data.ct_windows) or 1)
+        here = arrays_of(config.model, len(config.data.ct_windows) or 1)
     there = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flat.items()}
     differing = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     if differing:

@@ -148,6 +148,45 @@ class Network:
 
         files.write(file, self.config, self.variables, self.facts, overwrite=overwrite)
 
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        shape: tuple[int, int] = (256, 256),
+        coils: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the network as a program for CPU and CUDA that needs neither this package nor Flax.
+
+        The folder holds ``network.jax_export`` (StableHLO with the weights), ``card.json`` (what it takes and gives,
+        what it was trained for, versions, SHA-256) and ``check.npz`` (arguments and the image that they must give). The
+        program takes k-space, mask and CT of any number of images, and gives what ``atlf.reconstruct`` gives.
+
+        Args:
+            folder: where to write; it is made.
+            shape: rows and columns of the images, which are fixed in the program.
+            coils: take k-space ``[b, c, h, w]`` of any number of coils, and coil maps as one more argument.
+            overwrite: replace the files of an earlier export.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: the folder holds files already, or a side is not positive.
+            ImportError: flatbuffers is not installed: ``pip install 'atlf-jax[export]'``.
+
+        Example:
+            >>> import tempfile
+            >>> folder = load("aanlib-best").export(tempfile.mkdtemp(), shape=(32, 32))
+            >>> sorted(file.name for file in folder.iterdir())
+            ['card.json', 'check.npz', 'network.jax_export']
+        """
+        from atlf_jax.trained import export  # reads configurations, which take a second to import
+
+        return export.write(
+            folder, self.config, self.variables, self.facts, shape=shape, coils=coils, overwrite=overwrite
+        )
+
 
 @beartype
 def load(

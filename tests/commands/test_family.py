@@ -56,7 +56,7 @@ def test_the_console_script(capsys, monkeypatch) -> None:
     assert capsys.readouterr().err == "atlf: there is no command 'trian'; did you mean train?\n"
     assert call(monkeypatch, "x") == REFUSED
     assert capsys.readouterr().err == f"atlf: there is no command 'x'; there are {', '.join(COMMANDS)}\n"
-    with pytest.raises(ValueError, match="got a command 'x', wanted one of: train, "):
+    with pytest.raises(ValueError, match="got a command 'x', wanted one of: demo, train, "):
         run("x", [])
 
 
