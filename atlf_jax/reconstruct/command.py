@@ -39,6 +39,7 @@ from atlf_jax.reconstruct.examine import (
     probe_indices,
 )
 from atlf_jax.reconstruct.judgement import Finding, Judgement
+from atlf_jax.reconstruct.methods import METHODS, Method, Regularisation, Solver, choose_regularisation, solver_of
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -66,6 +67,12 @@ from atlf_jax.trained.withheld import WithheldErrors
 
 __all__ = ["Arguments", "main", "run"]
 
+FROM_SCANNERS = ("fastMRI file", "ISMRMRD file", "Siemens twix file")
+_RULES = {
+    "given": "given",
+    "withheld": "chosen by withheld samples",
+    "discrepancy": "chosen by the discrepancy principle",
+}
 PANELS = (0.25, 0.5, 0.75)  # where along the slices the pictures are taken
 
 
@@ -81,8 +88,11 @@ class Arguments:
     """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of a run."""
-    method: Literal["network", "zero_filled"] = "network"
-    """The trained network, or the zero-filled image, which needs no checkpoint."""
+    method: Method = "network"
+    """The trained network, or what needs no checkpoint: the zero-filled image or a classical solver."""
+    regularisation: Regularisation = "withheld"
+    """Of a solver: a number, for images with max|A^H y| = 1; or the rule that chooses it: withheld, the number that
+    predicts withheld samples best; discrepancy, the largest that explains the data up to their known noise."""
     mask: MaskConfig = MaskConfig("random_exact")
     """Drawn where the scan has no mask; the defaults are those that the network was trained with, the first
     acceleration where there were several."""
@@ -178,7 +188,7 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
     if isinstance(arguments.mask.acceleration, tuple):
         raise ValueError("several accelerations are for training; give one with --mask.acceleration and its centre")
     settings, settings_facts = _settings(arguments, scan)
-    model, model_facts = _model(arguments, network)
+    model, model_facts = _model(arguments, network, scan)
     check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
         settings = replace(settings, error_scale=error_scale(model))
@@ -189,12 +199,23 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
     facts = _facts(scan) | {"model": model_facts, "coils": settings_facts}
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
-    examined = examine([scan[index] for index in probe_indices(len(scan))], settings, model)
+    probes = [scan[index] for index in probe_indices(len(scan))]
+    examined = examine(probes, settings, model)
     findings = [Finding("empty lines", "doubtful", reason, "") for reason in scan.warnings]
     findings += _never_trained(model, scan) + examined.findings
     facts["judgement"] = Judgement(tuple(findings)).record()
     _say(console, findings)
     Judgement(tuple(findings)).raise_if_refused(force=arguments.force)
+    if isinstance(model, Solver):
+        if examined.mask is not None:
+            probes = [record._replace(mask=record.mask & examined.mask) for record in probes]
+        model, chosen = choose_regularisation(model, probes, examined.settings)
+        facts["model"] |= chosen
+        console.print(
+            f"regularisation {chosen['regularisation']:.3g} ({_RULES[chosen['regularisation_rule']]})",
+            highlight=False,
+            soft_wrap=True,
+        )
     if arguments.dry_run:
         console.print("dry run: nothing was written", highlight=False)
         return facts
@@ -376,11 +397,11 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
         return settings, None
     if arguments.virtual_coils is not None and not 1 <= arguments.virtual_coils <= scan.coils:
         raise ValueError(f"--virtual_coils is {arguments.virtual_coils}; wanted 1 to {scan.coils}")
-    whitening = _whitening(arguments.noise_covariance, scan.coils)
+    whitening = _whitening(arguments.noise_covariance, scan)
     facts = {"coils": scan.coils, "virtual_coils": arguments.virtual_coils, "whitened": whitening is not None}
     settings = replace(settings, whitening=whitening, virtual_coils=arguments.virtual_coils)
-    if arguments.kspace.coil_maps:
-        return settings, facts | {"maps": "given"}
+    if scan.maps_from:
+        return settings, facts | {"maps": scan.maps_from}
     if min(sides) < SMALLEST_CENTRE:
         raise ValueError(too_small_a_centre())
     return replace(settings, coils=arguments.coils), facts | {
@@ -389,25 +410,27 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
     }
 
 
-def _whitening(file: str, coils: int) -> np.ndarray | None:
+def _whitening(file: str, scan: Scan) -> np.ndarray | None:
+    """Return the matrix by the covariance of a file, or else by that of the scan's own noise."""
     from atlf_jax.ops import whitening_matrix
 
-    if not file:
+    covariance = load_array(Path(file)) if file else scan.noise_covariance
+    if covariance is None:
         return None
-    covariance = load_array(Path(file))
-    if covariance.shape != (coils, coils):
-        raise ValueError(f"{file} has shape {covariance.shape}; wanted the noise covariance of {coils} coils")
+    if covariance.shape != (scan.coils, scan.coils):
+        raise ValueError(f"{file} has shape {covariance.shape}; wanted the noise covariance of {scan.coils} coils")
     return whitening_matrix(np.asarray(covariance, np.complex128)).astype(np.complex64)
 
 
-def _model(arguments: Arguments, network: Network | None) -> tuple[Network | None, dict[str, Any]]:
-    """Return the network, or None for the zero-filled image; and its line in the record."""
-    if arguments.method == "zero_filled":
-        return None, {"method": "zero_filled"}
+def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[Network | Solver | None, dict[str, Any]]:
+    """Return the network, the solver, or None for the zero-filled image; and its line in the record."""
+    if arguments.method != "network":
+        solver = solver_of(arguments.method, arguments.regularisation, coils=scan.coils, has_ct=scan.has_ct)
+        return solver, {"method": arguments.method}
     if not arguments.checkpoint:
         raise ValueError(
             "give a trained network with --checkpoint runs/NAME (a run's folder, a packed file, or the name of weights "
-            "that come with the package), or --method zero_filled"
+            f"that come with the package), or --method {', '.join(METHODS[1:-1])} or {METHODS[-1]}"
         )
     network = network or load(arguments.checkpoint, arguments.which)
     return network, {
@@ -420,16 +443,16 @@ def _model(arguments: Arguments, network: Network | None) -> tuple[Network | Non
     }
 
 
-def _never_trained(model: Network | None, scan: Scan) -> list[Finding]:
+def _never_trained(model: Network | Solver | None, scan: Scan) -> list[Finding]:
     """Say what of the scan the network was never trained for."""
-    if model is None:
+    if not isinstance(model, Network):
         return []
     found = unseen_sampling(model.trained_for, scan.mask.mask, shape=scan.shape, coils=scan.coils)
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
         found += unseen_windows(model.trained_for, window if isinstance(window, tuple) else (window,))
     found += unseen_scan_kind(
-        model.trained_for, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast
+        model.trained_for, raw=scan.facts["input"]["kind"] in FROM_SCANNERS, contrast=scan.contrast
     )
     return [Finding("never trained", "doubtful", reason, "") for reason in found]
 

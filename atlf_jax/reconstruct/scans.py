@@ -14,17 +14,20 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Complex, Complex64, Float32
 
+from atlf_jax.data.coils import espirit_maps_numpy
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.dicom import is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
 from atlf_jax.data.files import fingerprint
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
+from atlf_jax.data.kspace import CONVERTERS, ENDINGS, format_of, read_kspace
+from atlf_jax.data.lines import Choice
 from atlf_jax.data.measured import in_words, is_box, measured
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
 from atlf_jax.reconstruct.judgement import looks_like_coils
-from atlf_jax.reconstruct.slices import Record
+from atlf_jax.reconstruct.slices import SMALLEST_CENTRE, Record, calibration_sides
 
 __all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "load_array", "open_scan"]
 
@@ -78,8 +81,21 @@ class KSpaceConfig:
     """How raw k-space is read."""
 
     first_axis: Literal["auto", "slices", "coils"] = "auto"
-    """What the first of three axes of a .npy file is; with coil maps it is coils. auto: slices, and what looks like
-    coils is refused."""
+    """What the first of three axes of an array is; with coil maps it is coils. auto: slices, and what looks like coils
+    is refused."""
+    axes: str = ""
+    """All axes of an array in their order: s slices, c coils, h readout (rows), w lines (columns); such as hwc for
+    (y, x, coil) of MATLAB. Empty: [*slices, *c, h, w]."""
+    name: str = ""
+    """Name of the array in a file of several (.npz, .mat, HDF5)."""
+    repetition: int | None = None
+    """Which repetition of a file of acquisitions (ISMRMRD, twix, BART)."""
+    contrast: int | None = None
+    """Which contrast or echo of it."""
+    phase: int | None = None
+    """Which phase of the heart of it."""
+    set: int | None = None
+    """Which set of it."""
     coil_maps: str = ""
     """.npy, [c, h, w] or [slices, c, h, w]; empty: maps are estimated where there are coils."""
 
@@ -95,6 +111,8 @@ class Scan(Protocol):
     facts: dict[str, Any]  # for the record; no names of files or people
     contrast: str  # as the file tells it; empty: it does not
     warnings: tuple[str, ...]  # what of the input should be looked at
+    noise_covariance: Complex[np.ndarray, "c c"] | None  # of a sample, where the file has a noise scan
+    maps_from: str  # where coil maps come from that the scan brings; empty: it brings none
 
     def __len__(self) -> int: ...
 
@@ -119,7 +137,7 @@ def open_scan(
     kspace: KSpaceConfig = KSpaceConfig(),
     ct: CTConfig = CTConfig(),
 ) -> Scan:
-    """Open a NIfTI volume, a DICOM folder, a fastMRI file or a .npy array of k-space.
+    """Open a volume (NIfTI, DICOM, and what SimpleITK reads), or k-space (see ``data.kspace.FORMATS``).
 
     Args:
         path: of the input; its ending says what it is.
@@ -135,17 +153,17 @@ def open_scan(
     path = Path(path)
     if path.is_dir() or path.name.endswith(NIFTI):
         return _open_volume(path, mask, sampling, ct)
-    if path.suffix in HDF5:
-        return _open_fastmri(path, mask, sampling, ct)
-    if path.suffix == ".npy":
-        return _open_npy(path, mask, sampling, kspace, ct)
     if path.is_file() and (path.suffix.lower() in (".dcm", ".ima") or read_start(path, 132)[128:] == b"DICM"):
         raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
-    raise FileError(
-        path,
-        f"is no folder and ends in none of {', '.join((*NIFTI, *HDF5, '.npy'))}",
-        "wanted an MR volume (NIfTI, or a DICOM folder) or k-space (fastMRI .h5, or .npy)",
-    )
+    if path.suffix.lower() not in (*ENDINGS, *CONVERTERS):
+        raise FileError(
+            path,
+            f"is no folder and ends in none of {', '.join((*NIFTI, *ENDINGS))}",
+            "wanted an MR volume, or k-space",
+        )
+    if format_of(path, kspace.name) == "fastmri":
+        return _open_fastmri(path, mask, sampling, ct)
+    return _open_kspace(path, mask, sampling, kspace, ct)
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,8 @@ class _VolumeScan:
     coils: int = 0
     contrast: str = ""
     warnings: tuple[str, ...] = ()
+    noise_covariance: None = None
+    maps_from: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -207,6 +227,8 @@ class _KSpaceScan:
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    noise_covariance: Any = None
+    maps_from: str = ""
 
     @property
     def contrast(self) -> str:
@@ -304,55 +326,71 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
     )
 
 
-def _open_npy(
+def _open_kspace(
     path: Path, mask: MaskConfig, sampling: SamplingConfig, config: KSpaceConfig, ct: CTConfig
 ) -> _KSpaceScan:
-    samples = load_array(path)
-    check_complex(samples.dtype, samples.shape, str(path))
-    check_order(samples.shape, str(path))
+    """Open a file of acquisitions, which says what was measured, or an array, which does not."""
+    choice = Choice(config.repetition, config.contrast, config.phase, config.set)
+    raw = read_kspace(path, axes=config.axes, name=config.name, choice=choice)
+    samples = raw.samples
+    told = raw.mask is not None or bool(config.axes)  # which axes are of slices and coils
+    if raw.mask is None:
+        check_order(samples.shape, str(path))
     maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
-    several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
+    if told:
+        several = samples.ndim == 4 or (samples.ndim == 3 and "s" not in config.axes and bool(config.axes))
+    else:
+        several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
     samples = samples[None] if samples.ndim == (3 if several else 2) else samples
     if samples.ndim != (4 if several else 3) or 0 in samples.shape:
         raise ValueError(
             f"{path}: k-space has shape {samples.shape}; wanted [h, w], [slices, h, w] or [slices, c, h, w], or "
-            "[c, h, w] with --kspace.first_axis coils"
+            "[c, h, w] with --kspace.first_axis coils; other orders with --kspace.axes"
         )
     shape = samples.shape[-2:]
     check_memory(path, 32 * int(np.prod(samples.shape[1:], dtype=object)), f"slices {samples.shape[1:]}")
     found = measured(samples.__getitem__, len(samples))
-    if not (sampling.file or sampling.retrospective):
-        told = "" if found.all() else f" ({in_words(found)})"
+    if raw.mask is None and not (sampling.file or sampling.retrospective):
+        empty = "" if found.all() else f" ({in_words(found)})"
         raise FileError(
             path,
-            f"does not say which samples were acquired{told}",
+            f"does not say which samples were acquired{empty}",
             "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
             "--sampling.retrospective and --mask.kind",
         )
-    if not sampling.file and not is_box(found):
+    if (raw.mask is None or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(
             path,
             f"is not fully sampled: {in_words(found)}",
             "give its mask with --sampling.file in place of --sampling.retrospective",
         )
-    drawn, how, warnings = _sampled(path, shape, None, found, mask, sampling, full=np.ones(shape[1], bool))
-    if config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
-        few = np.stack([samples[index] for index in range(min(len(samples), 8))]).astype(np.complex64)
-        guess = looks_like_coils(np.where(drawn.mask, few, 0), drawn.mask)
+    own = None if sampling.retrospective else raw.mask
+    drawn, how, warnings = _sampled(path, shape, own, found, mask, sampling, full=np.ones(shape[1], bool))
+    if not told and config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
+        guess = _looks_like_coils(samples, drawn)
         remedy = "give --kspace.first_axis coils if it is of coils, or --kspace.first_axis slices"
         if guess:
             raise FileError(path, f"has shape {samples.shape} and looks like {len(samples)} coils of one slice", remedy)
         if guess is None:
             warnings = (*warnings, f"k-space of shape {samples.shape} was taken as {len(samples)} slices; {remedy}")
+    if "c" in config.axes and _looks_like_coils(samples[len(samples) // 2], drawn) is False:
+        warnings = (
+            *warnings,
+            f"the axis of {samples.shape[1]} that --kspace.axes {config.axes} calls coils looks like slices",
+        )
     if maps is not None:
         check_complex(maps.dtype, maps.shape, config.coil_maps)
         if maps.shape not in (samples.shape, samples.shape[1:]):
             raise ValueError(
                 f"{config.coil_maps} has shape {maps.shape}; wanted {samples.shape[1:]} or {samples.shape}"
             )
+    maps_from = "given" if maps is not None else ""
+    if maps is None and raw.calibration is not None:
+        maps, maps_from = _maps_of_reference(raw.calibration, path), "ESPIRiT of the file's reference scan"
     facts = {
-        "input": {"kind": "k-space array", "shape": list(samples.shape), "sha256": fingerprint(path)},
-        "place": _place(None),
+        "input": {"kind": raw.kind, "shape": list(samples.shape), "sha256": fingerprint(_data_file(path))}
+        | ({"notes": list(raw.notes)} if raw.notes else {}),
+        "place": _place(raw.spacing),
         "values": "magnitude",
         "mask": how,
     }
@@ -365,12 +403,33 @@ def _open_npy(
         mask=drawn,
         ct=stack,
         facts=facts,
-        image_shape=shape,
+        image_shape=shape if raw.mask is None else raw.image_shape,
+        spacing=raw.spacing,
         where=str(path),
         windows=ct.windows,
         coil_maps=maps,
         warnings=warnings,
+        noise_covariance=raw.noise_covariance,
+        maps_from=maps_from,
     )
+
+
+def _looks_like_coils(stack: np.ndarray, mask: Mask) -> bool | None:
+    few = np.stack([stack[index] for index in range(min(len(stack), 8))]).astype(np.complex64)
+    return looks_like_coils(np.where(mask.mask, few, 0), mask.mask)
+
+
+def _data_file(path: Path) -> Path:
+    return path.with_suffix(".cfl") if path.suffix == ".hdr" else path
+
+
+def _maps_of_reference(calibration: Complex64[np.ndarray, "s c h w"], path: Path) -> Complex64[np.ndarray, "s c h w"]:
+    """Estimate coil maps from a reference scan of its own."""
+    known = measured(calibration.__getitem__, len(calibration))
+    sides = calibration_sides(known, calibration.shape[-2:])
+    if min(sides) < SMALLEST_CENTRE:
+        raise FileError(path, "has a reference scan without a fully sampled centre", "give maps by --kspace.coil_maps")
+    return np.stack([espirit_maps_numpy(each, sides) for each in calibration])
 
 
 def _sampled(
