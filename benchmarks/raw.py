@@ -27,7 +27,16 @@ from atlf_jax.data.kspace import read_kspace
 from atlf_jax.data.lines import remove_oversampling
 from atlf_jax.data.transforms import ifft2c_numpy
 from atlf_jax.masks import MaskConfig, make_mask
-from atlf_jax.reconstruct.methods import GRIDS
+from atlf_jax.reconstruct.methods import GRIDS, Solver, choose_regularisation
+from atlf_jax.reconstruct.slices import (
+    Measured,
+    Record,
+    Settings,
+    calibration_sides,
+    in_batches,
+    kernel_side,
+    measure,
+)
 from benchmarks.table import markdown
 
 SOLVERS = ("zero_filled", "cg_sense", "total_variation", "l1_wavelet")
@@ -142,6 +151,7 @@ class Scan:
         self.kspace = self.kspace / np.abs(self.kspace).max()
         self.shape = self.kspace.shape[-2:]
         self.coils = len(self.kspace) if self.kspace.ndim == 3 else 0
+        self._measured: tuple[Record, Settings, Measured] | None = None
         images = ifft2c_numpy(self.kspace)
         if not self.coils:
             self.truth = np.abs(images)
@@ -158,6 +168,17 @@ class Scan:
             warnings.simplefilter("ignore")  # a judgement, which is not asked for here
             return atlf.reconstruct(np.where(mask, self.kspace, 0), mask, **coils, **settings)
 
+    def measured(self, mask: np.ndarray) -> tuple[Record, Settings, Measured]:
+        """Return what a mask leaves, as solvers take it; made once for each mask."""
+        if self._measured is None or not np.array_equal(self._measured[0].mask, mask):
+            samples = np.where(mask, self.kspace, 0).astype(np.complex64)
+            record = Record(samples, mask, np.zeros(self.shape, np.float32))
+            coils = "espirit" if self.coils else None
+            settings = Settings(coils=coils, calibration=calibration_sides(mask, self.shape))
+            _, fields = next(in_batches([record], settings))
+            self._measured = (record, settings, measure(fields, settings))
+        return self._measured
+
     def error(self, image: np.ndarray) -> float:
         """Return the NRMSE of an image's magnitude."""
         return float(np.linalg.norm(np.abs(image) - self.truth) / np.linalg.norm(self.truth))
@@ -170,9 +191,12 @@ def solver_scores(scan: Scan, mask: np.ndarray, method: str) -> dict[str, float]
     if method in ("cg_sense", "grappa") and not scan.coils:
         return "-"
     grid = GRIDS[method]
-    errors = [scan.error(scan.reconstruct(mask, method=method, regularisation=value)) for value in grid]
-    _, record = scan.reconstruct(mask, method=method, return_record=True)
-    chosen = record["regularisation"]
+    record, settings, found = scan.measured(mask)
+    errors = []
+    for value in grid:
+        image = Solver(method, value)(found.measurement).image[0] * found.scale[0]
+        errors.append(scan.error(np.asarray(image)))
+    chosen = choose_regularisation(Solver(method, "withheld"), [record], settings).solver.regularisation
     best = int(np.argmin(errors))
     return {
         "best": errors[best],
@@ -185,8 +209,6 @@ def solver_scores(scan: Scan, mask: np.ndarray, method: str) -> dict[str, float]
 def sigpy_differences(scan: Scan, mask: np.ndarray) -> dict[str, float]:
     """Return how far our images are from sigpy's, relative to theirs, with the same maps and regularisation."""
     from sigpy.mri import app
-
-    from atlf_jax.reconstruct.slices import calibration_sides, kernel_side
 
     samples = np.where(mask, scan.kspace, 0)
     sides = calibration_sides(mask, scan.shape)
