@@ -1,5 +1,6 @@
 """Arrays in files: numpy's, MATLAB's and BART's, with their axes in the order in which their program shows them."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from atlf_jax.data.files import whole_file
 from atlf_jax.data.hdf5 import hdf5_dataset, open_hdf5
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start, reading
 
-__all__ = ["read_array", "read_cfl", "write_cfl"]
+__all__ = ["npy_bytes", "read_array", "read_cfl", "write_cfl"]
 
 MATLAB_5, HDF5 = b"MATLAB 5.0 MAT-file", b"\x89HDF\r\n\x1a\n"
 _AXES = 16  # of BART, the first four being readout, two phase encodings and coils, and the fourteenth slices
@@ -99,6 +100,13 @@ def write_cfl(path: str | Path, array: np.ndarray) -> None:
         partial.write_bytes(np.asarray(array, "<c8").tobytes(order="F"))
     with whole_file(path.with_suffix(".hdr")) as partial:
         partial.write_text(f"# Dimensions\n{sides}\n")
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """Return an array as a ``.npy`` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _from_npz(path: Path, name: str) -> np.ndarray:

@@ -48,6 +48,7 @@ class Scan(NamedTuple):
     files: tuple[str, ...] = ()  # names of the slices' files, in the order of the last voxel axis
     patient: str = ""  # digest of the patient's number; empty where there is none
     name: str = ""  # digest of the patient's name; empty where there is none
+    frames: tuple[int, ...] = ()  # of an enhanced file: those of the slices, from 0
 
 
 @beartype
@@ -263,12 +264,14 @@ def _quietly() -> Iterator[None]:
 def _described(volume: Volume, slices: list[tuple[str, Any]]) -> Scan:
     """Put a volume together with what the header of its first slice tells."""
     first = slices[0][1]
+    of_one_file = len({name for name, _ in slices}) < len(slices)
     return Scan(
         volume=volume,
         modality=str(first.get("Modality", "")),
         files=tuple(name for name, _ in slices),
         patient=_digest(str(first.get("PatientID", "")).strip()),
         name=_digest(_plain_name(str(first.get("PatientName", "")))),
+        frames=tuple(int(header.InstanceNumber) - 1 for _, header in slices) if of_one_file else (),
     )
 
 

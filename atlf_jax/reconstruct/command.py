@@ -41,12 +41,14 @@ from atlf_jax.reconstruct.examine import (
 from atlf_jax.reconstruct.judgement import Finding, Judgement
 from atlf_jax.reconstruct.methods import METHODS, Method, Regularisation, Solver, choose_regularisation, solver_of
 from atlf_jax.reconstruct.scans import (
+    DICOM,
     HDF5,
     NIFTI,
     CTConfig,
     KSpaceConfig,
     SamplingConfig,
     Scan,
+    is_volume,
     load_array,
     open_scan,
 )
@@ -73,6 +75,7 @@ _RULES = {
     "withheld": "chosen by withheld samples",
     "discrepancy": "chosen by the discrepancy principle",
 }
+COMPLEX = (".cfl", ".npy")  # files that keep the phase
 PANELS = (0.25, 0.5, 0.75)  # where along the slices the pictures are taken
 
 
@@ -81,9 +84,11 @@ class Arguments:
     """Reconstruct undersampled k-space, or undersample a whole MR volume and reconstruct it."""
 
     input: str
-    """MR volume (NIfTI file or DICOM folder) or k-space (fastMRI .h5, or .npy)."""
+    """MR volume (NIfTI, DICOM folder or enhanced file, .mha, .nrrd) or k-space (fastMRI or ISMRMRD .h5, Siemens twix
+    .dat, BART .cfl, MATLAB .mat, .npy, .npz)."""
     out: str
-    """File to write: .nii or .nii.gz, of k-space also .h5. A .json beside it tells how it was made."""
+    """File to write: .nii or .nii.gz, of k-space also .h5 (magnitude), .cfl or .npy (complex); of a DICOM series also a
+    new folder (a name without an ending), for a series derived from it. A .json beside it tells how it was made."""
     checkpoint: str = ""
     """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
@@ -93,6 +98,10 @@ class Arguments:
     regularisation: Regularisation = "withheld"
     """Of a solver: a number, for images with max|A^H y| = 1; or the rule that chooses it: withheld, the number that
     predicts withheld samples best; discrepancy, the largest that explains the data up to their known noise."""
+    series: str = ""
+    """Which series of a DICOM folder with several: its number or UID."""
+    volume: int | None = None
+    """Which volume of a series in time, of echoes or the like, from 0."""
     mask: MaskConfig = MaskConfig("random_exact")
     """Drawn where the scan has no mask; the defaults are those that the network was trained with, the first
     acceleration where there were several."""
@@ -184,6 +193,8 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         sampling=arguments.sampling,
         kspace=arguments.kspace,
         ct=arguments.ct,
+        series=arguments.series,
+        volume=arguments.volume,
     )
     if isinstance(arguments.mask.acceleration, tuple):
         raise ValueError("several accelerations are for training; give one with --mask.acceleration and its centre")
@@ -197,6 +208,8 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         check_for_ct_check(model, has_ct=scan.has_ct)
         settings = replace(settings, check_ct=True)
     facts = _facts(scan) | {"model": model_facts, "coils": settings_facts}
+    if out.suffix in COMPLEX:
+        facts["values"] = "complex"
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
     probes = [scan[index] for index in probe_indices(len(scan))]
@@ -222,21 +235,31 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
     size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
     check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # noise packs worse than that
     with _staged(out) as folder:
-        study = _Study(scan, examined, model, console, folder, keep_panels=arguments.panels)
+        study = _Study(
+            scan,
+            examined,
+            model,
+            console,
+            folder,
+            keep_panels=arguments.panels,
+            keep_phase=out.suffix in COMPLEX,
+        )
         with closing(study.images()) as images:  # ends the progress bar before an error is told
-            scan.write(folder / out.name, images)
+            scan.write(folder / out.name, images, note=_note(facts))
         judgement = study.judge(findings)
         _say(console, judgement.findings[len(findings) :])
         judgement.raise_if_refused(force=arguments.force)
         facts |= {"judgement": judgement.record(), "warnings": [str(finding) for finding in judgement.findings]}
         facts |= study.facts() | {"versions": _versions()}
         (folder / out.name).replace(out)
+        if out.suffix == ".cfl":
+            (folder / out.name).with_suffix(".hdr").replace(out.with_suffix(".hdr"))
         failures = _write_beside(
             side_files,
             folder,
             {
                 "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
-                "error": lambda file: scan.write(file, study.errors),
+                "error": lambda file: scan.write(file, study.errors, note=f"expected error of: {_note(facts)}"),
                 "png": lambda file: file.write_bytes(_panels(scan, study.panels)),
             },
         )
@@ -266,9 +289,10 @@ class _Study:
         folder: Path,
         *,
         keep_panels: bool,
+        keep_phase: bool,
     ) -> None:
         self._scan, self._settings, self._model, self._console = scan, examined.settings, model, console
-        self._acquired = examined.mask
+        self._acquired, self._keep_phase = examined.mask, keep_phase
         self._wanted = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
         self._total = self._first = 0.0
         self._folder = folder
@@ -296,7 +320,11 @@ class _Study:
                     self.panels[index] = (scan[index], result)
                 if result.error is not None:
                     self._keep(index, scan.finish(result.error.astype(np.complex64)))
-                yield scan.finish(result.image).astype(np.float32)
+                yield (
+                    scan.finish_complex(result.image)
+                    if self._keep_phase
+                    else scan.finish(result.image).astype(np.float32)
+                )
                 progress.advance(task)
         if not any(result.energy for result in self._numbers):
             raise ValueError("k-space is zero at every sample that the mask acquires; is the mask the right one?")
@@ -340,9 +368,13 @@ class _Study:
 def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     """Return the image's file and those beside it, checked before anything is computed."""
     source, out = Path(arguments.input), Path(arguments.out)
-    of_volume = source.is_dir() or source.name.endswith(NIFTI)
-    endings = NIFTI if of_volume else HDF5 + NIFTI
+    of_volume = is_volume(source)
+    endings = NIFTI if of_volume else HDF5 + COMPLEX + NIFTI
     ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
+    if ending is None and not out.suffix and (source.is_dir() or source.name.lower().endswith(DICOM)):
+        ending = ""  # a folder with a DICOM series
+        if out.exists():
+            raise ValueError(f"{out} is there already; a DICOM series is written to a new folder")
     if ending is None:
         what = "a volume is written with its place in the patient: " if of_volume else ""
         raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}name it so")
@@ -351,14 +383,22 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     if arguments.panels:
         beside["png"] = out.with_name(f"{stem}.png")
     if arguments.uncertainty:
-        beside["error"] = out.with_name(f"{stem}_error{ending}")
-    for path in (out, *beside.values()):
+        beside["error"] = out.with_name(f"{stem}_error{'.npy' if ending == '.cfl' else ending}")
+    twins = [out.with_suffix(".hdr")] if ending == ".cfl" else []
+    for path in (out, *beside.values(), *twins):
         if path.exists() and any(path.samefile(given) for given in _given(arguments)):
             raise FileError(path, "is the input or another file that is only read", "write to another file")
         if path.exists() and not arguments.overwrite:
             raise ValueError(f"{path} is there already; choose another name, or replace it with --overwrite")
         check_writable(path)
     return out, beside
+
+
+def _note(facts: dict[str, Any]) -> str:
+    """Say in a few words how an image was made."""
+    mask, model = facts["mask"], facts["model"]
+    name = f"{model['method']} {model['name']}" if model["method"] == "network" else model["method"]
+    return f"undersampled {mask['effective_acceleration']:.3g}x ({mask['kind']}), reconstructed by {name}"
 
 
 def _given(arguments: Arguments) -> Iterator[Path]:

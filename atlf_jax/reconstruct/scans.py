@@ -14,24 +14,27 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Complex, Complex64, Float32
 
+from atlf_jax.data.arrays import npy_bytes, write_cfl
 from atlf_jax.data.coils import espirit_maps_numpy
 from atlf_jax.data.ct import AIR, clean_ct
+from atlf_jax.data.derived import write_derived_series
+from atlf_jax.data.dicom import Scan as FromDisk
 from atlf_jax.data.dicom import is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
-from atlf_jax.data.files import fingerprint
+from atlf_jax.data.files import fingerprint, write_file
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
 from atlf_jax.data.kspace import CONVERTERS, ENDINGS, format_of, read_kspace
 from atlf_jax.data.lines import Choice
 from atlf_jax.data.measured import in_words, is_box, measured
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
-from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
+from atlf_jax.data.volume import ITK, Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
 from atlf_jax.reconstruct.judgement import looks_like_coils
 from atlf_jax.reconstruct.slices import SMALLEST_CENTRE, Record, calibration_sides
 
-__all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "load_array", "open_scan"]
+__all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "is_volume", "load_array", "open_scan"]
 
-NIFTI, HDF5 = (".nii", ".nii.gz"), (".h5", ".hdf5")
+NIFTI, HDF5, DICOM = (".nii", ".nii.gz"), (".h5", ".hdf5"), (".dcm", ".ima")
 
 
 @beartype
@@ -124,8 +127,17 @@ class Scan(Protocol):
     def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
         """Return what is written of an image."""
 
-    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
-        """Write finished images; the file appears whole or not at all."""
+    def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "y x"]:
+        """Return what is written of an image where its phase is kept."""
+
+    def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
+        """Write finished images; the file appears whole or not at all. A DICOM series says what is in ``note``."""
+
+
+@beartype
+def is_volume(path: Path) -> bool:
+    """Say whether a path is of an MR volume by its name, and not of k-space."""
+    return path.is_dir() or path.name.lower().endswith((*NIFTI, *ITK, *DICOM))
 
 
 @beartype
@@ -136,6 +148,8 @@ def open_scan(
     sampling: SamplingConfig = SamplingConfig(),
     kspace: KSpaceConfig = KSpaceConfig(),
     ct: CTConfig = CTConfig(),
+    series: str = "",
+    volume: int | None = None,
 ) -> Scan:
     """Open a volume (NIfTI, DICOM, and what SimpleITK reads), or k-space (see ``data.kspace.FORMATS``).
 
@@ -145,15 +159,17 @@ def open_scan(
         sampling: where the mask comes from.
         kspace: how raw k-space is read.
         ct: the CT, and how it is brought to the MR.
+        series: of a DICOM folder with several, which: its number or UID.
+        volume: of a series in time, which, from 0.
 
     Raises:
         ValueError: in one line, what is wrong and what to do.
         ImportError: SimpleITK is wanted and not installed.
     """
     path = Path(path)
-    if path.is_dir() or path.name.endswith(NIFTI):
-        return _open_volume(path, mask, sampling, ct)
-    if path.is_file() and (path.suffix.lower() in (".dcm", ".ima") or read_start(path, 132)[128:] == b"DICM"):
+    if is_volume(path):
+        return _open_volume(path, mask, sampling, ct, series, volume)
+    if path.is_file() and read_start(path, 132)[128:] == b"DICM":
         raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
     if path.suffix.lower() not in (*ENDINGS, *CONVERTERS):
         raise FileError(
@@ -175,6 +191,8 @@ class _VolumeScan:
     slices: Float32[np.ndarray, "s h w"]
     ct: Float32[np.ndarray, "s *k h w"] | None
     facts: dict[str, Any]
+    source: Path
+    origin: FromDisk
     windows: int = 1
     coils: int = 0
     contrast: str = ""
@@ -205,8 +223,15 @@ class _VolumeScan:
         """The magnitude; of a volume with negative voxels, which is known to be real and signed, the real part."""
         return image.real if self.facts["values"] == "real part" else np.abs(image)
 
-    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
-        write_nifti(path, from_slices(np.stack(list(images)), like=self.volume))
+    def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "h w"]:
+        return image
+
+    def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
+        volume = from_slices(np.stack(list(images)), like=self.volume)
+        if path.suffix:
+            write_nifti(path, volume)
+        else:
+            write_derived_series(path, volume.data, source=self.source, scan=self.origin, note=note)
 
 
 @dataclass(frozen=True)
@@ -260,15 +285,25 @@ class _KSpaceScan:
         """The magnitude, cut to the size of the image that the header tells."""
         return centre_crop(np.abs(image), self.image_shape)
 
-    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
+    def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "y x"]:
+        return centre_crop(image, self.image_shape)
+
+    def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
         if path.name.endswith(NIFTI):
             write_nifti(path, unplaced(np.stack(list(images)), self.spacing))
+        elif path.suffix == ".npy":
+            write_file(path, npy_bytes(np.stack(list(images))))
+        elif path.suffix == ".cfl":  # rows, columns, ten axes of length 1 and slices, as BART has them
+            stack = np.stack(list(images), axis=-1)
+            write_cfl(path, stack.reshape(*stack.shape[:2], *[1] * 11, stack.shape[2]))
         else:
             write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
 
 
-def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _VolumeScan:
-    found = read_scan(path, "MR")
+def _open_volume(
+    path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig, series: str, which: int | None
+) -> _VolumeScan:
+    found = read_scan(path, "MR", series=series, volume=which)
     volume = found.volume
     slices = to_slices(volume)
     if not slices.any():
@@ -293,7 +328,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
         if not is_same_person(other, found):
             raise ValueError(f"{ct.path} and {path} have different patient numbers in their headers; give scans of one")
         stack, facts["ct"] = _ct_on_volume(other.volume, volume, ct)
-    return _VolumeScan(volume, drawn, slices, stack, facts, ct.windows)
+    return _VolumeScan(volume, drawn, slices, stack, facts, path, found, ct.windows)
 
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
