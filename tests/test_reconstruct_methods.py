@@ -1,12 +1,16 @@
 """Classical solvers by name, from Python and from the command line, and how their regularisation is chosen."""
 
 import json
+from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
+import scipy.io
 
 import atlf_jax as atlf
+from atlf_jax.data.arrays import read_cfl, write_cfl
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.reconstruct import command
 from atlf_jax.reconstruct.methods import GRIDS, METHODS, withhold
@@ -103,3 +107,40 @@ def test_on_the_command_line(tmp_path, scan, capsys):
     )
     with h5py.File(tmp_path / "out.h5") as file:
         np.testing.assert_allclose(file["reconstruction"][0], want, atol=1e-5 * want.max())  # measured 0
+
+
+def test_bart_files_in_and_out(tmp_path, scan):
+    _, _, kspace = scan
+    write_cfl(tmp_path / "k", kspace.transpose(1, 2, 0)[:, :, None])
+    flags = ("--method", "total_variation", "--regularisation", "0.003")
+    command.main([str(tmp_path / "k.cfl"), str(tmp_path / "out.cfl"), *flags])
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["input"]["kind"] == "BART array" and record["mask"]["kind"] == "of the scan"
+    assert record["model"]["regularisation_rule"] == "given" and record["values"] == "complex"
+    want = atlf.reconstruct(kspace, MASK, coils="espirit", method="total_variation", regularisation=0.003)
+    got = read_cfl(tmp_path / "out.cfl").squeeze()
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())  # measured 0
+
+
+def test_a_matlab_file_says_how_its_axes_are_told(tmp_path, scan, capsys):
+    _, _, kspace = scan
+    scipy.io.savemat(tmp_path / "k.mat", {"k": kspace.transpose(1, 2, 0)})
+    flags = ["--method", "zero_filled", "--sampling.retrospective"]
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / "k.mat"), str(tmp_path / "out.nii"), *flags])
+    assert "coils last" in capsys.readouterr().err
+    np.save(tmp_path / "mask.npy", MASK)
+    flags = ["--method", "zero_filled", "--sampling.file", str(tmp_path / "mask.npy"), "--kspace.axes", "hwc"]
+    command.main([str(tmp_path / "k.mat"), str(tmp_path / "out.nii"), *flags])
+    assert json.loads((tmp_path / "out.json").read_text())["coils"]["coils"] == COILS
+
+
+@pytest.mark.data
+def test_a_scanners_file_is_whitened_by_its_noise_scan(tmp_path, data_dir):
+    file = Path(data_dir, "raw", "phantom_14ch_grappa3_ismrmrd.h5")
+    flags = ("--method", "cg_sense", "--regularisation", "0.003", "--virtual_coils", "6")
+    command.main([str(file), str(tmp_path / "out.nii"), *flags])
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["coils"]["whitened"] and record["input"]["notes"][0] == "a noise scan of 384 samples"
+    assert record["mask"]["effective_acceleration"] == pytest.approx(144 / 68, abs=1e-3)
+    assert nibabel.load(tmp_path / "out.nii").header.get_zooms() == pytest.approx((1.458, 1.458, 8), abs=1e-3)
