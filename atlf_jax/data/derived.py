@@ -79,12 +79,13 @@ def write_derived_series(
         ValueError: the source is no DICOM series, or is a mosaic; or the folder cannot be written.
     """
     import pydicom
+    from pydicom.uid import generate_uid
 
     folder, source = Path(folder), Path(source)
     if not scan.files or data.shape[2] != len(scan.files) or data.shape != scan.volume.data.shape:
         raise FileError(source, "is no DICOM series with a file or frame for each slice", "write a NIfTI file")
     stored, slope = _stored(data)
-    series = pydicom.uid.generate_uid(prefix=None)
+    series = generate_uid(prefix=None)
     try:
         folder.mkdir(parents=True)
         with _quietly():
@@ -129,6 +130,8 @@ def _text(number: float) -> str:
 def _derive(header: Any, series: str, number: int, note: str) -> Any:
     """Return a header for a derived image, still without pixels."""
     import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     kept = copy.deepcopy(header)
     kept.remove_private_tags()
@@ -138,7 +141,7 @@ def _derive(header: Any, series: str, number: int, note: str) -> Any:
     for element in [each for each in kept if 0x6000 <= each.tag.group <= 0x60FF]:  # overlays drawn for the old image
         del kept[element.tag]
     now = datetime.datetime.now()
-    kept.SOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
+    kept.SOPInstanceUID = generate_uid(prefix=None)
     kept.SeriesInstanceUID = series
     kept.InstanceNumber = number
     kept.ImageType = ["DERIVED", *_image_type(header)[1:]]
@@ -152,10 +155,10 @@ def _derive(header: Any, series: str, number: int, note: str) -> Any:
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     kept.SourceImageSequence = [reference]
     kept.ContributingEquipmentSequence = [*header.get("ContributingEquipmentSequence", []), _equipment(note)]
-    kept.file_meta = pydicom.dataset.FileMetaDataset()
+    kept.file_meta = FileMetaDataset()
     kept.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
     kept.file_meta.MediaStorageSOPInstanceUID = kept.SOPInstanceUID
-    kept.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return kept
 
 

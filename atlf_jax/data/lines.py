@@ -117,21 +117,27 @@ def sort_lines(lines: Iterable[Line], encoding: Encoding, *, path: Any, kind: st
     if apart:
         calibration = _gridded(apart, encoding, path, slices=sorted({line.slice for line in used}))[0]
         notes += (f"{len(apart)} lines of a reference scan of its own, for the coil maps alone",)
-    readout, lines_ = encoding.image
+    readout = encoding.image[0]
     if encoding.readout != readout:
         notes += (f"the readout's oversampling was removed, {encoding.readout} to {readout}",)
     spacing = _spacing(encoding)
     if encoding.partitions > 1:
         if len(samples) > 1:
             raise FileError(path, f"holds {len(samples)} slabs of three-dimensional scans", "export one of them")
-        samples, calibration = (
-            None if part is None else _along_readout(part, readout) for part in (samples, calibration)
-        )
+        samples = _along_readout(samples, readout)
+        calibration = None if calibration is None else _along_readout(calibration, readout)
         return KSpace(
-            samples, measured[0], kind, (encoding.partitions, lines_), spacing, noise_covariance, calibration, notes
+            samples,
+            measured[0],
+            kind,
+            (encoding.partitions, encoding.image[1]),
+            spacing,
+            noise_covariance,
+            calibration,
+            notes,
         )
     samples, measured = samples[:, :, 0], measured[:, 0]
-    mask = measured.all(axis=0)
+    mask = np.logical_and.reduce(measured, axis=0)
     if (measured.any(axis=0) != mask).any():
         notes += ("slices differ in the lines that were measured; those of all are used",)
     if encoding.readout != readout:
@@ -139,7 +145,9 @@ def sort_lines(lines: Iterable[Line], encoding: Encoding, *, path: Any, kind: st
         calibration = None if calibration is None else remove_oversampling(calibration[:, :, 0], readout)
     elif calibration is not None:
         calibration = calibration[:, :, 0]
-    mask = mask[None] if rows == (0, encoding.readout) else mask & _echo(rows, encoding)[:, None]
+    mask = mask.reshape(1, -1)
+    if rows != (0, encoding.readout):
+        mask = mask & _echo(rows, encoding)[:, None]
     samples = np.where(mask, samples, 0).astype(np.complex64)
     return KSpace(samples, mask, kind, encoding.image, spacing, noise_covariance, calibration, notes)
 

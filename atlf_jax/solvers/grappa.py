@@ -145,7 +145,7 @@ def largest_centre(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
     best, wide = (0, 0), w
     for tall in range(1, h + 1):
         band = mask[h // 2 - tall // 2 : h // 2 - tall // 2 + tall]
-        full = band.all(axis=0)
+        full = np.logical_and.reduce(band, axis=0)
         while wide and not full[w // 2 - wide // 2 : w // 2 - wide // 2 + wide].all():
             wide -= 1
         if tall * wide > best[0] * best[1]:
