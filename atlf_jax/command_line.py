@@ -34,7 +34,7 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     """
     import tyro
 
-    settings = {"prog": program, "use_underscores": True} | settings
+    settings: dict[str, Any] = {"prog": program, "use_underscores": True} | settings
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer), _unwrapped(not {"-h", "--help"} & set(argv)):
@@ -60,10 +60,10 @@ def _unwrapped(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if wanted and before is None:
-            del os.environ["COLUMNS"]
-        elif wanted:
-            os.environ["COLUMNS"] = before
+        if wanted:
+            os.environ.pop("COLUMNS")
+            if before is not None:
+                os.environ["COLUMNS"] = before
 
 
 def _sentence(box: str) -> str:

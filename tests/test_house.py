@@ -12,6 +12,7 @@ PACKAGE = ROOT / "atlf_jax"
 FLOORS = {
     "array_types": 0,
     "old_names": 0,
+    "own_code": 0,
     "program": 0,
     "command_line": 1,
     "inputs": 1,

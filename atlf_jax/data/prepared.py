@@ -135,11 +135,11 @@ class PreparedSource:
                 )
             if record["window"] != PICTURE:
                 mr = dataclasses.replace(mr, data=mr.data / (mr.data.max() or np.float32(1)))
-            stacks = [None if volume is None else to_slices(volume) for volume in (ct, mr)]
-            for stack in stacks:
+            slices = _Slices(None if ct is None else to_slices(ct), to_slices(mr))
+            for stack in slices:
                 if stack is not None:
                     stack.flags.writeable = False  # its slices are handed out again
-            self._read[subject] = _Slices(*stacks)
+            self._read[subject] = slices
             while len(self._read) > self._config.keep:
                 self._read.popitem(last=False)
         self._read.move_to_end(subject)

@@ -256,7 +256,7 @@ def orientation(volume: Volume) -> str:
     """Return where the voxel axes point, such as ``LPS``; an oblique axis counts as its nearest."""
     import nibabel
 
-    return "".join(nibabel.aff2axcodes(volume.affine))
+    return "".join(code or "?" for code in nibabel.aff2axcodes(volume.affine))
 
 
 @beartype
@@ -389,4 +389,5 @@ def _checked_shape(path: Path, header: Any, volume: int | None) -> tuple[tuple[i
         ) from error
     if dtype.kind not in "iuf":
         raise FileError(path, f"holds {dtype} voxels", "wanted plain numbers (of complex: magnitude)")
-    return sides[:3], sides[3] if several else 1, dtype.itemsize
+    x, y, z = sides[:3]
+    return (x, y, z), sides[3] if several else 1, dtype.itemsize

@@ -228,7 +228,7 @@ def _arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str
     blank = np.zeros((1, side, side), np.complex64)
     ct = np.zeros((1, *ct_shape(windows, (side, side))), np.float32)
     measurement = Measurement(blank, np.ones((1, 1, side), bool), ct)
-    wanted = flatten_dict(jax.eval_shape(build(model).init, jax.random.key(0), measurement), sep="/")
+    wanted: dict[str, Any] = flatten_dict(jax.eval_shape(build(model).init, jax.random.key(0), measurement), sep="/")
     return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in wanted.items()}
 
 

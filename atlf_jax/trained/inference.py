@@ -85,8 +85,8 @@ def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Re
         True
     """
     kspace, mask, ct, maps = measurement
-    shape = kspace.shape[-2:]
-    larger = tuple(-(-side // multiple) * multiple for side in shape)
+    h, w = shape = kspace.shape[-2:]
+    larger = (-(-h // multiple) * multiple, -(-w // multiple) * multiple)
     if larger == shape:
         return model(measurement)
     rows, columns = (
