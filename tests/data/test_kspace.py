@@ -177,6 +177,10 @@ def test_a_file_of_the_ismrmrd_package(tmp_path):
     want = fft2c_numpy(ifft2c_numpy(kspace * found.mask)[..., READOUT // 4 : -READOUT // 4, :])
     np.testing.assert_allclose(found.samples, want, atol=1e-6)
     assert found.noise_covariance.shape == (COILS, COILS)
+    content = (tmp_path / "scan.h5").read_bytes()
+    for cut in (len(content) // 2, len(content) - 100):
+        (tmp_path / "cut.h5").write_bytes(content[:cut])
+        refused(lambda: read_kspace(tmp_path / "cut.h5"), "cut.h5")
 
 
 @pytest.mark.data
