@@ -14,6 +14,7 @@ from atlf_jax.data.arrays import read_cfl, write_cfl
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.reconstruct import command
 from atlf_jax.reconstruct.methods import GRIDS, METHODS, withhold
+from tests.data.test_kspace import ismrmrd_writer
 
 SHAPE, COILS = (48, 40), 4
 MASK = np.arange(40) % 3 == 1
@@ -120,6 +121,22 @@ def test_bart_files_in_and_out(tmp_path, scan):
     want = atlf.reconstruct(kspace, MASK, coils="espirit", method="total_variation", regularisation=0.003)
     got = read_cfl(tmp_path / "out.cfl").squeeze()
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())  # measured 0
+
+
+def test_a_reference_scan_of_its_own_gives_the_coil_maps(tmp_path, scan):
+    image, maps, _ = scan
+    full = fft2c_numpy((maps * image).astype(np.complex64))
+    with ismrmrd_writer(tmp_path / "k.h5", SHAPE, mode="separate") as write:
+        for row in range(16, 24):  # brighter: it must not come into the image
+            write(5 * full[..., row], "PARALLEL_CALIBRATION", kspace_encode_step_1=row)
+        for row in range(0, 40, 2):
+            write(full[..., row], kspace_encode_step_1=row)
+    flags = ("--method", "cg_sense", "--regularisation", "0.001")
+    command.main([str(tmp_path / "k.h5"), str(tmp_path / "out.npy"), *flags])
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["coils"]["maps"] == "ESPIRiT of the file's reference scan"
+    assert record["mask"]["effective_acceleration"] == 2
+    assert error(np.load(tmp_path / "out.npy")[0], image) < 0.05  # measured .01
 
 
 def test_a_matlab_file_says_how_its_axes_are_told(tmp_path, scan, capsys):

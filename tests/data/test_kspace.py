@@ -1,5 +1,6 @@
 """k-space from files that other programs wrote: ISMRMRD, twix, BART, MATLAB, numpy."""
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -127,49 +128,59 @@ def test_what_is_wrong_is_said():
     refused(lambda: sort([*lines_of(kspace), Line(kspace[:1, :, 0])]), "different numbers of coils")
 
 
-def test_a_file_of_the_ismrmrd_package(tmp_path):
+@contextlib.contextmanager
+def ismrmrd_writer(path, shape, *, oversampling=1, mode=""):
+    """A function that adds an acquisition [c, n] with flags and counters to a file of the package ismrmrd."""
     ismrmrd = pytest.importorskip("ismrmrd")
     from ismrmrd import xsd
 
-    kspace = fft2c_numpy(numbers(2, COILS, READOUT, LINES))
+    readout, lines = shape
+
+    def space(times):
+        return xsd.encodingSpaceType(
+            matrixSize=xsd.matrixSizeType(x=readout * times, y=lines, z=1),
+            fieldOfView_mm=xsd.fieldOfViewMm(x=160.0 * times, y=240.0, z=5.0),
+        )
+
     conditions = xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63870000)
     header = xsd.ismrmrdHeader(experimentalConditions=conditions)
-
-    def space(readout, field):
-        return xsd.encodingSpaceType(
-            matrixSize=xsd.matrixSizeType(x=readout, y=LINES, z=1),
-            fieldOfView_mm=xsd.fieldOfViewMm(x=field, y=240.0, z=5.0),
-        )
-
-    limits = xsd.encodingLimitsType(
-        kspace_encoding_step_1=xsd.limitType(minimum=0, maximum=LINES - 1, center=LINES // 2)
+    limits = xsd.limitType(minimum=0, maximum=lines - 1, center=lines // 2)
+    encoding = xsd.encodingType(
+        encodedSpace=space(oversampling),
+        reconSpace=space(1),
+        encodingLimits=xsd.encodingLimitsType(kspace_encoding_step_1=limits),
+        trajectory=xsd.trajectoryType.CARTESIAN,
     )
-    header.encoding.append(
-        xsd.encodingType(
-            encodedSpace=space(READOUT, 320.0),
-            reconSpace=space(READOUT // 2, 160.0),
-            encodingLimits=limits,
-            trajectory=xsd.trajectoryType.CARTESIAN,
+    if mode:
+        factor = xsd.accelerationFactorType(kspace_encoding_step_1=2, kspace_encoding_step_2=1)
+        encoding.parallelImaging = xsd.parallelImagingType(
+            accelerationFactor=factor, calibrationMode=xsd.calibrationModeType(mode)
         )
-    )
-    file = ismrmrd.Dataset(str(tmp_path / "scan.h5"), "dataset", create_if_needed=True)
+    header.encoding.append(encoding)
+    file = ismrmrd.Dataset(str(path), "dataset", create_if_needed=True)
     file.write_xml_header(header.toXML("utf-8"))
 
     def write(data, *flags, **index):
         acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data))
         acquisition.center_sample, acquisition.sample_time_us = data.shape[1] // 2, 5.0
         for flag in flags:
-            acquisition.set_flag(flag)
+            acquisition.set_flag(getattr(ismrmrd, f"ACQ_IS_{flag}"))
         for name, value in index.items():
             setattr(acquisition.idx, name, value)
         file.append_acquisition(acquisition)
 
-    write(numbers(COILS, 64), ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
-    write(numbers(COILS, READOUT), ismrmrd.ACQ_IS_NAVIGATION_DATA)
-    for slice_ in range(2):
-        for row in range(0, LINES, 2):
-            write(kspace[slice_, :, :, row], kspace_encode_step_1=row, slice=slice_)
+    yield write
     file.close()
+
+
+def test_a_file_of_the_ismrmrd_package(tmp_path):
+    kspace = fft2c_numpy(numbers(2, COILS, READOUT, LINES))
+    with ismrmrd_writer(tmp_path / "scan.h5", (READOUT // 2, LINES), oversampling=2) as write:
+        write(numbers(COILS, 64), "NOISE_MEASUREMENT")
+        write(numbers(COILS, READOUT), "NAVIGATION_DATA")
+        for slice_ in range(2):
+            for row in range(0, LINES, 2):
+                write(kspace[slice_, :, :, row], kspace_encode_step_1=row, slice=slice_)
     assert format_of(tmp_path / "scan.h5") == "ismrmrd"
     found = read_kspace(tmp_path / "scan.h5")
     assert found.samples.shape == (2, COILS, READOUT // 2, LINES) and found.spacing == (20.0, 20.0, 5.0)
