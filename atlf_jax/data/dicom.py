@@ -19,7 +19,7 @@ from beartype import beartype
 from atlf_jax.data.inputs import FileError, check_memory, read_start, reading
 from atlf_jax.data.volume import ITK, Volume, check_affine, read_itk, read_nifti
 
-__all__ = ["Scan", "is_name_of", "is_same_person", "read_multiframe", "read_scan", "read_series"]
+__all__ = ["Scan", "is_multiframe", "is_name_of", "is_same_person", "read_multiframe", "read_scan", "read_series"]
 
 _DUPLICATE, _EVEN = (
     0.01,
@@ -67,7 +67,7 @@ def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = 
     path = Path(path)
     if path.is_dir():
         scan = read_series(path, series=series, volume=volume)
-    elif path.suffix.lower() in (".dcm", ".ima"):
+    elif path.suffix.lower() in (".dcm", ".ima") or is_multiframe(path):
         scan = read_multiframe(path, volume=volume)
     elif path.name.lower().endswith(ITK):
         scan = Scan(read_itk(path, volume=volume))
@@ -76,6 +76,17 @@ def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = 
     if scan.modality and scan.modality != modality:
         raise ValueError(f"{path} is {scan.modality} by its header; wanted {modality} (are the two swapped?)")
     return scan
+
+
+@beartype
+def is_multiframe(file: str | Path) -> bool:
+    """Say whether a file is of DICOM and holds several frames."""
+    file = Path(file)
+    if not file.is_file() or read_start(file, 132)[128:] != b"DICM":
+        return False
+    with _quietly(), reading(file, "a DICOM file"):
+        header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        return int(header.get("NumberOfFrames", 1) or 1) > 1
 
 
 @beartype

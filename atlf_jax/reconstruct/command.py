@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from atlf_jax import command_line
 from atlf_jax.config import to_dict
+from atlf_jax.data.dicom import is_multiframe
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.data.files import NotWritten, check_writable
 from atlf_jax.data.inputs import FileError
@@ -41,7 +42,6 @@ from atlf_jax.reconstruct.examine import (
 from atlf_jax.reconstruct.judgement import Finding, Judgement
 from atlf_jax.reconstruct.methods import METHODS, Method, Regularisation, Solver, choose_regularisation, solver_of
 from atlf_jax.reconstruct.scans import (
-    DICOM,
     HDF5,
     NIFTI,
     CTConfig,
@@ -371,7 +371,7 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     of_volume = is_volume(source)
     endings = NIFTI if of_volume else HDF5 + COMPLEX + NIFTI
     ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
-    if ending is None and not out.suffix and (source.is_dir() or source.name.lower().endswith(DICOM)):
+    if ending is None and not out.suffix and of_volume and (source.is_dir() or is_multiframe(source)):
         ending = ""  # a folder with a DICOM series
         if out.exists():
             raise ValueError(f"{out} is there already; a DICOM series is written to a new folder")

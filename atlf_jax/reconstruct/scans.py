@@ -19,7 +19,7 @@ from atlf_jax.data.coils import espirit_maps_numpy
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.derived import write_derived_series
 from atlf_jax.data.dicom import Scan as FromDisk
-from atlf_jax.data.dicom import is_same_person, read_scan
+from atlf_jax.data.dicom import is_multiframe, is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
 from atlf_jax.data.files import fingerprint, write_file
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
@@ -34,7 +34,7 @@ from atlf_jax.reconstruct.slices import SMALLEST_CENTRE, Record, calibration_sid
 
 __all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "is_volume", "load_array", "open_scan"]
 
-NIFTI, HDF5, DICOM = (".nii", ".nii.gz"), (".h5", ".hdf5"), (".dcm", ".ima")
+NIFTI, HDF5 = (".nii", ".nii.gz"), (".h5", ".hdf5")
 
 
 @beartype
@@ -136,8 +136,8 @@ class Scan(Protocol):
 
 @beartype
 def is_volume(path: Path) -> bool:
-    """Say whether a path is of an MR volume by its name, and not of k-space."""
-    return path.is_dir() or path.name.lower().endswith((*NIFTI, *ITK, *DICOM))
+    """Say whether a path is of an MR volume, and not of k-space."""
+    return path.is_dir() or path.name.lower().endswith((*NIFTI, *ITK)) or is_multiframe(path)
 
 
 @beartype
@@ -169,7 +169,7 @@ def open_scan(
     path = Path(path)
     if is_volume(path):
         return _open_volume(path, mask, sampling, ct, series, volume)
-    if path.is_file() and read_start(path, 132)[128:] == b"DICM":
+    if path.is_file() and (path.suffix.lower() in (".dcm", ".ima") or read_start(path, 132)[128:] == b"DICM"):
         raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
     if path.suffix.lower() not in (*ENDINGS, *CONVERTERS):
         raise FileError(
