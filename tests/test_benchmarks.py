@@ -16,7 +16,7 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.evaluation.scoring import Score, reported
 from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
-from benchmarks import accelerator, compare, cross_validation, scaling, solvers, startup
+from benchmarks import accelerator, compare, cross_validation, raw, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
@@ -26,13 +26,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "accelerator", "compare", "cross_validation", "scaling", "solvers", "startup", "tune_rates"]
+    "name",
+    ["ablation", "accelerator", "compare", "cross_validation", "raw", "scaling", "solvers", "startup", "tune_rates"],
 )
 def test_help(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert f"python -m benchmarks.{name}" in done.stdout and "--out" in done.stdout
+
+
+def test_raw_scans_are_scored_once(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((32, 32)) + 1j * rng.standard_normal((32, 32))).astype(np.complex64)
+    monkeypatch.setattr(raw, "SETS", {"noise": lambda folder: kspace})
+    monkeypatch.setenv("ATLF_DATA_DIR", str(tmp_path))
+    arguments = ["--out", str(tmp_path / "out"), "--masks", "Poisson 4x", "--solvers", "zero_filled", "l1_wavelet"]
+    raw.main(arguments)
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| noise | Poisson 4x | 0." in table and " / 0." in table and table in capsys.readouterr().out
+    monkeypatch.setattr(raw, "solver_scores", None)  # all is kept
+    raw.main(arguments)
+    assert (tmp_path / "out" / "table.md").read_text() == table
 
 
 def test_command_lines():
