@@ -16,9 +16,9 @@ from jaxtyping import Float32
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.data import PhantomConfig, PhantomSource
-from atlf_jax.evaluation.figures import data_uri, error_picture, mask_picture, picture
+from atlf_jax.evaluation.pictures import data_uri, error_picture, mask_picture, picture
 from atlf_jax.interface import adjoint, forward
-from atlf_jax.masks import LINE_MASKS, Kind, Mask, MaskConfig, make_mask
+from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, make_mask
 from atlf_jax.metrics import psnr, ssim
 from atlf_jax.reconstruct import reconstruct
 from atlf_jax.solvers import SOLVERS
@@ -68,7 +68,7 @@ class Choice:
 
     head: int = 4
     """Number of a generated head's slice; own pictures take its place."""
-    mask: Kind = "random_exact"
+    mask: str = "random_exact"
     """Family of masks."""
     acceleration: float = 4.0
     """Nominal acceleration."""

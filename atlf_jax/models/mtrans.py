@@ -21,9 +21,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, project, see_coils, start
 from atlf_jax.nn.attention import attend
 from atlf_jax.nn.layers import ChannelNorm, Conv, Pointwise, gelu, pixel_shuffle, pixel_unshuffle

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Complex
+from jaxtyping import Complex
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, as_input, project, see_coils, start
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import from_channels, ifft2c, rss

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Float, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv
 from atlf_jax.nn.precision import in_float32, wide_dtype
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Float, Int, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.attention import RowBias, attend
 from atlf_jax.nn.layers import ChannelNorm, Pointwise, gelu, uniform_fan_in
 from atlf_jax.nn.path_attention import DynamicPaths

@@ -5,8 +5,9 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Float, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv, Pointwise, xavier
 from atlf_jax.nn.precision import in_float32, wide_dtype
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Depthwise, Pointwise, add_bias, uniform_fan_in
 from atlf_jax.nn.precision import wide, wide_dtype
 from atlf_jax.nn.scaffold import ConvBatchNorm

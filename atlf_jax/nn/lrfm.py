@@ -10,8 +10,9 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import add_bias
 from atlf_jax.nn.precision import wide_dtype
 

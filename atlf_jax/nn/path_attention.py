@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, jaxtyped
+from jaxtyping import Float, Int, Key, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import ChannelNorm, Depthwise, Pointwise, uniform_fan_in
 from atlf_jax.nn.precision import in_float32, wide
 

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Float, jaxtyped
+
+from atlf_jax.array_types import Array
 
 __all__ = [
     "STRIPE_BINS",

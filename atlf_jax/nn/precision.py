@@ -10,7 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from atlf_jax.array_types import Array
 
 __all__ = ["in_float32", "narrow", "parameter", "wide", "wide_dtype"]
 

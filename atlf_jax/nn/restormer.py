@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import (
     ChannelNorm,
     Conv,

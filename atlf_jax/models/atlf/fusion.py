@@ -5,9 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from atlf_jax.array_types import FusionFeatures
+from atlf_jax.array_types import Array, FusionFeatures
 from atlf_jax.models.atlf.config import DType, FusionConfig
 from atlf_jax.nn import backend
 from atlf_jax.nn.gfab import GFAB

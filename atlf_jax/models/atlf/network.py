@@ -15,9 +15,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from atlf_jax.array_types import FusionFeatures, Measurement, Reconstruction
+from atlf_jax.array_types import Array, FusionFeatures, Measurement, Reconstruction
 from atlf_jax.models.atlf.config import MU_VALUES, DType, FusionConfig, ReconstructionConfig
 from atlf_jax.models.atlf.fusion import FusionProcess
 from atlf_jax.models.atlf.phase import Phase

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from atlf_jax import losses
-from atlf_jax.array_types import Batch
+from atlf_jax.array_types import Array, Batch
 from atlf_jax.models.atlf.network import FUSION
 from atlf_jax.models.atlf.phase import ADAPTER
 from atlf_jax.objectives import Model, Outcome, Supervised, Variables, apply, zero_filled

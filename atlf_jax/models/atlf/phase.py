@@ -2,9 +2,9 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Complex, Float, Int
 
-from atlf_jax.array_types import Measurement
+from atlf_jax.array_types import Array, Measurement
 from atlf_jax.models.atlf.config import DType, ReconstructionConfig
 from atlf_jax.models.baseline import SOFTPLUS_INVERSE_OF_1
 from atlf_jax.nn.adain import FusedStyle
