@@ -14,6 +14,7 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(RUN) -m ruff check .
+	$(RUN) -m pyrefly check
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-matrix: .venv/ready
@@ -25,6 +26,7 @@ docs: .venv/docs
 lint: .venv/ready
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+	$(RUN) -m pyrefly check
 
 .venv/ready: requirements.txt pyproject.toml setup.py
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: install one, or name it with make PYTHON=/path/to/python"; exit 1; }

@@ -44,7 +44,8 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer), _unwrapped(not {"-h", "--help"} & set(argv)):
-            return tyro.cli(kind, args=list(argv), **settings)
+            cli: Any = tyro.cli  # its overloads name every setting
+            return cli(kind, args=list(argv), **settings)
     except SystemExit:
         if not answer.getvalue():
             raise

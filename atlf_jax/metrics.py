@@ -410,8 +410,9 @@ def _mean(image: Float[Array, "*b h w"], body: Bool[Array, "*b h w"] | None) -> 
 
 def _flat(volume: _Pair) -> _Pair:
     """Lay the slices of a volume one below the other: [s h w] -> [s*h w]."""
-    *images, span = volume
-    return _Pair(*(None if image is None else image.reshape(-1, image.shape[-1]) for image in images), span)
+    prediction, target, body, span = volume
+    body = None if body is None else body.reshape(-1, body.shape[-1])
+    return _Pair(prediction.reshape(-1, prediction.shape[-1]), target.reshape(-1, target.shape[-1]), body, span)
 
 
 def _laplacian_of_gaussian(image: Float[Array, "*b h w"]) -> Float[Array, "*b h w"]:

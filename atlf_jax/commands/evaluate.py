@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> None:
 
     folder = folder_of(arguments)
     report.check_folder(folder)
-    networks = {name: load(place, arguments.which, arguments.code) for name, place in places_of(arguments).items()}
+    networks = {name: load(place, arguments.which, code=arguments.code) for name, place in places_of(arguments).items()}
     data = choose_data(arguments, {name: network.config for name, network in networks.items()})
     opened = open_source(data, arguments.split)
     source, left_out = without_black(opened, profile=arguments.evaluation.profile)
@@ -227,7 +227,7 @@ def choose_data(arguments: Arguments, configs: Mapping[str, Config]) -> DataConf
                 "another phase or noise); score them in separate runs, or choose with --dataset, --acquisition.phase "
                 "and --acquisition.noise"
             )
-    if arguments.dataset not in (None, data.dataset):
+    if arguments.dataset is not None and arguments.dataset != data.dataset:
         data = dataclasses.replace(data, source=dataset_settings(arguments.dataset))
     if arguments.data_root is not None:
         data = dataclasses.replace(data, source=read_from(data.source, arguments.data_root, dataset=data.dataset))

@@ -125,4 +125,5 @@ def open_source(config: DataConfig, split: Split) -> Source:
     Returns:
         Records by index.
     """
-    return dataclasses.replace(config.source, split=split).open()
+    settings: Any = config.source  # a dataclass, as DataConfig has checked
+    return dataclasses.replace(settings, split=split).open()

@@ -89,10 +89,6 @@ class AANLIBSource:
     def __len__(self) -> int:
         return len(self._slices)
 
-    def open(self) -> "AANLIBSource":
-        """Open the slices of the split."""
-        return AANLIBSource(self)
-
     @property
     def image_size(self) -> tuple[int, int]:
         """Rows and columns of all slices."""

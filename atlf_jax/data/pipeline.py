@@ -205,8 +205,9 @@ def _stack(records: Sequence[Batch]) -> Batch:
     if len(coils) > 1:
         numbers = ", ".join(str(sum(each)) for each in sorted(coils))
         raise ValueError(f"records of one batch have {numbers} coils; set data.acquisition.virtual_coils to one number")
-    fields = zip(*(record.measurement for record in records), strict=True)
-    measurement = Measurement(*(None if field[0] is None else np.stack(field) for field in fields))
+    kspace, mask, ct, maps = zip(*(record.measurement for record in records), strict=True)
+    maps = None if maps[0] is None else np.stack(maps)
+    measurement = Measurement(np.stack(kspace), np.stack(mask), np.stack(ct), maps)
     target, scale, record = (np.stack(field) for field in list(zip(*records, strict=True))[1:])
     return Batch(measurement, target, scale, record)
 

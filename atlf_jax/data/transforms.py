@@ -4,7 +4,7 @@ Numpy only, so that loader processes need no accelerator, and every random draw 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy
@@ -217,10 +217,11 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     """
     _check_measured(example, config)
     measured = example.kspace is not None
-    further = [example.coil_maps, ifft2c_numpy(example.kspace) if measured else None]
+    further = [example.coil_maps, None if example.kspace is None else ifft2c_numpy(example.kspace)]
     images = [example.ct, example.target, *(each for each in further if each is not None)]
     acquired = example.acquired
-    of_ct = np.random.Generator(rng.bit_generator.jumped())
+    bits: Any = rng.bit_generator  # every one of numpy's own can jump
+    of_ct = np.random.Generator(bits.jumped())
     if config.ct_misplaced and of_ct.random() < config.ct_misplaced:
         far = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
         images[0] = move_ct(example.ct, of_ct, **far)
@@ -438,11 +439,12 @@ def measure(
         noise = float(noise * config.noise_spread ** -rng.random())
     if example.acquired is not None:
         mask = mask & example.acquired
-    if example.kspace is None and example.coil_maps is None:
-        return undersample(example, mask, rng, noise=noise, record=record)
-    simulated = example.kspace is None
-    maps, truth = example.coil_maps, example.target
-    full = fft2c_numpy(maps * truth) if simulated else example.kspace
+    maps, full, truth = example.coil_maps, example.kspace, example.target
+    simulated = full is None
+    if full is None:
+        if maps is None:
+            return undersample(example, mask, rng, noise=noise, record=record)
+        full = fft2c_numpy(maps * truth)
     kspace = full
     if noise:
         correlation = config.noise_correlation

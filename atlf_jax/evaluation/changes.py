@@ -162,7 +162,7 @@ def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h 
     magnitude = np.abs(example.target)
     h, w = magnitude.shape
     body = scipy.ndimage.binary_fill_holes(magnitude > 0.1 * magnitude.max())
-    deep = scipy.ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1]
+    deep = np.asarray(scipy.ndimage.distance_transform_edt(np.pad(body, 1)))[1:-1, 1:-1]
     rows, columns = np.nonzero(deep >= 0.5 * deep.max())
     place = np.random.default_rng(seed_from_name(example.name)).integers(len(rows))
     y, x = np.ogrid[:h, :w]

@@ -14,6 +14,7 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Real, jaxtyped
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from atlf_jax.data.files import write_file
 from atlf_jax.data.manifest import read_manifest
@@ -118,8 +119,8 @@ def subject_figure(mr: Volume, after: Volume, before: Volume | None = None) -> F
     columns = {"before": before, "after": after} if before else {"after": after}
     axis = slice_axis(mr)
     places = sorted({round(part * (mr.data.shape[axis] - 1)) for part in PLACES})
-    figure = Figure(figsize=(2.5 * 2 * len(columns), 2.55 * len(places) + 0.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(2.5 * 2 * len(columns), 2.55 * len(places) + 0.2), layout=layout)
     axes = figure.subplots(len(places), 2 * len(columns), squeeze=False)
     white = float(np.percentile(mr.data[mr.data > 0], 99)) if (mr.data > 0).any() else 1.0
     across, down = (a for a in range(3) if a != axis)

@@ -151,6 +151,7 @@ class AVAT(nn.Module):
             q = q + jax.image.resize(feature, (h, w, f), "bilinear", antialias=False)[None].astype(q.dtype)
 
         dynamic_paths = DynamicPaths(self.path_act, self.gumbel_hard, self.tau, self.mu_classes, name="paths")
+        positions: Array | None = None
         if self.sampling == "dat":
             positions = self._positions(wide(q))  # [b, groups, hk, wk, 2]
             x = self._sample(x, positions)
@@ -158,7 +159,7 @@ class AVAT(nn.Module):
             positions = self._whole_grid(q)
         k, v, cost = dynamic_paths(x, mu_index, deterministic=deterministic)
 
-        if self.sampling == "window":
+        if positions is None:
             out = self._attend_in_windows(q, k, v)
         else:
             flat = positions.reshape(*positions.shape[:2], -1, 2)  # [b, groups, m, 2]

@@ -4,7 +4,9 @@ Each layer computes exactly what its plain ``lax`` form computes (``tests/nn/tes
 gradient); only the order of the work differs. Measured ratios are in docs/DESIGN.md.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -68,8 +70,8 @@ class Pointwise(nn.Module):
 def _convolve(x: Array, kernel: Array, *, stride: int = 1, groups: int = 1) -> Array:
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
-        x,
-        kernel,
+        jnp.asarray(x),
+        jnp.asarray(kernel),
         window_strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -145,8 +147,8 @@ def _shifted_sum(padded: Array, kernel: Array) -> Array:
     rows, columns, _ = kernel.shape
     h, w = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
     kernel = wide(kernel)[:, :, None, None, None]  # [rows, columns, 1, 1, 1, f]
-    total = sum(wide(padded[:, i : i + h, j : j + w]) * kernel[i, j] for i in range(rows) for j in range(columns))
-    return total.astype(padded.dtype)
+    shifted = (wide(padded[:, i : i + h, j : j + w]) * kernel[i, j] for i in range(rows) for j in range(columns))
+    return functools.reduce(operator.add, shifted).astype(padded.dtype)
 
 
 @jax.custom_vjp

@@ -21,13 +21,13 @@ __all__ = ["LRFM"]
 Initializer = Callable[..., Array]
 
 
-def _factor_init(key: Array, shape: tuple[int, int, int], dtype: jnp.dtype) -> Float[Array, "f1 r k"]:
+def _factor_init(key: Array, shape: tuple[int, int, int], dtype: jnp.dtype) -> Float[jax.Array, "f1 r k"]:
     """Draw what PyTorch's ``xavier_normal`` draws for the published layout [rank, inputs + 1, outputs]."""
     inputs, rank, outputs = shape
     return jax.random.normal(key, shape, dtype) * (2 / ((inputs + rank) * outputs)) ** 0.5
 
 
-def _weights_init(key: Array, shape: tuple[int], dtype: jnp.dtype) -> Float[Array, " r"]:
+def _weights_init(key: Array, shape: tuple[int], dtype: jnp.dtype) -> Float[jax.Array, " r"]:
     """Draw what PyTorch's ``xavier_normal`` draws for the published layout [1, rank]."""
     return jax.random.normal(key, shape, dtype) * (2 / (1 + shape[0])) ** 0.5
 

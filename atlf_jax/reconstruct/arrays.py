@@ -198,7 +198,7 @@ def reconstruct(
     images = np.stack([result.image for result in results])
     returned = [images[0] if single else images]
     if uncertainty:
-        errors = np.stack([result.error for result in results])
+        errors = np.stack([result.error for result in results if result.error is not None])
         returned.append(errors[0] if single else errors)
     if return_record:
         returned.append({"judgement": judgement.record()} | chosen | measured_numbers(results, check_ct=check_ct))
@@ -226,7 +226,7 @@ def _has_coils(
     if kspace.ndim != 3 or first_axis == "slices":
         return False, []
     of_all = np.asarray(as_mask(mask, tuple(kspace.shape)))
-    shared = of_all.all(0) if len(of_all) > 1 else of_all[0]
+    shared = np.asarray(of_all.all(0) if len(of_all) > 1 else of_all[0])
     few = np.stack([np.asarray(kspace[index], np.complex64) for index in range(min(len(kspace), 8))])
     guess = looks_like_coils(np.where(shared, few, 0), shared) if shared.any() else None
     if guess is False:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,7 +156,7 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
     if network is not None:
         default = replace(default, mask=network.trained_for.masks[0])
-        windows = network.trained_for.windows
+        windows: Any = network.trained_for.windows
         if windows:
             default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
     argv, (mask,) = command_line.apply_old_mask_flags(argv, (default.mask,), several=False)
@@ -201,6 +201,7 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
     check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
         settings = replace(settings, error_scale=error_scale(model))
+    if arguments.uncertainty and isinstance(model, Network) and model.calibration is not None:
         model_facts |= {"uncertainty": model.calibration._asdict()}
     if arguments.check_ct:
         check_for_ct_check(model, has_ct=scan.has_ct)
@@ -257,7 +258,9 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
             folder,
             {
                 "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
-                "error": lambda file: scan.write(file, study.errors, note=f"expected error of: {_note(facts)}"),
+                "error": lambda file: scan.write(
+                    file, [] if study.errors is None else study.errors, note=f"expected error of: {_note(facts)}"
+                ),
                 "png": lambda file: file.write_bytes(_panels(scan, study.panels)),
             },
         )
@@ -299,7 +302,7 @@ class _Study:
         self._numbers: list[Result] = []  # without their images
         self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 
-    def images(self) -> Iterator[np.ndarray]:
+    def images(self) -> Generator[np.ndarray, None, None]:
         """Yield one finished image for each slice.
 
         Raises:

@@ -119,8 +119,10 @@ def graded(rule: str, value: float, reason: str, remedy: str) -> list[Finding]:
         >>> graded("measured energy", 0.5, "the image explains 50 % of what was measured", "do not use it")[0].level
         'refused'
     """
-    limits = RULES[rule]
-    level: Level = "refused" if value > limits.refused else "doubtful" if value > limits.doubtful else "fine"
+    _, doubtful, refused = RULES[rule]
+    if doubtful is None or refused is None:
+        raise ValueError(f"the rule {rule!r} has no limits; wanted one that has")
+    level: Level = "refused" if value > refused else "doubtful" if value > doubtful else "fine"
     return [] if level == "fine" else [Finding(rule, level, reason, remedy)]
 
 

@@ -107,15 +107,50 @@ class KSpaceConfig:
 class Scan(Protocol):
     """What a reconstruction asks of its input, and what it tells about it."""
 
-    shape: tuple[int, int]
-    coils: int  # 0 without a coil axis
-    mask: Mask
-    has_ct: bool
-    facts: dict[str, Any]  # for the record; no names of files or people
-    contrast: str  # as the file tells it; empty: it does not
-    warnings: tuple[str, ...]  # what of the input should be looked at
-    noise_covariance: Complex[np.ndarray, "c c"] | None  # of a sample, where the file has a noise scan
-    maps_from: str  # where coil maps come from that the scan brings; empty: it brings none
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+        ...
+
+    @property
+    def coils(self) -> int:
+        """0 without a coil axis."""
+        ...
+
+    @property
+    def mask(self) -> Mask:
+        """Samples that were acquired."""
+        ...
+
+    @property
+    def has_ct(self) -> bool:
+        """Whether there is a CT."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the record; no names of files or people."""
+        ...
+
+    @property
+    def contrast(self) -> str:
+        """As the file tells it; empty: it does not."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the input should be looked at."""
+        ...
+
+    @property
+    def noise_covariance(self) -> Complex[np.ndarray, "c c"] | None:
+        """Of a sample, where the file has a noise scan."""
+        ...
+
+    @property
+    def maps_from(self) -> str:
+        """Where coil maps come from that the scan brings; empty: it brings none."""
+        ...
 
     def __len__(self) -> int: ...
 

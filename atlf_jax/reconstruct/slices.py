@@ -251,7 +251,7 @@ def _measure(
         coil_maps = normalise_maps(coil_maps)
 
     known = min(calibration) >= SMALLEST_CENTRE
-    low = low_resolution_images(kspace, calibration=calibration) if known else None
+    low = low_resolution_images(kspace, calibration=calibration) if known else jnp.zeros_like(kspace)
     fell_back = jnp.zeros(len(kspace), bool)
     if with_coils and coil_maps is None:
         coil_maps = smooth = normalise_maps(low)
@@ -259,14 +259,14 @@ def _measure(
             sharp = espirit_maps(kspace, calibration=calibration, kernel=kernel_side(calibration))
             fell_back = _combined(low, sharp) < POOR_MAPS
             coil_maps = jnp.where(fell_back[:, None, None, None], smooth, sharp)
-    combined = _combined(low, coil_maps) if with_coils and known else jnp.ones(len(kspace), jnp.float32)
+    combined = _combined(low, coil_maps) if coil_maps is not None and known else jnp.ones(len(kspace), jnp.float32)
 
     phase = jnp.ones(kspace.shape[:1] + kspace.shape[-2:], kspace.dtype)
     if hold_phase:
-        centre = jnp.sum(coil_maps.conj() * low, axis=1) if with_coils else low
+        centre = low if coil_maps is None else jnp.sum(coil_maps.conj() * low, axis=1)
         size = jnp.abs(centre)
         phase = jnp.where(size > 0, centre / jnp.where(size > 0, size, 1).astype(centre.dtype), 1)
-        if with_coils:
+        if coil_maps is not None:
             coil_maps = coil_maps * phase[:, None]
         else:
             kspace, coil_maps, with_coils = kspace[:, None], phase[:, None], True
@@ -276,7 +276,7 @@ def _measure(
     divisor = scale[:, None] if with_coils else scale
     seen = start  # of the whole zero-filled image, unless the centre tells more clearly
     if known and not hold_phase:
-        seen = low if kspace.ndim == 3 else jnp.sum(coil_maps.conj() * low, axis=1)
+        seen = low if coil_maps is None else jnp.sum(coil_maps.conj() * low, axis=1)
     total = jnp.sum(jnp.abs(seen) ** 2, axis=(-2, -1))
     imaginary = jnp.sum(seen.imag**2, axis=(-2, -1)) / jnp.where(total > 0, total, 1)
     measurement = Measurement(kspace / divisor, mask, ct, coil_maps)

@@ -48,7 +48,7 @@ def iterate(step: Callable[[tuple], tuple], state: tuple, *, iterations: int | A
         The last state.
     """
     if fixed:
-        return lax.scan(lambda carry, _: (jax.checkpoint(step)(carry), None), state, length=iterations)[0]
+        return lax.scan(lambda carry, _: (jax.checkpoint(step)(carry), None), state, length=int(iterations))[0]
 
     def go_on(numbered: tuple) -> Array:
         return (numbered[0] < iterations) & numbered[1][-1]
@@ -57,7 +57,7 @@ def iterate(step: Callable[[tuple], tuple], state: tuple, *, iterations: int | A
 
 
 def per_example(
-    solve: Callable[..., Array], kspace: Array, mask: Array, coil_maps: Array | None, *images: Array
+    solve: Callable[..., Array], kspace: Array, mask: Array, coil_maps: Array | None, *images: Array | None
 ) -> Array:
     """Call ``solve(kspace, mask, coil_maps, *images)`` for every example of any leading batch axes, in parallel.
 

@@ -113,11 +113,11 @@ class Network:
     def never_trained(self, measurement: Measurement) -> list[str]:
         """Say what of a measurement was never trained: its masks, acceleration, size and coils; a sentence for each."""
         measurement = _checked_measurement(measurement)
-        maps = measurement.coil_maps
+        maps, (h, w) = measurement.coil_maps, measurement.kspace.shape[-2:]
         return unseen_sampling(
             self.trained_for,
             np.asarray(measurement.mask),
-            shape=measurement.kspace.shape[-2:],
+            shape=(h, w),
             coils=0 if maps is None else maps.shape[1],
         )
 

@@ -84,7 +84,8 @@ def from_torch(
         )
     config = Config(name=name, model=model, data=data or default, masks=masks)
     wanted = arrays_of(model, 1)
-    for place, leaf in flatten_dict(params, sep="/").items():
+    placed: dict[str, Any] = flatten_dict(params, sep="/")
+    for place, leaf in placed.items():
         if place not in wanted or wanted[place][0] != leaf.shape:
             raise ValueError(
                 f"an array for {place} of {name} has shape {leaf.shape}, wanted {wanted.get(place, ('none',))[0]}; "
@@ -109,7 +110,7 @@ def _arrays(weights: Mapping[str, Any] | str | Path) -> dict[str, np.ndarray]:
 
 def _load(file: Path) -> Mapping[str, Any]:
     try:
-        import torch
+        import torch  # pyrefly: ignore[missing-import]  # only where it is installed
     except ImportError as error:
         raise ImportError(
             f"{file} is read by PyTorch, which is not installed; install torch, or give a dictionary of numpy arrays"

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Self
 import jax
 import numpy as np
 from beartype import beartype
+from etils import epath
 
 from atlf_jax.objectives import Variables
 from atlf_jax.training.step import TrainState
@@ -393,9 +394,10 @@ def _read(folder: Path, item: str) -> Saved:
     _check_files(folder, [item])
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        tree = handler.metadata(folder / item).tree
+        place = epath.Path(folder / item)
+        tree = handler.metadata(place).tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        tree = handler.restore(folder / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        tree = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
         arrays = {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     except MemoryError:
         raise

@@ -3,7 +3,7 @@
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from beartype import beartype
 
-from atlf_jax.array_types import Batch
+from atlf_jax.array_types import Array, Batch
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
 from atlf_jax.earlier import migrated
 from atlf_jax.masks import MaskConfig
 from atlf_jax.metrics import is_black
-from atlf_jax.objectives import Model, Variables
+from atlf_jax.objectives import Model
 from atlf_jax.program import Interrupted
 from atlf_jax.signals import SIGNALS, Interruption
 from atlf_jax.training.checkpoint import (
@@ -55,7 +55,7 @@ def fit(
     workers: int,
     workdir: str | Path,
     record: dict[str, Any],
-    start: Callable[[], Variables] | None = None,
+    start: Callable[[], Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     resume_changed: bool = False,
     interruption: Interruption | None = None,
@@ -169,10 +169,11 @@ def fit(
                     if means is not None:
                         reached = reached._replace(validation_due=False)
                         checkpoints.offer(reached)
-                        improved = math.isfinite(means.get("psnr", math.nan)) and means["psnr"] > best
-                    if improved:
-                        best = means["psnr"]
-                        checkpoints.save_best(reached, psnr=best)
+                        psnr = means.get("psnr", math.nan)
+                        improved = math.isfinite(psnr) and psnr > best
+                        if improved:
+                            best = psnr
+                            checkpoints.save_best(reached, psnr=best)
 
                 ending = step >= total or interruption.asked.is_set()
                 save_due = step > first and (step % config.save_every == 0 or improved or ending)
@@ -204,7 +205,7 @@ class Pending(NamedTuple):
 
     step: int  # steps done with it
     stage: str
-    metrics: dict[str, jax.Array]
+    metrics: dict[str, Array]
     records: list[int]
 
 
@@ -297,6 +298,8 @@ def _look_back(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> B
     replaced, best = list(damaged), -math.inf
     for folder in set(checkpoints_of(workdir, "best")) - set(damaged):
         meta = read_meta(workdir, "best")
+        if meta is None:
+            continue
         if changes(migrated(meta), now, step=meta["step"]).others:
             replaced.append(folder)
             notices.append(f"{folder} ({meta['psnr']:.2f} dB) is of other settings: it is set aside")

@@ -184,7 +184,7 @@ class _Board:
     """An event file for TensorBoard; its usual writer has a thread of its own, which a full disk ends silently."""
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.proto.event_pb2 import SessionLog  # pyrefly: ignore[missing-module-attribute]  # protobuf makes it
         from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
@@ -209,7 +209,7 @@ class _Board:
         self._writer.close()
 
     def _event(self, step: int, **content: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]  # protobuf makes it
 
         self._writer.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
         if time.monotonic() - self._flushed > 10:  # seconds: it waits for the disk

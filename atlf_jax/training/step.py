@@ -1,16 +1,16 @@
 """The compiled programs of a training stage: begin, step and evaluate."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from beartype import beartype
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Float, Int, jaxtyped
 
-from atlf_jax.array_types import Batch
+from atlf_jax.array_types import Array, Batch
 from atlf_jax.objectives import Model, Outcome, Variables
 from atlf_jax.training.optimiser import make_optimiser, make_schedule
 from atlf_jax.training.sharding import replicated, split
@@ -58,7 +58,7 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
     return jax.jit(init, out_shardings=replicated(mesh))()
 
 
-def adopt(start: Variables, state: TrainState, *, mesh: jax.sharding.Mesh) -> tuple[TrainState, str]:
+def adopt(start: Mapping[str, Any], state: TrainState, *, mesh: jax.sharding.Mesh) -> tuple[TrainState, str]:
     """Put a trained network's arrays in place of those of the same name, shape and dtype, and say which.
 
     Args:
@@ -95,7 +95,7 @@ def trained_names(params: Variables, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if matches(patterns, name)]
 
 
-def _flat(tree: Variables) -> dict[tuple[str, ...], Array]:
+def _flat(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Array]:
     """Return the arrays of nested dictionaries by their paths: Flax has this too, and training does without Flax."""
     return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
@@ -153,12 +153,12 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
 
         (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
-        trained = optax.apply_updates(trained, updates)
+        trained = cast(Variables, optax.apply_updates(trained, updates))
         rate = schedule((state.step - span.start) // accumulate)
         done = state.step - span.start + 1  # batches seen in this stage
         decay = jnp.where(done % accumulate == 0, average_decay(done // accumulate, limit=config.ema_decay), 1.0)
         average, frozen_average = parts(state.average)
-        average = optax.incremental_update(trained, average, 1 - decay)
+        average = cast(Variables, optax.incremental_update(trained, average, 1 - decay))
         state = TrainState(
             step=state.step + 1,
             params=whole(trained, frozen),
@@ -166,7 +166,7 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
             model_state=state.model_state | outcome.state,
             optimiser=optimiser_state,
         )
-        metrics = {"loss": outcome.loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": rate}
+        metrics = {"loss": outcome.loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(rate)}
         metrics |= {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
         metrics |= {name: value.mean() for name, value in outcome.scores.items()}
         return state, metrics

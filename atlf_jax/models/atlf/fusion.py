@@ -54,7 +54,7 @@ class FusionProcess(nn.Module):
         """Return the global and local features of one modality."""
         image = narrow(image, self.dtype)
         encoded = self.encoder(pixel_unshuffle(image, self.config.stride), deterministic=deterministic)
-        local, whole = encoded if self.config.encoder == "published" else (encoded, encoded)
+        local, whole = encoded if isinstance(encoded, tuple) else (encoded, encoded)  # published: two
         kept = self.config.branches
         return (
             jnp.zeros_like(whole) if kept == "local" else self.gfab(whole, deterministic=deterministic),

@@ -138,7 +138,7 @@ class ATLFNet(nn.Module):
         if not r.complex:
             x = x.real.astype(x.dtype)
         correction = jnp.zeros_like(x) if r.sees_correction else None
-        symmetry, cost = 0.0, 0.0
+        symmetry = cost = jnp.zeros(x.shape[:1], x.real.dtype)
         for phase in self.phases:
             arrays = (x, correction, measurement, fused, mu_index)
             x, correction, phase_symmetry, phase_cost = (

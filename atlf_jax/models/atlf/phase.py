@@ -60,8 +60,10 @@ class Phase(nn.Module):
         if c.aux_concat != "none":  # the same as further channels of conv_D, with an initialisation of their own
             kernel_init = nn.initializers.zeros if c.neutral_start else xavier
             aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
-            shown = {"fused": lambda: fused[..., None], "ct": lambda: ct_channels(measurement.ct)}
-            side = jnp.concatenate([shown[part]() for part in c.aux_concat.split("+")], axis=-1)
+            shown = {"ct": ct_channels(measurement.ct)}
+            if fused is not None:
+                shown["fused"] = fused[..., None]
+            side = jnp.concatenate([shown[part] for part in c.aux_concat.split("+")], axis=-1)
             f = f + aux(pixel_unshuffle(narrow(side, self.dtype), c.stride))
         if c.ct_adapter != "none":
             adapter = CTAdapter(c.ct_adapter, c.adapter_width, c.stride, name=ADAPTER)
@@ -86,7 +88,7 @@ class Phase(nn.Module):
                 name="avat",
             )(f, mu_index, deterministic=deterministic)
             f = f + attended
-        if c.adain != "none" and self.styled:
+        if c.adain != "none" and self.styled and fused is not None:
             style = pixel_unshuffle(narrow(fused[..., None], self.dtype), c.stride)
             f = FusedStyle(c.neutral_start, name="adain")(f, style)
         g, e = BRB(c.width, c.shrink, c.brb_levels, name="brb")(f)
