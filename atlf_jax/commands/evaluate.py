@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> None:
 
     folder = folder_of(arguments)
     report.check_folder(folder)
-    networks = {name: load(place, arguments.which, arguments.code) for name, place in places_of(arguments).items()}
+    networks = {name: load(place, arguments.which, code=arguments.code) for name, place in places_of(arguments).items()}
     data = choose_data(arguments, {name: network.config for name, network in networks.items()})
     opened = open_source(data, arguments.split)
     source, left_out = without_black(opened, profile=arguments.evaluation.profile)
