@@ -187,10 +187,7 @@ def parse(
                 "all there is to set"
             )
         default = Config() if path is None else load_config(path)
-        argv = [re.sub(r"^--config\.", "--", text) for text in argv]
-        argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
-        argv, data = _choose_dataset(argv, default.data)
-        default = dataclasses.replace(default, masks=masks, data=data)
+        default, argv = _chosen(default, [re.sub(r"^--config\.", "--", text) for text in argv], program=program)
         options = _as_options(default)
         parsed = command_line.parse(
             type(options),
@@ -255,6 +252,16 @@ def _spread(argv: Sequence[str], stages: Sequence[Stage]) -> list[str]:
         else:
             spread.append(argument)
     return spread
+
+
+def _chosen(default: Config, argv: list[str], *, program: str) -> tuple[Config, list[str]]:
+    """Take the name of the dataset, which decides what fields there are, and spellings of earlier versions."""
+    try:
+        argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
+        argv, data = _choose_dataset(argv, default.data)
+    except ValueError as error:
+        raise command_line.refused(_one_line(error), program=program) from error
+    return dataclasses.replace(default, masks=masks, data=data), argv
 
 
 def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataConfig]:

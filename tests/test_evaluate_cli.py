@@ -138,7 +138,7 @@ def halved(measurement):
 def evaluate(monkeypatch):
     """Return the command with ``halved`` in the place of whatever checkpoint is asked for."""
     config = Config(data=DataConfig(AANLIBConfig()))
-    monkeypatch.setattr(evaluate_command, "load", lambda *_: network_of(halved, config=config))
+    monkeypatch.setattr(evaluate_command, "load", lambda *_, **__: network_of(halved, config=config))
     monkeypatch.setattr(evaluate_command, "reconstructors", lambda *_: {"net": halved})
     return evaluate_command
 
@@ -215,7 +215,7 @@ def refused(evaluate, capsys, *arguments):
 
 
 def test_the_output_is_checked_before_anything_is_opened(evaluate, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(evaluate, "load", lambda *_, **__: pytest.fail("opened"))
     (tmp_path / "file").write_text("mine")
     assert "is no folder" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'file'}")
     assert "is no folder" in refused(evaluate, capsys, "--checkpoint=net", f"--out={tmp_path / 'file' / 'in'}")
@@ -252,7 +252,7 @@ def test_what_a_person_can_mend_is_one_line(evaluate, tmp_path, capsys, monkeypa
 
 
 def test_files_that_cannot_be_read_are_one_line(evaluate, tmp_path, capsys, monkeypatch):
-    def denied(*arguments):
+    def denied(*arguments, **options):
         raise PermissionError(13, "Permission denied", "weights.safetensors")
 
     monkeypatch.setattr(evaluate, "load", denied)

@@ -103,7 +103,8 @@ def test_train_evaluate_pack_and_load(folder, capsys):
     network = atlf.load("own.safetensors")
     assert network.config.data.dataset == network.trained_for.dataset == "my_data.py:Squares"
     assert network.config.data.source.side == 24
-    assert network.config.masks == (MaskConfig("my_masks.py:checkerboard", 2.0, 0.0),)
+    (mask,) = network.config.masks
+    assert mask == MaskConfig(f"{folder}/my_masks.py:checkerboard", 2.0, 0.0)  # where it was found
     assert str(folder).encode() not in (folder / "own.safetensors").read_bytes()
 
     metrics = ["--metrics", "psnr", "ssim", "my_metrics.py:contrast", "my_metrics.py:mae"]
