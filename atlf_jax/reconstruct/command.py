@@ -370,7 +370,7 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     """Return the image's file and those beside it, checked before anything is computed."""
     source, out = Path(arguments.input), Path(arguments.out)
     of_volume = is_volume(source)
-    endings = NIFTI if of_volume else HDF5 + COMPLEX + NIFTI
+    endings = NIFTI if of_volume else HDF5 + NIFTI + COMPLEX
     ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
     if ending is None and not out.suffix and of_volume and (source.is_dir() or is_multiframe(source)):
         ending = ""  # a folder with a DICOM series
