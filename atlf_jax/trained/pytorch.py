@@ -84,7 +84,8 @@ def from_torch(
         )
     config = Config(name=name, model=model, data=data or default, mask=masks[0], more_masks=masks[1:])
     wanted = arrays_of(model, 1)
-    for place, leaf in flatten_dict(params, sep="/").items():
+    flat: dict[str, np.ndarray] = dict(flatten_dict(params, sep="/"))  # type: ignore[arg-type]
+    for place, leaf in flat.items():
         if place not in wanted or wanted[place][0] != leaf.shape:
             raise ValueError(
                 f"an array for {place} of {name} has shape {leaf.shape}, wanted {wanted.get(place, ('none',))[0]}; "
@@ -95,11 +96,9 @@ def from_torch(
 
 def _arrays(weights: Mapping[str, Any] | str | Path) -> dict[str, np.ndarray]:
     """Return the weights by their names in the published module."""
-    if not isinstance(weights, Mapping):
-        weights = _load(Path(weights))
-    weights = weights.get("state_dict", weights)
+    state = _load(Path(weights)) if isinstance(weights, str | Path) else weights
     found = {}
-    for name, array in weights.items():
+    for name, array in state.get("state_dict", state).items():
         while prefix := next((each for each in PREFIXES if name.startswith(each)), ""):
             name = name.removeprefix(prefix)
         if not NO_WEIGHTS.fullmatch(name):
@@ -109,7 +108,7 @@ def _arrays(weights: Mapping[str, Any] | str | Path) -> dict[str, np.ndarray]:
 
 def _load(file: Path) -> Mapping[str, Any]:
     try:
-        import torch
+        import torch  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImportError(
             f"{file} is read by PyTorch, which is not installed; install torch, or give a dictionary of numpy arrays"
