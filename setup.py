@@ -2,7 +2,7 @@
 
 from setuptools import find_namespace_packages, setup
 
-EXPERIMENTS = {"atlf_jax.experiments": "configs", "atlf_jax.experiments.benchmark": "configs/benchmark"}
+EXPERIMENTS = {"atlf_jax.experiments": "configs"}
 
 setup(
     packages=[*find_namespace_packages(include=["atlf_jax*"], exclude=["*__pycache__*"]), *EXPERIMENTS],

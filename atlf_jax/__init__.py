@@ -7,7 +7,7 @@ that importing the library takes no time, and a program no longer than what it u
 
 Example:
     >>> import atlf_jax as atlf
-    >>> atlf.make_mask(atlf.MaskConfig(kind="random", acceleration=4.0), (64, 64), seed=1).mask.shape
+    >>> atlf.make_mask(atlf.MaskConfig(kind="random", acceleration=4.0), (64, 64), seed=1).samples.shape
     (1, 64)
     >>> from atlf_jax.models import ATLFConfig
     >>> atlf.ATLFConfig is ATLFConfig, "forward" in dir(atlf)

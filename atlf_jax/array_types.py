@@ -16,7 +16,7 @@ Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, 
 ``[b, h, w, f]``. Only negative axes are named, so leading batch axes are free.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -64,7 +64,5 @@ class Reconstruction(NamedTuple):
 
     image: Complex[Array, "b h w"]  # in units of Batch.scale
     fused: Float[Array, "b h w"] | None = None  # fused CT-MR image in (0, 1)
-    symmetry: Float[Array, " b"] | None = None  # sum over phases of mean(e_k^2)
-    path_cost: Float[Array, " b"] | None = None  # mean cost of the chosen attention paths, in [min cost, 1]
-    features: FusionFeatures | None = None
     coil_maps: Complex[Array, "b c h w"] | None = None  # those that the network estimated and the image belongs to
+    extras: Any = None  # what else the network hands to its own objective

@@ -1,15 +1,21 @@
-"""Command lines of dataclasses, by tyro: what is wrong with one is told in one line, as all other mistakes are."""
+"""Command lines of dataclasses, by tyro: what is wrong with one is told in one line, as all other mistakes are.
+
+Masks have one spelling on all of them: ``--masks KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE ...]``, repeated for
+several. It belongs to the type: every field that is a ``MaskConfig``, or a tuple of them, is read so.
+"""
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from atlf_jax.masks import MaskConfig
 from atlf_jax.program import REFUSED
 
-__all__ = ["parse"]
+__all__ = ["apply_old_mask_flags", "parse", "refused"]
 
 LONGEST = 250  # characters of a message
 LEFT_OUT = ("For full helptext", "Argument helptext")  # parts of tyro's answer: the line names --help itself
@@ -34,7 +40,7 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     """
     import tyro
 
-    settings = {"prog": program, "use_underscores": True} | settings
+    settings = {"prog": program, "use_underscores": True, "registry": _with_masks()} | settings
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer), _unwrapped(not {"-h", "--help"} & set(argv)):
@@ -42,13 +48,137 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     except SystemExit:
         if not answer.getvalue():
             raise
+    raise refused(_sentence(answer.getvalue()), program=program)
+
+
+def refused(said: str, *, program: str) -> SystemExit:
+    """Say in one line what is wrong with a command line, point to ``--help``, and return the exit to raise.
+
+    Args:
+        said: what is wrong; cut where the line would be too long.
+        program: as for ``parse``.
+    """
     name = program.partition(" --")[0]
     end = f"; see {name} --help"
-    said = _sentence(answer.getvalue())
     room = LONGEST - len(name) - len(end) - 2
     said = said if len(said) <= room else f"{said[: room - 3]}..."
     print(f"{name}: {said}{end}", file=sys.stderr, flush=True)
-    raise SystemExit(REFUSED)
+    return SystemExit(REFUSED)
+
+
+def apply_old_mask_flags(
+    argv: Sequence[str], masks: tuple[MaskConfig, ...], *, several: bool
+) -> tuple[list[str], tuple[MaskConfig, ...]]:
+    """Take ``--mask.acceleration 8``, ``--mask.kind radial`` and so on, the spelling of earlier versions.
+
+    Args:
+        argv: arguments.
+        masks: settings that the flags change; more than one only where no flag is given.
+        several: a flag may have several values, which make as many settings.
+
+    Returns:
+        The other arguments, and the settings.
+
+    Raises:
+        ValueError: a flag without a value, with another number of values than the others, or of a field that masks
+            have not; or there are several settings, and which one is meant is not said.
+
+    Example:
+        >>> apply_old_mask_flags(["--mask.acceleration=8", "--seed=1"], (MaskConfig(),), several=False)[0]
+        ['--seed=1']
+    """
+    rest: list[str] = []
+    given: dict[str, list[str]] = {}
+    queue = list(argv)
+    while queue:
+        text = queue.pop(0)
+        if not text.startswith("--mask."):
+            rest.append(text)
+            continue
+        name, equals, value = text.removeprefix("--mask.").partition("=")
+        given[name] = [value] if equals else []
+        while not equals and queue and not queue[0].startswith("--") and (several or not given[name]):
+            given[name].append(queue.pop(0))
+    if not given:
+        return rest, masks
+    if len(masks) > 1:
+        name = next(iter(given))
+        raise ValueError(f"--mask.{name} changes one mask, and there are {len(masks)}; give all by --masks")
+    number = max(map(len, given.values()))
+    if not number or any(len(values) not in (1, number) for values in given.values()):
+        raise ValueError("the --mask. flags have different numbers of values; give each one, or all as many")
+    settings = [{name: each[min(i, len(each) - 1)] for name, each in given.items()} for i in range(number)]
+    return rest, tuple(dataclasses.replace(masks[0], **_mask_fields(fields)) for fields in settings)
+
+
+def _with_masks() -> Any:
+    """Return the rule by which tyro reads masks."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: Any) -> Any:
+        if info.type is MaskConfig:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs=3,
+                metavar="KIND ACCELERATION CENTRE_FRACTION",
+                instance_from_str=lambda texts: next(iter(_masks(texts))),
+                is_instance=lambda value: isinstance(value, MaskConfig),
+                str_from_instance=lambda mask: _mask_texts((mask,)),
+            )
+        if info.type == tuple[MaskConfig, ...]:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*",
+                metavar="KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE] [...]",
+                instance_from_str=_masks,
+                is_instance=lambda value: isinstance(value, tuple),
+                str_from_instance=_mask_texts,
+            )
+        return None
+
+    return registry
+
+
+def _masks(texts: Sequence[str]) -> tuple[MaskConfig, ...]:
+    """Read ``KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE ...]``, once or several times."""
+    masks, queue = [], list(texts)
+    while queue:
+        if len(queue) < 3:
+            raise ValueError(f"got {' '.join(queue)}, wanted KIND ACCELERATION CENTRE_FRACTION for each mask")
+        fields: dict[str, str] = {}
+        fields["kind"], fields["acceleration"], fields["center_fraction"] = queue[:3]
+        queue = queue[3:]
+        while queue and "=" in queue[0]:
+            name, _, value = queue.pop(0).partition("=")
+            fields[name] = value
+        masks.append(MaskConfig(**_mask_fields(fields)))
+    return tuple(masks)
+
+
+def _mask_fields(texts: dict[str, str]) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(MaskConfig)]
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name not in names:
+            raise ValueError(f"got {name}={text} for a mask, wanted one of {', '.join(names)}")
+        try:
+            number = int if name == "center_lines" else float
+            values[name] = text if name == "kind" else None if text == "None" else number(text)
+        except ValueError:
+            raise ValueError(f"got {name} {text!r} for a mask, wanted a number") from None
+    return values
+
+
+def _mask_texts(masks: Sequence[MaskConfig]) -> list[str]:
+    """Undo ``_masks``."""
+    texts = []
+    for mask in masks:
+        texts += [mask.kind, f"{mask.acceleration:g}", f"{mask.center_fraction:g}"]
+        for field in dataclasses.fields(mask)[3:]:
+            if getattr(mask, field.name) != field.default:
+                texts.append(f"{field.name}={getattr(mask, field.name)}")
+    return texts
 
 
 @contextlib.contextmanager
@@ -60,10 +190,10 @@ def _unwrapped(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if wanted and before is None:
-            del os.environ["COLUMNS"]
-        elif wanted:
-            os.environ["COLUMNS"] = before
+        if wanted:
+            os.environ.pop("COLUMNS")
+            if before is not None:
+                os.environ["COLUMNS"] = before
 
 
 def _sentence(box: str) -> str:

@@ -1,14 +1,14 @@
 """The whole configuration of an experiment, its command line and its JSON form.
 
-An experiment is a file with a function ``get_config() -> Config``; those of ``configs/`` come with the package and are
-known by their names. Any field can be overridden on the command line.
+An experiment is a file with a function ``get_config() -> Config``, or one with an argument, ``FILE.py:ARGUMENT``; those
+of ``configs/`` come with the package and are known by their names. Any field can be overridden on the command line.
 """
 
+import ast
 import dataclasses
 import difflib
 import math
 import re
-import runpy
 import sys
 import traceback
 import typing
@@ -21,16 +21,27 @@ from beartype import beartype
 from beartype.roar import BeartypeCallHintParamViolation
 
 from atlf_jax import command_line
-from atlf_jax.data import AugmentConfig, DataConfig
+from atlf_jax.data import DATASETS, AugmentConfig, DataConfig, Dataset, dataset_settings
+from atlf_jax.earlier import GONE, migrate
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
+from atlf_jax.models.atlf import objectives as atlf_objectives
+from atlf_jax.objectives import OBJECTIVES, Objective
+from atlf_jax.own_code import find, load_file, name_of
 from atlf_jax.program import REFUSED
-from atlf_jax.training import TrainConfig
+from atlf_jax.training import Stage, TrainConfig
 
 __all__ = ["Config", "experiments", "from_dict", "load_config", "parse", "to_dict"]
 
 T = TypeVar("T")
-KINDS = {config_class: kind for kind, (config_class, _) in MODELS.items()}
+# fields that take any class of a kind, one of the user's own file included: what the package has, and what it is
+OPEN: dict[Any, tuple[dict[str, Any], str]] = {
+    ModelConfig: (MODELS, "network"),
+    Dataset: (DATASETS, "dataset"),
+    Objective: ({**OBJECTIVES, **atlf_objectives.OBJECTIVES}, "objective"),
+}
+# experiments of earlier versions, which were files of their own
+MOVED = ((r"(.*)\bbenchmark/(\w+?)(\.py)?", r"\1benchmark\3:\2"), (r"(.*)_istanet_plus(\.py)?", r"\1\2:istanet_plus"))
 
 
 @beartype
@@ -44,60 +55,98 @@ class Config:
     """The network; the experiment's file decides its kind."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where the CT-MR pairs come from."""
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    """Undersampling, in training and in validation."""
-    more_masks: tuple[MaskConfig, ...] = ()
-    """Further families of masks: training draws one for each record, validation takes them in turn.
-    Set in the experiment's file."""
+    masks: tuple[MaskConfig, ...] = (MaskConfig(),)
+    """Undersampling, in training and in validation: one setting or several, as many accelerations as kinds need. For
+    each record training draws a kind and then one of its settings; validation takes the kinds in turn."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training pairs."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Stages, losses and intervals of training."""
 
     def __post_init__(self) -> None:
+        if not self.masks:
+            raise ValueError("masks is empty; wanted at least one setting")
         for name, value in _numbers(self):
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; wanted a finite number")
 
 
-def experiments() -> dict[str, Path]:
-    """Return the files of the experiments that come with the package, by name.
+def experiments() -> dict[str, str]:
+    """Return the experiments that come with the package: by name, what ``load_config`` takes.
 
     Example:
-        >>> experiments()["aanlib_4x"].name
-        'aanlib_4x.py'
+        >>> Path(experiments()["aanlib_4x"]).name, Path(experiments()["benchmark:unet"]).name
+        ('aanlib_4x.py', 'benchmark.py:unet')
     """
     package = Path(__file__).parent
     installed, checkout = package / "experiments", package.parent / "configs"  # setup.py makes one of the other
     folder = installed if installed.is_dir() else checkout
-    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.py"))}
-    return {name: file for name, file in files.items() if "def get_config" in file.read_text(encoding="utf-8")}
+    found = {}
+    for file in sorted(folder.glob("*.py")):
+        plain, arguments = _arguments(file)
+        names = [""] * plain + [f":{argument}" for argument in arguments]
+        found |= {f"{file.stem}{name}": f"{file}{name}" for name in names}
+    return found
+
+
+def _arguments(file: Path) -> tuple[bool, tuple[str, ...]]:
+    """Say of an experiment's file, without running it, whether get_config wants no argument, and which it takes.
+
+    Those that it takes are listed in the file as ``ARGUMENTS = ("...", ...)``.
+    """
+    plain, arguments = False, ()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "get_config":
+            plain = len(node.args.args) == len(node.args.defaults)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ARGUMENTS":
+            arguments = ast.literal_eval(node.value)
+    return plain, arguments
 
 
 def load_config(experiment: str | Path) -> Config:
-    """Return what ``get_config()`` of an experiment returns.
+    """Return what ``get_config`` of an experiment returns.
 
     Args:
-        experiment: a Python file, or the name of an experiment that comes with the package.
+        experiment: a Python file, one with an argument (``FILE.py:ARGUMENT``), or the name of an experiment that comes
+            with the package.
 
     Raises:
         ValueError: there is no such file, it has no ``get_config``, or something in it is wrong; with the line.
+
+    Example:
+        >>> load_config("benchmark:unet").name
+        'benchmark/unet'
     """
-    path = Path(experiment)
-    if not path.is_file():
-        if str(experiment) not in experiments():
-            raise ValueError(_no_experiment(path))
-        path = experiments()[str(experiment)]
+    path, argument = _located(str(experiment))
     try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if get_config else None
+        get_config = getattr(load_file(path), "get_config", None)
+        config = get_config(*[argument] if argument else []) if get_config else None
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else path
-        raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
+        if str(error).startswith(f"{path}, line"):  # of the file as a whole
+            raise
+        gone = next((name for name in GONE if f"keyword argument {name!r}" in str(error)), None)
+        remedy = f"; {GONE[gone]}" if gone else ""
+        raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}{remedy}") from error
     if not isinstance(config, Config):
         raise ValueError(f"{path}: wanted a function get_config() -> Config, its result is {config!r}")
     return config
+
+
+def _located(experiment: str) -> tuple[Path, str]:
+    """Return the file of an experiment and the argument of its ``get_config``, or nothing."""
+    shipped = experiments()
+    for name in (experiment, *(re.sub(f"^{old}$", new, experiment) for old, new in MOVED)):
+        text = shipped.get(name, name)
+        file, _, argument = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "")
+        path = Path(file).expanduser()
+        if path.is_file():
+            known = _arguments(path)[1] if argument and path.suffix == ".py" else ()
+            if known and argument not in known:
+                raise ValueError(f"{path} has no experiment {argument!r}; there are {', '.join(known)}")
+            return path, argument
+    raise ValueError(_no_experiment(Path(experiment)))
 
 
 def _no_experiment(path: Path) -> str:
@@ -106,7 +155,7 @@ def _no_experiment(path: Path) -> str:
         neighbours = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "no configuration"
         return f"no configuration file {path}; in that folder: {neighbours}"
     near = difflib.get_close_matches(str(path), experiments(), n=1)
-    listed = [name for name in experiments() if "/" not in name]
+    listed = [name for name in experiments() if ":" not in name]
     return f"no experiment {path}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(listed)}")
 
 
@@ -138,18 +187,87 @@ def parse(
                 "all there is to set"
             )
         default = Config() if path is None else load_config(path)
-    except ValueError as error:
+        argv = [re.sub(r"^--config\.", "--", text) for text in argv]
+        argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
+        argv, data = _choose_dataset(argv, default.data)
+        default = dataclasses.replace(default, masks=masks, data=data)
+        options = _as_options(default)
+        parsed = command_line.parse(
+            type(options),
+            _spread(argv, default.train.stages),
+            program=f"{program} --config={path or 'FILE'} [--workdir=DIR]",
+            description=description,
+            default=options,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        )
+        config = _from_options(parsed, default)
+    except (BeartypeCallHintParamViolation, ValueError) as error:
         print(f"{program}: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(REFUSED) from error
-    config = command_line.parse(
-        Config,
-        [re.sub(r"^--config\.", "--", text) for text in argv],
-        program=f"{program} --config={path or 'FILE'} [--workdir=DIR]",
-        description=description,
-        default=default,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-    )
     return config, Path(workdir or Path("runs") / config.name)
+
+
+def _as_options(config: Config) -> Any:
+    """Return an experiment as the command line lists it: its own network, and its stages by their names."""
+    stages = {
+        stage.name: _listed(stage, {"objective": stage.objective}, hidden=("name",)) for stage in config.train.stages
+    }
+    train = _listed(dataclasses.replace(config.train, stages=()), stages, hidden=("stages",))
+    data = _listed(config.data, {"source": config.data.source})
+    return _listed(config, {"model": config.model, "data": data, "train": train})
+
+
+def _listed(value: Any, parts: dict[str, Any], *, hidden: Sequence[str] = ()) -> Any:
+    """Return a dataclass as one of a subclass: with fields of just the types of ``parts``, and without the hidden."""
+    import tyro
+
+    hints: list[tuple[str, Any, Any]] = [(name, type(part), field(default=part)) for name, part in parts.items()]
+    unseen = tyro.conf.Suppress[tyro.conf.Fixed[Any]]
+    hints += [(name, unseen, field(default=getattr(value, name))) for name in hidden]
+    kind = dataclasses.make_dataclass(
+        type(value).__name__, hints, bases=(type(value),), frozen=True, namespace={"__doc__": type(value).__doc__}
+    )
+    own = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    return kind(**own | parts)
+
+
+def _from_options(parsed: Any, default: Config) -> Config:
+    """Undo ``_as_options``."""
+
+    def plain(kind: type[T], value: Any, **parts: Any) -> T:
+        names = [item.name for item in dataclasses.fields(typing.cast(Any, kind))]
+        return kind(**{name: getattr(value, name) for name in names} | parts)
+
+    stages = tuple(plain(Stage, getattr(parsed.train, stage.name)) for stage in default.train.stages)
+    train = plain(TrainConfig, parsed.train, stages=stages)
+    return plain(Config, parsed, train=train, data=plain(DataConfig, parsed.data))
+
+
+def _spread(argv: Sequence[str], stages: Sequence[Stage]) -> list[str]:
+    """Let ``--train.loss.NAME`` stand for this setting of the objective of every stage that has it."""
+    spread: list[str] = []
+    for argument in argv:
+        found = re.match(r"--train\.loss\.(\w+)(=.*)?$", argument)
+        names = [stage.name for stage in stages if found and hasattr(stage.objective, found[1])]
+        if found and names:
+            value = found[2] or ""
+            spread += [f"--train.{name}.objective.{found[1]}{value}" for name in names]
+        else:
+            spread.append(argument)
+    return spread
+
+
+def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataConfig]:
+    """Take ``--data.dataset NAME``, and read ``--data.NAME.FIELD`` as ``--data.source.FIELD``."""
+    name, argv = _take(argv, "--data.dataset")
+    if name is not None and name != data.dataset:
+        data = dataclasses.replace(data, source=dataset_settings(name))
+    for text in argv:
+        found = re.match(r"--data\.(\w+)\.", text)
+        if found and found[1] in DATASETS and found[1] != data.dataset:
+            raise ValueError(f"{text} is given, and the dataset is {data.dataset}; add --data.dataset={found[1]}")
+    old = re.compile(rf"^--data\.{re.escape(data.dataset)}\.")
+    return [old.sub("--data.source.", text) for text in argv], data
 
 
 def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -167,10 +285,14 @@ def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as a dictionary of plain JSON values; ``from_dict`` undoes it.
 
-    Where a field may be the configuration of any model, "kind" says of which; ATLF-Net's has none, as in checkpoints
-    from before there were others.
+    Where a field may be a network or an objective of any kind, "kind" says which: a row of the package's table, or
+    ``FILE.py:NAME``. ATLF-Net has none, as in checkpoints from before there were others.
+
+    Raises:
+        ValueError: a class of the user's is defined where it cannot be found again.
     """
-    return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
+    hints = typing.get_type_hints(type(config))
+    return {name: _plain(getattr(config, name), hints[name]) for name in (f.name for f in dataclasses.fields(config))}
 
 
 def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
@@ -178,22 +300,23 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
 
     Args:
         kind: a configuration dataclass.
-        values: a JSON dictionary as ``to_dict`` made it; fields that are missing keep their defaults, so that
-            checkpoints outlive new fields.
+        values: a JSON dictionary as ``to_dict`` made it, today or in an earlier version; fields that are missing keep
+            their defaults, so that checkpoints outlive new fields.
         where: name of the whole, for messages.
 
     Raises:
         ValueError: an unknown field, or a value of the wrong type.
 
     Example:
-        >>> from atlf_jax.training import StageConfig
-        >>> from_dict(StageConfig, to_dict(StageConfig(steps=3))) == StageConfig(steps=3)
+        >>> from_dict(TrainConfig, to_dict(TrainConfig(seed=3))) == TrainConfig(seed=3)
         True
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where}: wanted a dictionary of {kind.__name__}, got {values!r}")
+    if kind is Config:
+        values = migrate(values)
     hints = typing.get_type_hints(kind)
-    unknown = values.keys() - hints.keys()
+    unknown = values.keys() - {item.name for item in dataclasses.fields(typing.cast(Any, kind))}
     if unknown:
         raise ValueError(f"{where}: {kind.__name__} has no field {sorted(unknown)[0]!r}")
     fields = {name: _field(hints[name], value, where=f"{where}.{name}") for name, value in values.items()}
@@ -217,11 +340,14 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def _field(hint: Any, value: Any, *, where: str) -> Any:
     """Undo ``_plain``: build a configuration, a tuple of configurations, or what JSON says."""
-    if hint == ModelConfig and isinstance(value, dict):
-        kind = value.get("kind", "atlf")
-        if kind not in MODELS:
-            raise ValueError(f"{where}: got kind {kind!r}, wanted one of: {', '.join(MODELS)}")
-        hint, value = MODELS[kind][0], {name: item for name, item in value.items() if name != "kind"}
+    if hint in OPEN and isinstance(value, dict):
+        table, what = OPEN[hint]
+        name = value.get("kind", next(iter(table)))
+        try:
+            hint = find(name, table, what=what)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        value = {name: item for name, item in value.items() if name != "kind"}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where=where)
     item = next(iter(typing.get_args(hint)), None)  # of tuple[Item, ...]
@@ -230,11 +356,12 @@ def _field(hint: Any, value: Any, *, where: str) -> Any:
     return _tuples(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        tagged = type(value) in KINDS and not isinstance(value, ATLFConfig)
-        return ({"kind": KINDS[type(value)]} if tagged else {}) | to_dict(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        tagged = hint in OPEN and not isinstance(value, ATLFConfig)
+        tag = {"kind": name_of(type(value), OPEN[hint][0], what=OPEN[hint][1])} if tagged else {}
+        return tag | to_dict(value)
+    return [_plain(item, None) for item in value] if isinstance(value, tuple) else value
 
 
 def _tuples(value: Any) -> Any:

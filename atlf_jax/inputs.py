@@ -97,8 +97,7 @@ def as_mask(values: Any, shape: tuple[int, ...] | None = None, *, name: str = "m
         ValueError: mask holds values from 0 to 3, wanted True or 1 where a sample was acquired and False or \
 0 elsewhere; of line numbers make one by mask = np.isin(np.arange(w), lines)
     """
-    drawn = isinstance(values, tuple) and hasattr(values, "mask")  # a masks.Mask
-    array = _array(values.mask if drawn else values, name)
+    array = _array(getattr(values, "samples", values), name)  # of a Mask
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{_described(array, name)}, wanted booleans, or zeros and ones")
     if array.ndim == 0:

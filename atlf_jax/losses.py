@@ -9,9 +9,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
-from jaxtyping import Array, Complex, Float, jaxtyped
+from jaxtyping import Complex, Float, jaxtyped
 
-from atlf_jax.array_types import FusionFeatures
+from atlf_jax.array_types import Array, FusionFeatures
 from atlf_jax.ops.filters import GAUSSIAN_11, separable, similarity_map
 
 __all__ = [

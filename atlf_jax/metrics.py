@@ -18,7 +18,8 @@ Profiles, named with every table:
   over the volume, SSIM the mean over its slices (``fastmri/evaluate.py``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,12 +29,14 @@ from beartype import beartype
 from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, jaxtyped
 
+from atlf_jax import own_code
 from atlf_jax.ops.filters import GAUSSIAN_11, UNIFORM_7, separable, similarity_map
 
 __all__ = [
-    "LOWER_IS_BETTER",
     "METRICS",
     "PROFILES",
+    "Metric",
+    "find_metric",
     "hfen",
     "is_black",
     "nmse",
@@ -56,6 +59,59 @@ class _Pair(NamedTuple):
     target: Float[Array, "*b h w"]
     body: Bool[Array, "*b h w"] | None
     span: Float[Array, "*#b"]  # peak, data range or full range
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as tables take it.
+
+    Attributes:
+        function: of (prediction, target, peak, body), written with ``jax.numpy``: images ``[*b, h, w]``, the peak of
+            the target or None where none is known, and a bool array ``[*b, h, w]`` of the pixels that count, or None
+            where all do; it returns ``[*b]``.
+        lower_is_better: so, as of an error.
+        unit: for headings.
+        decimals: that are shown.
+        over_volume: of a whole volume under the profile ``fastmri``; None: the mean over its slices.
+
+    Example:
+        >>> error = Metric(lambda p, t, peak, body: jnp.abs(p - t).mean((-2, -1)), lower_is_better=True)
+        >>> float(error(jnp.zeros((4, 4)), jnp.ones((4, 4)), 1.0, None))
+        1.0
+    """
+
+    function: Callable[[Array, Array, Any, Any], Array]
+    lower_is_better: bool = False
+    unit: str = ""
+    decimals: int = 4
+    over_volume: Callable[["_Pair"], Array] | None = None
+
+    def __call__(self, prediction: Array, target: Array, peak: Any, body: Any) -> Array:
+        return self.function(prediction, target, peak, body)
+
+
+@beartype
+def find_metric(name: str) -> Metric:
+    """Return a metric by its name.
+
+    Args:
+        name: a key of ``METRICS``, or FILE.py:NAME of a ``Metric``, or of a function of which higher is better; also
+            with the ending ``_body``, which says where it is taken.
+
+    Raises:
+        ValueError: there is none.
+
+    Example:
+        >>> find_metric("nmse_body").lower_is_better
+        True
+    """
+    found = own_code.find(name.removesuffix("_body"), METRICS, what="metric")
+    if isinstance(found, Metric):
+        return found
+    if not callable(found):
+        raise ValueError(f"{name} is {found!r}; wanted a function of (prediction, target, peak, body), or a Metric")
+    function: Any = found
+    return Metric(function)
 
 
 def psnr(prediction: Numbers, target: Numbers, *, peak: Numbers, body: Numbers = None) -> Float[Array, "*b"]:
@@ -149,7 +205,12 @@ def hfen(prediction: Numbers, target: Numbers, *, body: Numbers = None) -> Float
 
 
 def score_picture(
-    prediction: Numbers, target: Numbers, *, full_range: Numbers = 1.0, body: Numbers = None
+    prediction: Numbers,
+    target: Numbers,
+    *,
+    full_range: Numbers = 1.0,
+    body: Numbers = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Float[Array, " s"]]:
     """Score slices by the ``picture`` profile, each for itself.
 
@@ -159,25 +220,32 @@ def score_picture(
         full_range: what white is in these units, a scalar or ``[s]``: 1 for an 8-bit picture divided by 255, 1 / scale
             for images that were divided by scale after that. A property of the format, not the slice's maximum.
         body: ``[s, h, w]`` or ``[h, w]``, True where pixels count; all by default.
+        metrics: names (see ``find_metric``); those of ``METRICS`` by default.
 
     Returns:
-        For each name in ``METRICS`` its values, ``[s]``.
+        For each name its values, ``[s]``.
 
     Raises:
         ValueError: as ``psnr``, or the images have no axis of slices.
     """
+    found = {name: find_metric(name) for name in (METRICS if metrics is None else metrics)}
 
     def values(pair: _Pair) -> dict[str, Array]:
         unit = jnp.where(_above_zero(pair.span), pair.span, jnp.nan)
         unit = unit[:, None, None] if unit.ndim else unit  # [s 1 1]
         prediction, target = pair.prediction / unit, pair.target / unit
-        return {name: metric(prediction, target, 1.0, pair.body) for name, metric in METRICS.items()}
+        return {name: metric(prediction, target, 1.0, pair.body) for name, metric in found.items()}
 
     return _measured(values, prediction, target, body, axes=3, full_range=full_range)
 
 
 def score_fastmri(
-    prediction: Numbers, target: Numbers, *, full_range: Numbers = 1.0, body: Numbers = None
+    prediction: Numbers,
+    target: Numbers,
+    *,
+    full_range: Numbers = 1.0,
+    body: Numbers = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Score one volume by the ``fastmri`` profile.
 
@@ -186,23 +254,25 @@ def score_fastmri(
         target: ``[s, h, w]`` magnitudes of one volume.
         full_range: has no part in this profile, which takes the maximum of the target's volume.
         body: ``[s, h, w]`` or ``[h, w]``, True where pixels count; all by default.
+        metrics: names (see ``find_metric``); those of ``METRICS`` by default.
 
     Returns:
-        For each name in ``METRICS`` one value, ``[]``. HFEN, which fastMRI does not have, filters each slice and
-        takes the norms over the volume; a metric without a rule in ``OVER_VOLUME`` is the mean over the slices.
+        For each name one value, ``[]``. HFEN, which fastMRI does not have, filters each slice and takes the norms over
+        the volume; a metric without a rule of its own, ``over_volume``, is the mean over the slices.
 
     Raises:
         ValueError: as ``psnr``, or the images have no axis of slices.
     """
     del full_range
+    found = {name: find_metric(name) for name in (METRICS if metrics is None else metrics)}
 
     def values(pair: _Pair) -> dict[str, Array]:
         pair = pair._replace(span=jnp.max(pair.target))
         return {
-            name: OVER_VOLUME[name](pair)
-            if name in OVER_VOLUME
+            name: metric.over_volume(pair)
+            if metric.over_volume
             else jnp.mean(metric(pair.prediction, pair.target, pair.span, pair.body))
-            for name, metric in METRICS.items()
+            for name, metric in found.items()
         }
 
     return _measured(values, prediction, target, body, axes=3)
@@ -215,11 +285,12 @@ def score(
     *,
     full_range: Numbers = 1.0,
     body: Numbers = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Array]:
     """Score by a named profile: see ``score_picture`` (values ``[s]``) and ``score_fastmri`` (values ``[]``)."""
     if profile not in PROFILES:
         raise ValueError(f"unknown metric profile {profile!r}, want one of {', '.join(PROFILES)}")
-    return PROFILES[profile](prediction, target, full_range=full_range, body=body)
+    return PROFILES[profile](prediction, target, full_range=full_range, body=body, metrics=metrics)
 
 
 @jaxtyped(typechecker=beartype)
@@ -243,21 +314,25 @@ def is_black(
 
 PROFILES: dict[str, Callable[..., dict[str, Array]]] = {"picture": score_picture, "fastmri": score_fastmri}
 
-# What the profiles report, each called with (prediction, target, peak, body). To add one, write its function and its
-# row here, and name it below where smaller is better.
-METRICS: dict[str, Callable[[Array, Array, Numbers, Numbers], Array]] = {
-    "psnr": lambda prediction, target, peak, body: psnr(prediction, target, peak=peak, body=body),
-    "ssim": lambda prediction, target, peak, body: ssim(prediction, target, data_range=peak, body=body),
-    "nmse": lambda prediction, target, _peak, body: nmse(prediction, target, body=body),
-    "hfen": lambda prediction, target, _peak, body: hfen(prediction, target, body=body),
-}
-LOWER_IS_BETTER = frozenset({"nmse", "hfen"})  # for the others higher is better
-
-# How the profile ``fastmri`` takes a metric over a volume, where that is not the mean over its slices.
-OVER_VOLUME: dict[str, Callable[[_Pair], Float[Array, ""]]] = {
-    "psnr": lambda volume: _psnr(_flat(volume)),
-    "nmse": lambda volume: _nmse(_flat(volume)),
-    "hfen": lambda volume: _hfen(volume, axes=(-3, -2, -1)),
+# To add one, write its function and its row here.
+METRICS: dict[str, Metric] = {
+    "psnr": Metric(
+        lambda prediction, target, peak, body: psnr(prediction, target, peak=peak, body=body),
+        unit="dB",
+        decimals=2,
+        over_volume=lambda volume: _psnr(_flat(volume)),
+    ),
+    "ssim": Metric(lambda prediction, target, peak, body: ssim(prediction, target, data_range=peak, body=body)),
+    "nmse": Metric(
+        lambda prediction, target, _peak, body: nmse(prediction, target, body=body),
+        lower_is_better=True,
+        over_volume=lambda volume: _nmse(_flat(volume)),
+    ),
+    "hfen": Metric(
+        lambda prediction, target, _peak, body: hfen(prediction, target, body=body),
+        lower_is_better=True,
+        over_volume=lambda volume: _hfen(volume, axes=(-3, -2, -1)),
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """Does the CT help? By subject, in four folds: ``python -m benchmarks.cross_validation --out=runs/folds``.
 
 In each fold a network is trained on six subjects of AANLIB and scored on the other two, so that every subject is scored
-by networks that have not seen it. ``--methods`` names an experiment of ``configs/benchmark`` that takes the CT, and
+by networks that have not seen it. ``--methods`` names an experiment of ``configs/benchmark.py`` that takes the CT, and
 others to compare it with. Without a CT, ``best`` is the network that its adapters were added to, so it needs no other.
 The last checkpoint is scored, as there is no subject left to choose one. Run again to go on.
 """
@@ -20,11 +20,13 @@ from scipy import stats
 from atlf_jax.config import Config, from_dict
 from atlf_jax.data import open_source
 from atlf_jax.data.aanlib import FOLDS
-from atlf_jax.evaluation.modality import ABLATIONS, GAINS, Changed
+from atlf_jax.evaluation.changes import ABLATIONS, Changed
 from atlf_jax.evaluation.report import title
-from atlf_jax.evaluation.scoring import EvaluationConfig, Score, evaluate, mask_label
-from atlf_jax.masks import MaskConfig
-from atlf_jax.models import build
+from atlf_jax.evaluation.scoring import Score, evaluate, leading
+from atlf_jax.evaluation.trial import EvaluationConfig, Trial
+from atlf_jax.masks import MaskConfig, mask_label
+from atlf_jax.metrics import METRICS
+from atlf_jax.models import build, sees_ct
 from atlf_jax.training import load
 from benchmarks.methods import ACCELERATIONS, FAMILIES, current, finished, masks_of, read, save, train
 from benchmarks.table import machine, markdown
@@ -80,14 +82,14 @@ def score(
     model = jax.tree_util.Partial(build(settings.model).apply, variables)
     pairs = open_source(dataclasses.replace(settings.data, workers=0), "valid")
     variants = {name: pairs}
-    if settings.model.sees_ct:
+    if sees_ct(settings.model):
         variants |= {f"{name}, {which}": Changed(pairs, ABLATIONS[which]) for which in arguments.ablate}
     rows: list[Score] = []
     for mask, (variant, source) in itertools.product(masks, variants.items()):
         file = folder / f"{run.name}, {mask_label(mask)}, {variant}.csv"
         if not current(file, run, "latest"):
             batches = EvaluationConfig(batch_size=arguments.batch)
-            save(file, evaluate({variant: model}, source, masks=[mask], config=batches))
+            save(file, evaluate(Trial(source, (mask,), {variant: model}, config=batches)))
             print(f"{run.name}, {variant}, {mask_label(mask)}", flush=True)
         rows += read(file)
     return rows
@@ -132,7 +134,7 @@ def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, A
                             mean(scores[first][key][metric] - scores[other][key][metric] for key in both if key[0] == s)
                             for s in subjects
                         )
-                        for metric in GAINS
+                        for metric in leading(METRICS)
                         if metric != "psnr"
                     },
                     "by subject": ", ".join(f"{s}: {g:+.2f}" for s, g in zip(subjects, by_subject, strict=True)),

@@ -18,9 +18,8 @@ from rich.progress import track
 from rich.table import Table
 
 from atlf_jax.data import evaluation_batches, open_source
-from atlf_jax.evaluation.modality import ABLATIONS, Changed
-from atlf_jax.evaluation.scoring import mask_label
-from atlf_jax.masks import MaskConfig
+from atlf_jax.evaluation.changes import ABLATIONS, Changed
+from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.trained import load
 from atlf_jax.trained.inference import as_function
 from atlf_jax.trained.withheld import WithheldErrors, withheld_errors

@@ -13,8 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from atlf_jax.data import DataConfig, PhantomConfig, open_source
-from atlf_jax.evaluation.scoring import ZERO_FILLED, Panel, reconstruct_slices
+from atlf_jax.data import DataConfig, dataset_settings, open_source
+from atlf_jax.evaluation.slices import Panel, reconstruct_slices
+from atlf_jax.evaluation.trial import ZERO_FILLED, Trial
 from atlf_jax.masks import MaskConfig
 from atlf_jax.trained.guards import Placement, margin
 
@@ -46,14 +47,14 @@ def main() -> None:
     chosen = parser.parse_args()
     console = Console(width=120)
     for dataset in chosen.dataset:
-        config = DataConfig(dataset=dataset, phantom=PhantomConfig(size=chosen.size))
+        config = DataConfig(dataset_settings(dataset, **({"size": chosen.size} if dataset == "phantom" else {})))
         for family in chosen.families:
             for acceleration in chosen.accelerations:
                 mask = MaskConfig(FAMILIES[family], acceleration, 0.08 if acceleration < 6 else 0.04)
                 panels = []
                 for split in chosen.splits:
                     source = open_source(config, split)
-                    panels += reconstruct_slices({}, source, mask=mask, batch_size=4, timed=False)
+                    panels += reconstruct_slices(Trial(source, (mask,)), mask, timed=False)
                 title = f"{dataset} {' '.join(chosen.splits)}, {acceleration:g}x {family}: {len(panels)} slices"
                 console.print(rates(panels, title))
 
@@ -64,7 +65,7 @@ def rates(panels: list[Panel], title: str) -> Table:
         lambda: defaultdict(list)
     )  # by change, subject
     volumes: defaultdict[tuple[str, int, str], Placement] = defaultdict(Placement)
-    masks = np.stack([panel.sampling.mask for panel in panels])
+    masks = np.stack([panel.sampling.samples for panel in panels])
     for panel in panels:
         for number, (name, ct) in enumerate(changed(panel, panels)):
             alone = Placement()

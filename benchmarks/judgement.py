@@ -59,7 +59,7 @@ def main() -> None:
             truth = np.sqrt((truth**2).sum(0)) if coils else truth
             for kind, acceleration, centre in MASKS:
                 mask = atlf.make_mask(atlf.MaskConfig(kind, acceleration, centre), kspace.shape[-2:], seed=1)
-                measured = np.where(mask.mask, kspace, 0)
+                measured = np.where(mask.samples, kspace, 0)
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", atlf.GuardWarning)

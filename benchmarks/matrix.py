@@ -21,7 +21,7 @@ SMALL = ("--train.reconstruction.steps=2", "--train.autoencode.steps=0", "--trai
 KSPACE = """import numpy as np, atlf_jax as atlf
 mask = atlf.make_mask(atlf.MaskConfig(), (64, 64), seed=1)
 head = atlf.data.PhantomSource(atlf.data.PhantomConfig(size=64))[4]
-np.save("mask.npy", mask.mask), np.save("scan.npy", np.asarray(atlf.forward(head.target, mask))[None])
+np.save("mask.npy", mask.samples), np.save("scan.npy", np.asarray(atlf.forward(head.target, mask))[None])
 """
 VERSIONS = f"from importlib.metadata import version as v; print(*map(v, {LIBRARIES!r}))"
 

@@ -1,6 +1,6 @@
 """Compare methods on one split under the same masks: ``python -m benchmarks.methods --out=runs/benchmark``.
 
-A method is an experiment ``configs/benchmark/NAME.py``, trained here when ``OUT/NAME`` holds no finished run, or a row
+A method is an experiment ``configs/benchmark.py:NAME``, trained here when ``OUT/NAME`` holds no finished run, or a row
 of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: run again to go on, or to add a method
 by name. The tables, OUT/table.md, follow from these files alone. One set of weights a method serves all masks.
 
@@ -22,33 +22,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from atlf_jax.config import Config, from_dict
-from atlf_jax.data import AcquisitionConfig, DataConfig, open_source
+from atlf_jax.config import Config, experiments, from_dict
+from atlf_jax.data import AANLIBConfig, AcquisitionConfig, DataConfig, open_source
 from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import figures
-from atlf_jax.evaluation.modality import ABLATIONS, GAINS, Changed
+from atlf_jax.evaluation.changes import ABLATIONS, Changed
 from atlf_jax.evaluation.report import title
-from atlf_jax.evaluation.scoring import (
-    REPORTED,
-    ZERO_FILLED,
-    EvaluationConfig,
-    Reconstructor,
-    Score,
-    evaluate,
-    mask_label,
-)
+from atlf_jax.evaluation.scoring import Score, evaluate, leading, reported
 from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, summarise
-from atlf_jax.masks import MaskConfig
-from atlf_jax.models import build
+from atlf_jax.evaluation.trial import ZERO_FILLED, EvaluationConfig, Reconstructor, Trial
+from atlf_jax.masks import MaskConfig, mask_label
+from atlf_jax.metrics import METRICS
+from atlf_jax.models import build, sees_ct
 from atlf_jax.program import INTERRUPTED
 from atlf_jax.solvers import SOLVERS
-from atlf_jax.training import load, stages
+from atlf_jax.training import load, spans
 from atlf_jax.training.checkpoint import read_meta
 from benchmarks.table import machine, markdown
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "benchmark"
+ROOT = Path(__file__).parent.parent
 FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
 ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled centre of masks of lines
+SCORES = reported(list(METRICS))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out.resolve()
     (out / "scores").mkdir(parents=True, exist_ok=True)
     masks = masks_of(arguments)
-    source = open_source(DataConfig(dataset="aanlib"), arguments.split)
+    source = open_source(DataConfig(AANLIBConfig()), arguments.split)
     config = EvaluationConfig(batch_size=arguments.batch)
     acquisition = AcquisitionConfig(arguments.phase, arguments.noise)
     seen = "" if acquisition == AcquisitionConfig() else f", phase {acquisition.phase:g}, noise {acquisition.noise:g}"
@@ -90,16 +85,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"{name}: not trained yet, left out")
                 continue
             train(name, out / name)
-        model, cost, sees_ct = open_method(name, out)
+        model, cost, with_ct = open_method(name, out)
         variants = {name: source} | {
             f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate
         }
-        for variant, pairs in variants.items() if sees_ct and name in arguments.ablated else [(name, source)]:
+        for variant, pairs in variants.items() if with_ct and name in arguments.ablated else [(name, source)]:
             for mask in masks:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}{seen}.csv"
                 if not current(file, out / name):
                     started = time.perf_counter()
-                    scored = evaluate({variant: model}, pairs, masks=[mask], config=config, acquisition=acquisition)
+                    scored = evaluate(Trial(pairs, (mask,), {variant: model}, acquisition, config))
                     save(file, scored)
                     print(f"{variant}, {mask_label(mask)}{seen}: {time.perf_counter() - started:.0f} s", flush=True)
                 rows += read(file)
@@ -118,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def learned() -> list[str]:
     """Return the names of the experiments."""
-    return sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem != "base")
+    return [name.removeprefix("benchmark:") for name in experiments() if name.startswith("benchmark:")]
 
 
 def masks_of(arguments: argparse.Namespace) -> list[MaskConfig]:
@@ -146,12 +141,12 @@ def current(file: Path, run: Path, which: str = "best") -> bool:
     with file.open(newline="") as stream:
         columns = next(csv.reader(stream), [])
     scored = run / "checkpoints" / which
-    return {*REPORTED} <= {*columns} and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
+    return {*SCORES} <= {*columns} and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
 
 
 def total_steps(config: Config) -> int:
     """Return the steps of all stages."""
-    return stages(config.train)[-1].end
+    return spans(config.train)[-1].end
 
 
 def train(name: str, run: Path, *options: str) -> None:
@@ -161,8 +156,8 @@ def train(name: str, run: Path, *options: str) -> None:
         SystemExit: the training was stopped: what it saved must not be scored.
     """
     flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-    command = [sys.executable, "train.py", f"--config={CONFIGS / name}.py", f"--workdir={run}", *options]
-    done = subprocess.run(command, cwd=CONFIGS.parent.parent, env={**os.environ, "XLA_FLAGS": flags})
+    command = [sys.executable, "train.py", f"--config=benchmark:{name}", f"--workdir={run}", *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
     if done.returncode != INTERRUPTED:
         done.check_returncode()
     if not finished(run):
@@ -178,7 +173,7 @@ def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bo
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     cost = {"parameters": parameters, "CPU s to train": training_seconds(out / name), "steps": total_steps(settings)}
     model = settings.model
-    return jax.tree_util.Partial(build(model).apply, variables), cost, model.sees_ct
+    return jax.tree_util.Partial(build(model).apply, variables), cost, sees_ct(model)
 
 
 def training_seconds(run: Path) -> float:
@@ -214,7 +209,7 @@ def seconds(rows: Sequence[Score], method: str) -> float:
 def save(file: Path, rows: Sequence[Score]) -> None:
     """Write scores, whole or not at all."""
     with whole_file(file) as part, Path(part).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *REPORTED])
+        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *SCORES])
         writer.writeheader()
         for row in rows:
             fields = row._asdict()
@@ -227,7 +222,7 @@ def read(file: Path) -> list[Score]:
     with file.open(newline="") as stream:
         return [
             Score(
-                values={name: float(line.pop(name)) for name in REPORTED},
+                values={name: float(line.pop(name)) for name in SCORES},
                 real=line.pop("real") == "True",
                 **{name: kinds.get(name, str)(value) for name, value in line.items()},
             )
@@ -252,7 +247,7 @@ def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], seen: str = "
     parts = [f"{about}, jax {jax.__version__}"]
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
     parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}{seen}")
-    for metric in REPORTED:
+    for metric in SCORES:
         title = f"{metric.removesuffix('_body').upper()}{' inside the body' * metric.endswith('_body')}"
         table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()], digits=4)
         parts.append(f"{title}, mean over subjects:\n\n{table}")
@@ -318,11 +313,11 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
-    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``), by each of ``GAINS``.
+    """Compare each method with itself under other CTs, and trained without CT (``NAME_no_ct``), by two metrics each.
 
     PSNR may rise while SSIM falls, and the whole picture holds air: a gain is one where all agree.
     """
-    by_metric = {metric: comparisons_by(rows, metric) for metric in GAINS}
+    by_metric = {metric: comparisons_by(rows, metric) for metric in leading(METRICS)}
     methods = list(dict.fromkeys(row.method for row in rows))
     return [
         {"mask": mask, "method": name, "against": other}

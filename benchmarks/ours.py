@@ -138,7 +138,7 @@ class Ours:
             image, symmetry, cost = self.model.apply({"params": params}, measurement, mu_index, method=_phases)
             return image, symmetry, cost
         result = self.model.apply({"params": params}, measurement, mu_index=mu_index)
-        return result.image, result.symmetry, result.path_cost
+        return result.image, result.extras.symmetry, result.extras.path_cost
 
     def _loss(self, params: Any, measurement: Measurement) -> Any:
         image, symmetry, cost = self._apply(params, measurement, self.mu_index)
@@ -156,7 +156,7 @@ def _phases(model: Any, measurement: Measurement, mu_index: Any) -> tuple[Any, A
     x = adjoint(measurement.kspace, measurement.mask)
     symmetry, cost = 0.0, 0.0
     for phase in model.phases:
-        x, phase_symmetry, phase_cost = phase(x, measurement, measurement.ct, mu_index, True)
+        x, _, phase_symmetry, phase_cost = phase(x, None, measurement, measurement.ct, mu_index, True)
         symmetry, cost = symmetry + phase_symmetry, cost + phase_cost
     return x, symmetry, cost
 

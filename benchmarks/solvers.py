@@ -85,7 +85,7 @@ def compare(
 
     solve, app_name, penalty = SOLVERS[name]
     image = jnp.asarray(sigpy.shepp_logan((size, size)), jnp.complex64)
-    mask = jnp.asarray(make_mask(MaskConfig("equispaced", 4, center_lines=24), (size, size), seed=0).mask)
+    mask = jnp.asarray(make_mask(MaskConfig("equispaced", 4, center_lines=24), (size, size), seed=0).samples)
     maps = birdcage_maps((size, size), coils) if coils > 1 else jnp.ones((1, size, size), jnp.complex64)
     kspace = forward(image, mask, maps)
     one = coils == 1  # without maps, as a user has it

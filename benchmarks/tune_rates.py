@@ -1,6 +1,6 @@
 """Choose learning rates on the inner validation subject: ``python -m benchmarks.tune_rates --out=runs/rates``.
 
-Every experiment of ``configs/benchmark`` is trained with every rate for a part of its steps, with its own schedule
+Every experiment of ``configs/benchmark.py`` is trained with every rate for a part of its steps, with its own schedule
 over them, and scored by PSNR on case 41 of AANLIB. Runs are kept in OUT: run again to go on. Needs ATLF_DATA_DIR.
 """
 
@@ -44,12 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             run = out / f"{name}_{rate:g}"
             if not finished(run):
                 stage = "--train.reconstruction"
-                options = (
-                    f"{stage}.steps={arguments.steps}",
-                    f"{stage}.learning_rate={rate}",
-                    "--train.adapters.steps=0",
-                )
-                train(name, run, *options, "--train.eval_every=100000")
+                options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}")
+                after = ("--train.adapters.steps=0",) if name == "best" else ()
+                train(name, run, *options, *after, "--train.eval_every=100000")
             row[f"{rate:g}"] = psnr(run, arguments.steps)
         rows.append(row | {"CPU s a run": training_seconds(run)})
     about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
@@ -64,7 +61,7 @@ def psnr(run: Path, steps: int) -> float:
         ValueError: the run took another number of steps.
     """
     train = from_dict(Config, load(run, "latest")[0]).train
-    taken = train.reconstruction.steps + train.adapters.steps + train.joint.steps
+    taken = sum(stage.steps for stage in train.stages if stage.name not in ("autoencode", "fusion"))
     if taken != steps:
         raise ValueError(f"{run} took {taken} steps, wanted {steps}: give another --out, or these --steps")
     lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())

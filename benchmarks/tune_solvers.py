@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from atlf_jax.data import AANLIBConfig, DataConfig, open_source
-from atlf_jax.evaluation.scoring import EvaluationConfig, evaluate
+from atlf_jax.evaluation.scoring import evaluate
+from atlf_jax.evaluation.trial import EvaluationConfig, Trial
 from atlf_jax.masks import MaskConfig
 from atlf_jax.solvers import SOLVERS
 from benchmarks.table import markdown
@@ -48,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Score every setting; print a table for each solver, and its best."""
     arguments = parse(argv)
-    source = open_source(DataConfig(dataset="aanlib", aanlib=AANLIBConfig(root=arguments.root)), "inner_valid")
+    source = open_source(DataConfig(AANLIBConfig(root=arguments.root)), "inner_valid")
     chosen = np.rint(np.linspace(0, len(source) - 1, min(arguments.slices, len(source)))).astype(int)
     records = [source[index] for index in chosen.tolist()]
     for name in arguments.solvers:
@@ -66,7 +67,7 @@ def score(name: str, grid: dict[str, Sequence[float]], source: Any) -> list[dict
         str(number): jax.tree_util.Partial(SOLVERS[name], **setting)  # values are arguments: one program for all
         for number, setting in enumerate(settings)
     }
-    scores = evaluate(methods, source, masks=MASKS, config=EvaluationConfig(batch_size=1))
+    scores = evaluate(Trial(source, MASKS, methods, config=EvaluationConfig(batch_size=1)))
     rows = []
     for number, setting in enumerate(settings):
         row: dict[str, Any] = dict(setting)

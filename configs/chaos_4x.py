@@ -14,15 +14,14 @@ by half a right angle, which the preparation flags. Expected numbers: none yet.
 """
 
 import dataclasses
-import runpy
 from pathlib import Path
 
-from atlf_jax.config import Config
+from atlf_jax.config import Config, load_config
 from atlf_jax.data import PreparedConfig
 
 
 def get_config() -> Config:
     """Return the experiment."""
-    base = runpy.run_path(str(Path(__file__).with_name("own_data_4x.py")))["get_config"]()
+    base = load_config(Path(__file__).with_name("own_data_4x.py"))
     prepared = PreparedConfig(root="prepared/chaos", size=(256, 256))
-    return dataclasses.replace(base, name="chaos_4x", data=dataclasses.replace(base.data, prepared=prepared))
+    return dataclasses.replace(base, name="chaos_4x", data=dataclasses.replace(base.data, source=prepared))

@@ -12,7 +12,8 @@ from atlf_jax.config import Config
 from atlf_jax.data import AugmentConfig, DataConfig, FastMRIConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS
-from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+from atlf_jax.models.atlf.objectives import PHASES, Reconstruct
+from atlf_jax.training import Stage, TrainConfig
 
 
 def get_config() -> Config:
@@ -20,12 +21,21 @@ def get_config() -> Config:
     return Config(
         name="fastmri_4x",
         model=PRESETS["compact"](),  # complex: raw k-space has a phase
-        data=DataConfig(dataset="fastmri", fastmri=FastMRIConfig(), train_split="train", valid_split="valid"),
-        mask=MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(source=FastMRIConfig(), train_split="train", valid_split="valid"),
+        masks=(MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(rotate90=False, crop=(64, 0)),
         train=TrainConfig(
-            reconstruction=StageConfig(steps=20000, learning_rate=1e-3, warmup_steps=200, final_fraction=0.02),
-            loss=LossConfig(mse=0.0, l1=1.0),
+            stages=(
+                Stage(
+                    "reconstruction",
+                    Reconstruct(mse=0.0, l1=1.0, adapters=False),
+                    PHASES,
+                    20000,
+                    learning_rate=1e-3,
+                    warmup_steps=200,
+                    final_fraction=0.02,
+                ),
+            ),
             batch_size=1,
             eval_every=5000,
             save_every=1000,

@@ -14,7 +14,8 @@ from atlf_jax.config import Config
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, FastMRIConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import E2EVarNetConfig
-from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+from atlf_jax.objectives import Supervised
+from atlf_jax.training import Stage, TrainConfig
 
 
 def get_config() -> Config:
@@ -23,17 +24,24 @@ def get_config() -> Config:
         name="fastmri_multicoil_4x",
         model=E2EVarNetConfig(),
         data=DataConfig(
-            dataset="fastmri",
-            fastmri=FastMRIConfig(coils="multicoil", measured=True, columns=416),
+            source=FastMRIConfig(coils="multicoil", measured=True, columns=416),
             acquisition=AcquisitionConfig(maps="low_resolution", virtual_coils=12),
             train_split="train",
             valid_split="valid",
         ),
-        mask=MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),
+        masks=(MaskConfig(kind="equispaced_fraction", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(rotate90=False),
         train=TrainConfig(
-            reconstruction=StageConfig(steps=100000, learning_rate=3e-4, warmup_steps=1000, final_fraction=0.1),
-            loss=LossConfig(mse=0.0, ssim=1.0, gamma_symmetry=0.0),
+            stages=(
+                Stage(
+                    "reconstruction",
+                    Supervised(mse=0.0, ssim=1.0),
+                    steps=100000,
+                    learning_rate=3e-4,
+                    warmup_steps=1000,
+                    final_fraction=0.1,
+                ),
+            ),
             batch_size=1,
             eval_every=10000,
             save_every=2000,

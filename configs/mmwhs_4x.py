@@ -13,15 +13,14 @@ registration brought their body-mask Dice from .68, .74 and .73 to .78, .81 and 
 """
 
 import dataclasses
-import runpy
 from pathlib import Path
 
-from atlf_jax.config import Config
+from atlf_jax.config import Config, load_config
 from atlf_jax.data import PreparedConfig
 
 
 def get_config() -> Config:
     """Return the experiment."""
-    base = runpy.run_path(str(Path(__file__).with_name("own_data_4x.py")))["get_config"]()
+    base = load_config(Path(__file__).with_name("own_data_4x.py"))
     prepared = PreparedConfig(root="prepared/mmwhs", size=(320, 320))
-    return dataclasses.replace(base, name="mmwhs_4x", data=dataclasses.replace(base.data, prepared=prepared))
+    return dataclasses.replace(base, name="mmwhs_4x", data=dataclasses.replace(base.data, source=prepared))

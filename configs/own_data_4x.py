@@ -18,7 +18,8 @@ from atlf_jax.config import Config
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, PreparedConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS
-from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+from atlf_jax.models.atlf.objectives import FUSION_PROCESS, PHASES, Autoencode, Fuse, Reconstruct
+from atlf_jax.training import Stage, TrainConfig
 
 
 def get_config() -> Config:
@@ -27,17 +28,26 @@ def get_config() -> Config:
         name="own_data_4x",
         model=PRESETS["compact"](),
         data=DataConfig(
-            dataset="prepared",
-            prepared=PreparedConfig(root="prepared/own_data"),
+            source=PreparedConfig(root="prepared/own_data"),
             acquisition=AcquisitionConfig(phase=0.785),
         ),
-        mask=MaskConfig(kind="random_exact", acceleration=4.0, center_fraction=0.08),
+        masks=(MaskConfig(kind="random_exact", acceleration=4.0, center_fraction=0.08),),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, crop=(64, 0)),
         train=TrainConfig(
-            autoencode=StageConfig(steps=1000, learning_rate=2e-3, warmup_steps=20),
-            fusion=StageConfig(steps=800, learning_rate=1e-3, warmup_steps=20),
-            reconstruction=StageConfig(steps=3600, learning_rate=1e-3, warmup_steps=50, final_fraction=0.02),
-            loss=LossConfig(mse=0.0, l1=1.0),
+            stages=(
+                Stage("autoencode", Autoencode(), FUSION_PROCESS, 1000, learning_rate=2e-3, warmup_steps=20),
+                Stage("fusion", Fuse(), FUSION_PROCESS, 800, learning_rate=1e-3, warmup_steps=20),
+                Stage(
+                    "reconstruction",
+                    Reconstruct(mse=0.0, l1=1.0, adapters=False),
+                    PHASES,
+                    3600,
+                    learning_rate=1e-3,
+                    warmup_steps=50,
+                    final_fraction=0.02,
+                ),
+                Stage("joint", Reconstruct(mse=0.0, l1=1.0, beta_fusion=0.1)),  # off; --train.joint.steps has it on
+            ),
             batch_size=1,
             eval_every=1800,
             save_every=600,

@@ -8,12 +8,12 @@ from atlf_jax.config import Config
 from atlf_jax.data import DataConfig, PhantomConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import ATLFConfig, FusionConfig, ReconstructionConfig
-from atlf_jax.training import StageConfig, TrainConfig
+from atlf_jax.models.atlf.objectives import FUSION_PROCESS, PHASES, Autoencode, Fuse, Reconstruct
+from atlf_jax.training import Stage, TrainConfig
 
 
 def get_config() -> Config:
     """Return the experiment."""
-    stage = StageConfig(steps=2, learning_rate=1e-3)
     return Config(
         name="phantom_smoke",
         model=ATLFConfig(
@@ -22,13 +22,15 @@ def get_config() -> Config:
             ),
             reconstruction=ReconstructionConfig(phases=1, width=8, stride=2, heads=2, key_grid=8),
         ),
-        data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=32, subjects=10, slices=1)),
-        mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(source=PhantomConfig(size=32, subjects=10, slices=1)),
+        masks=(MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),),
         train=TrainConfig(
-            autoencode=stage,
-            fusion=stage,
-            reconstruction=stage,
-            joint=stage,
+            stages=(
+                Stage("autoencode", Autoencode(), FUSION_PROCESS, 2, learning_rate=1e-3),
+                Stage("fusion", Fuse(), FUSION_PROCESS, 2, learning_rate=1e-3),
+                Stage("reconstruction", Reconstruct(adapters=False), PHASES, 2, learning_rate=1e-3),
+                Stage("joint", Reconstruct(beta_fusion=0.1), steps=2, learning_rate=1e-3),
+            ),
             batch_size=2,
             ema_decay=0.5,
             log_every=1,

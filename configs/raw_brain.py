@@ -11,10 +11,11 @@ weighed, not replaced (docs/DESIGN.md, 46). Expected numbers: none yet.
 import dataclasses
 
 from atlf_jax.config import Config
-from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig
+from atlf_jax.data import AANLIBConfig, AcquisitionConfig, AugmentConfig, DataConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS
-from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+from atlf_jax.models.atlf.objectives import PHASES, Reconstruct
+from atlf_jax.training import Stage, TrainConfig
 
 BEST = PRESETS["best"]()
 # conjugate gradients in each of ten phases are most of the time with coils: a gradient step is learned beside them
@@ -27,7 +28,7 @@ def get_config() -> Config:
         name="raw_brain",
         model=dataclasses.replace(BEST, reconstruction=RECONSTRUCTION),
         data=DataConfig(
-            dataset="aanlib",
+            source=AANLIBConfig(),
             train_split="inner_train",
             valid_split="inner_valid",
             acquisition=AcquisitionConfig(
@@ -40,12 +41,24 @@ def get_config() -> Config:
                 maps="low_resolution",
             ),
         ),
-        mask=MaskConfig(kind="random_exact", acceleration=(4.0, 8.0), center_fraction=(0.08, 0.04)),
-        more_masks=(MaskConfig(kind="poisson_disc", acceleration=(4.0, 8.0), center_fraction=(0.08, 0.04)),),
+        masks=tuple(
+            MaskConfig(kind, acceleration, center)
+            for kind in ("random_exact", "poisson_disc")
+            for acceleration, center in ((4.0, 0.08), (8.0, 0.04))
+        ),
         augment=AugmentConfig(shift=8.0, rotation=10.0, scale=0.1, gamma=0.2, crop=(128, 0)),
         train=TrainConfig(
-            reconstruction=StageConfig(steps=4000, learning_rate=2e-3, warmup_steps=50, final_fraction=0.02),
-            loss=LossConfig(mse=0.0, l1=1.0, gamma_symmetry=0.0),
+            stages=(
+                Stage(
+                    "reconstruction",
+                    Reconstruct(mse=0.0, l1=1.0, gamma_symmetry=0.0, adapters=False),
+                    PHASES,
+                    4000,
+                    learning_rate=2e-3,
+                    warmup_steps=50,
+                    final_fraction=0.02,
+                ),
+            ),
             batch_size=1,
             eval_every=2000,
             save_every=500,

@@ -37,7 +37,7 @@ def scan(index):
     head = source[index]
     truth = jnp.asarray(head.target) / np.abs(head.target).max()
     mask = atlf.make_mask(sampling, (64, 64), seed=index)
-    return atlf.forward(truth, mask), jnp.asarray(mask.mask), jnp.asarray(head.ct), truth
+    return atlf.forward(truth, mask), jnp.asarray(mask.samples), jnp.asarray(head.ct), truth
 
 
 # %% [markdown]

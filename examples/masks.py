@@ -41,7 +41,7 @@ for kind in atlf.MASKS:
     acceleration = 1.8 if kind == "partial_fourier" else 4.0
     masks[kind] = atlf.make_mask(atlf.MaskConfig(kind=kind, acceleration=acceleration), (128, 128), seed=1)
 
-stack = jnp.stack([jnp.broadcast_to(mask.mask, (128, 128)) for mask in masks.values()])
+stack = jnp.stack([jnp.broadcast_to(mask.samples, (128, 128)) for mask in masks.values()])
 kspace = atlf.forward(jnp.broadcast_to(truth, stack.shape), stack)  # twelve scans of one head
 zero_filled = atlf.adjoint(kspace, stack)
 smooth = atlf.total_variation(kspace, stack, regularisation=3e-3 * peak, isotropic=True, iterations=150)

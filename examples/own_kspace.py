@@ -37,8 +37,8 @@ mask = atlf.make_mask(atlf.MaskConfig(kind="random_exact", acceleration=4.0, cen
 measured = np.array(atlf.forward(truth, mask, atlf.birdcage_maps((128, 128), 8)))
 rng = np.random.default_rng(0)
 noise = 0.005 * (rng.standard_normal(measured.shape) + 1j * rng.standard_normal(measured.shape))
-np.save(folder() / "kspace.npy", (measured + noise * mask.mask).astype(np.complex64))
-np.save(folder() / "mask.npy", mask.mask)
+np.save(folder() / "kspace.npy", (measured + noise * mask.samples).astype(np.complex64))
+np.save(folder() / "mask.npy", mask)
 
 # %% [markdown]
 # ## From the file to images

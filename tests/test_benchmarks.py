@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Measurement
-from atlf_jax.evaluation.scoring import REPORTED, Score
+from atlf_jax.evaluation.scoring import Score, reported
+from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
-from benchmarks import accelerator, compare, cross_validation, scaling, solvers, startup
+from benchmarks import accelerator, compare, cross_validation, raw, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
@@ -25,13 +26,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "accelerator", "compare", "cross_validation", "scaling", "solvers", "startup", "tune_rates"]
+    "name",
+    ["ablation", "accelerator", "compare", "cross_validation", "raw", "scaling", "solvers", "startup", "tune_rates"],
 )
 def test_help(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert f"python -m benchmarks.{name}" in done.stdout and "--out" in done.stdout
+
+
+def test_raw_scans_are_scored_once(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((32, 32)) + 1j * rng.standard_normal((32, 32))).astype(np.complex64)
+    monkeypatch.setattr(raw, "SETS", {"noise": lambda folder: kspace})
+    monkeypatch.setenv("ATLF_DATA_DIR", str(tmp_path))
+    arguments = ["--out", str(tmp_path / "out"), "--masks", "Poisson 4x", "--solvers", "zero_filled", "l1_wavelet"]
+    raw.main(arguments)
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| noise | Poisson 4x | 0." in table and " / 0." in table and table in capsys.readouterr().out
+    monkeypatch.setattr(raw, "solver_scores", None)  # all is kept
+    raw.main(arguments)
+    assert (tmp_path / "out" / "table.md").read_text() == table
 
 
 def test_command_lines():
@@ -154,7 +170,7 @@ def test_solvers_are_compared_within_rounds():
 
 def test_what_the_ct_brings_is_told_by_subject_and_slice():
     def score(method, subject, slice, psnr):
-        values = dict.fromkeys(REPORTED, psnr / 100) | {"psnr": psnr}
+        values = dict.fromkeys(reported(list(METRICS)), psnr / 100) | {"psnr": psnr}
         return Score("m", method, subject, f"{subject}00{slice}", 0, 4.0, 4.0, 0.3, "", True, 0.1, values)
 
     rows = [score("a", s, k, 30.0 + k) for s in ("1", "2") for k in (0, 1)]
@@ -240,7 +256,9 @@ def test_the_peer_is_the_same_network(preset, channels_last, folded, x64):
     def loss(params):
         result = model.apply({"params": params}, measurement, mu_index=jnp.asarray(inputs.mu_index))
         error = jnp.square(jnp.abs(result.image - inputs.target)).mean((1, 2))
-        return (error + SYMMETRY_WEIGHT * result.symmetry + inputs.mu * result.path_cost).mean(), result.image
+        return (
+            error + SYMMETRY_WEIGHT * result.extras.symmetry + inputs.mu * result.extras.path_cost
+        ).mean(), result.image
 
     (_, image), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     net = ATLFNet(config, folded=folded, query_chunk=60)

@@ -15,7 +15,7 @@ import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.commands import evaluate as evaluate_command
 from atlf_jax.config import Config
-from atlf_jax.data import DataConfig, PhantomConfig
+from atlf_jax.data import AANLIBConfig, DataConfig, PhantomConfig
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from atlf_jax.evaluation import report
@@ -107,8 +107,8 @@ def test_several_ct_windows_from_training_to_an_image(program, tmp_path, capsys)
 
 
 def test_other_ct_windows_are_refused():
-    one = Config(data=DataConfig(dataset="phantom"))
-    two = Config(data=DataConfig(dataset="phantom", phantom=PhantomConfig(ct_window=("brain", "bone"))))
+    one = Config(data=DataConfig())
+    two = Config(data=DataConfig(PhantomConfig(ct_window=("brain", "bone"))))
     asked = evaluate_command.Arguments(checkpoint=("a",))
     assert evaluate_command.choose_data(asked, {"a": two}) == two.data
     with pytest.raises(
@@ -137,7 +137,7 @@ def halved(measurement):
 @pytest.fixture
 def evaluate(monkeypatch):
     """Return the command with ``halved`` in the place of whatever checkpoint is asked for."""
-    config = Config(data=DataConfig(dataset="aanlib"))
+    config = Config(data=DataConfig(AANLIBConfig()))
     monkeypatch.setattr(evaluate_command, "load", lambda *_: network_of(halved, config=config))
     monkeypatch.setattr(evaluate_command, "reconstructors", lambda *_: {"net": halved})
     return evaluate_command
@@ -239,7 +239,7 @@ def test_a_disk_that_is_full_by_the_end_costs_no_number(evaluate, tmp_path, caps
     ("wrong", "words"),
     [
         (["--masks", "randon", "4", "0.08"], "did you mean 'random'"),
-        (["--masks", "random", "0.5", "0.08"], "want at least 1"),
+        (["--masks", "random", "0.5", "0.08"], "wanted at least 1"),
         (["--data_root=nowhere"], "folder nowhere does not exist"),
         (["--dataset=phantom", "--data_root=."], "the phantom dataset is not read from a folder"),
         (["--split=valid"], "no folder given"),

@@ -19,7 +19,7 @@ Y, X = np.ogrid[:H, :W]
 RNG = np.random.default_rng(0)
 MAGNITUDE = (((Y - 30) / 24) ** 2 + ((X - 23) / 17) ** 2 < 1) * (1 + 0.4 * np.cos(Y / 3.0) * np.cos(X / 4.0)) / 1.4
 PHASE = smooth_phase((H, W), RNG, maximum=np.pi)
-MASK = atlf.make_mask(MaskConfig("random", 3.0, 0.25), (H, W), seed=1).mask
+MASK = atlf.make_mask(MaskConfig("random", 3.0, 0.25), (H, W), seed=1).samples
 TRAINED = TrainedFor(masks=(MaskConfig("random", 3.0, 0.25),), sizes=((H, W),), dataset="prepared", real_image=True)
 
 
@@ -91,7 +91,7 @@ def test_a_fine_reconstruction_says_nothing():
 def test_noise_beyond_what_was_trained():
     y, x = np.ogrid[:128, :96]
     smooth = np.exp(-(((y - 64) / 30) ** 2) - ((x - 48) / 22) ** 2).astype(np.complex64)
-    kspace, mask = fft2c_numpy(smooth), atlf.make_mask(MaskConfig("random", 3.0, 0.25), (128, 96), seed=1).mask
+    kspace, mask = fft2c_numpy(smooth), atlf.make_mask(MaskConfig("random", 3.0, 0.25), (128, 96), seed=1).samples
     assert noise_level(kspace, mask) < 1e-4
     noisy = with_noise(kspace, 0.07)
     assert noise_level(noisy, mask) == pytest.approx(0.07, rel=0.1)
@@ -178,11 +178,11 @@ def test_nothing_stands_where_no_coil_sees():
 def test_coils_are_told_from_slices():
     maps = np.asarray(atlf.birdcage_maps((H, W), 6))
     coils = with_noise(fft2c_numpy((maps * MAGNITUDE * np.exp(1j * PHASE)).astype(np.complex64)), 0.01)
-    wide = atlf.make_mask(MaskConfig("random", 2.0, 0.4), (H, W), seed=1).mask
+    wide = atlf.make_mask(MaskConfig("random", 2.0, 0.4), (H, W), seed=1).samples
     assert looks_like_coils(np.where(wide, coils, 0), wide) is True
     heads = PhantomSource(PhantomConfig(size=64))
     slices = fft2c_numpy(np.stack([heads[index].target for index in range(6)]))
-    wide = atlf.make_mask(MaskConfig("random", 2.0, 0.4), (64, 64), seed=1).mask
+    wide = atlf.make_mask(MaskConfig("random", 2.0, 0.4), (64, 64), seed=1).samples
     assert looks_like_coils(np.where(wide, slices, 0), wide) is False
     assert looks_like_coils(np.stack([slices[0]] * 3), wide) is False  # copies
     assert looks_like_coils(slices, np.arange(64)[None] % 7 == 0) is None  # no centre

@@ -11,14 +11,15 @@ import pytest
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import load_config, parse
-from atlf_jax.evaluation.scoring import REPORTED, ZERO_FILLED, Score
+from atlf_jax.evaluation.scoring import Score
+from atlf_jax.evaluation.trial import ZERO_FILLED
 from atlf_jax.models import build
 from atlf_jax.program import INTERRUPTED
 from benchmarks import ablation, methods
 
 
 def score(method: str, subject: str, number: int, psnr: float, mask: str = "random 4x") -> Score:
-    values = dict.fromkeys(REPORTED, psnr)
+    values = dict.fromkeys(methods.SCORES, psnr)
     return Score(mask, method, subject, f"{subject}{number}", number, 4.0, 4.1, 0.4, "abc", True, 0.5, values)
 
 
@@ -51,7 +52,7 @@ def test_rivals_are_methods_and_not_variants(rows):
 
 
 def test_what_the_ct_brings_is_told_of_variants_and_of_the_network_without(rows):
-    without = [row._replace(method="ours_no_ct", values=dict.fromkeys(REPORTED, row.values["psnr"] + 0.2))
+    without = [row._replace(method="ours_no_ct", values=dict.fromkeys(methods.SCORES, row.values["psnr"] + 0.2))
                for row in rows if row.method == "ours"]  # fmt: skip
     against = {pair["against"]: pair for pair in methods.what_the_ct_brings(rows + without)}
     assert against.keys() == {"ours, CT zero", "ours_no_ct"}
@@ -110,8 +111,8 @@ def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
 @pytest.mark.parametrize("name", ablation.VARIANTS)
 def test_every_part_can_be_left_out(name):
     """The options of a variant are fields of the configuration, and the network that they make has parameters."""
-    config, _ = parse([f"--config={methods.CONFIGS / 'compact.py'}", *ablation.VARIANTS[name]])
+    config, _ = parse(["benchmark:compact", *ablation.VARIANTS[name]])
     measurement = Measurement(jnp.ones((1, 32, 32), jnp.complex64), jnp.ones((1, 1, 32), bool), jnp.ones((1, 32, 32)))
     shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), measurement)
-    assert ("fusion" in shapes["params"]) == config.model.use_fusion == (config.train.fusion.steps > 0)
-    assert (name == "compact") == (config == load_config(methods.CONFIGS / "compact.py"))
+    assert ("fusion" in shapes["params"]) == config.model.use_fusion == (config.train.stages[1].steps > 0)
+    assert (name == "compact") == (config == load_config("benchmark:compact"))

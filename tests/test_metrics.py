@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import correlate
 
 from atlf_jax import metrics
-from atlf_jax.metrics import LOWER_IS_BETTER, METRICS, PROFILES, hfen, is_black, nmse, psnr, score, ssim
+from atlf_jax.metrics import METRICS, PROFILES, hfen, is_black, nmse, psnr, score, ssim
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "metrics_pair.npz")
 
@@ -127,7 +127,7 @@ def test_contract(name, small):
     perfect = metric(target, target, 1.0, None)
     np.testing.assert_allclose(perfect, {"psnr": np.inf, "ssim": 1.0}.get(name, 0.0), rtol=1e-5)
     better = metric((prediction + target) / 2, target, 1.0, None)
-    assert np.all(better < got if name in LOWER_IS_BETTER else better > got)
+    assert np.all(better < got if METRICS[name].lower_is_better else better > got)
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(metric(p, target, 1.0, None))))
     assert np.isfinite(gradient(prediction)).all() and np.abs(gradient(prediction)).max() > 0
     assert np.isfinite(gradient(target)).all()

@@ -103,7 +103,7 @@ def test_undersampling_equals_the_library(tmp_path):
     mask = atlf.make_mask(config, (18, 20), seed=atlf.seed_from_name("mr.nii.gz"))
     out = read_nifti(tmp_path / "out.nii.gz").data
     one = data[:, ::-1, 3].T  # rows from the front to the back; LAS columns run from right to left already
-    want = np.abs(atlf.reconstruct(fft2c_numpy(one.astype(np.complex64)), mask.mask))
+    want = np.abs(atlf.reconstruct(fft2c_numpy(one.astype(np.complex64)), mask.samples))
     np.testing.assert_allclose(out[:, ::-1, 3].T, want, atol=1e-5 * data.max())
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["mask"]["hash"] == mask.hash and record["mask"]["kind"] == "equispaced_fraction"

@@ -98,5 +98,5 @@ def _set_up() -> None:
     if "jax" in sys.modules:  # by ``python -m`` of a package that needs it: the variable has been read
         import jax
 
-        if jax.config.jax_compilation_cache_dir is None:
+        if jax.config.values["jax_compilation_cache_dir"] is None:
             jax.config.update("jax_compilation_cache_dir", cache)

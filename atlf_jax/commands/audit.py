@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from atlf_jax.command_line import parse
-from atlf_jax.data import DataConfig, Split, open_source
+from atlf_jax.commands.evaluate import read_from
+from atlf_jax.data import DataConfig, Split, dataset_settings, open_source
 from atlf_jax.data.files import write_file
 from atlf_jax.evaluation.audit import audit, table
+from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
 from atlf_jax.program import errors_in_one_line
 
@@ -22,14 +24,14 @@ __all__ = ["Arguments", "main"]
 class Arguments:
     """List what in a dataset makes scores better than on a scanner."""
 
-    dataset: Literal["aanlib", "fastmri", "phantom", "prepared"]
-    """The dataset."""
+    dataset: str
+    """The dataset: aanlib, fastmri, phantom, prepared, or FILE.py:NAME of your own."""
     data_root: Annotated[str, tyro.conf.arg(aliases=["--data.root"])] = ""
     """Folder of the dataset."""
     split: Split = "valid"
     """Subjects to look at."""
-    mask: tuple[str, float, float] = ("random", 4.0, 0.08)
-    """KIND ACCELERATION CENTRE_FRACTION."""
+    masks: Annotated[tuple[MaskConfig, ...], tyro.conf.arg(aliases=["--mask"])] = (MaskConfig(),)
+    """KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE ...], repeated for each mask."""
     json: str = ""
     """File to write the findings to."""
 
@@ -38,20 +40,10 @@ def main(argv: Sequence[str], program: str = "atlf audit") -> None:
     """Parse, look, print; on a mistake say so in one line and exit."""
     with errors_in_one_line(program):
         arguments = parse(Arguments, argv, program=program)
-        found = audit(
-            open_source(_data(arguments.dataset, arguments.data_root), arguments.split),
-            masks=[MaskConfig(*arguments.mask)],
-        )
+        settings = dataset_settings(arguments.dataset)
+        if arguments.data_root:
+            settings = read_from(settings, arguments.data_root, dataset=arguments.dataset)
+        found = audit(Trial(open_source(DataConfig(settings), arguments.split), arguments.masks))
         if arguments.json:
             write_file(arguments.json, (json.dumps([item._asdict() for item in found], indent=1) + "\n").encode())
     Console(width=80).print(table(found))
-
-
-def _data(dataset: str, root: str) -> DataConfig:
-    data = DataConfig(dataset=dataset)
-    if not root:
-        return data
-    settings = getattr(data, dataset)
-    if dataset == "phantom":
-        raise ValueError("--data.root is given, but the phantom dataset is not read from a folder")
-    return replace(data, **{dataset: replace(settings, root=root)})

@@ -1,42 +1,30 @@
 """Score trained networks: ``atlf evaluate --checkpoint=runs/NAME [--checkpoint=OTHER=runs/X] [--split=valid]``."""
 
 import dataclasses
-import hashlib
 import itertools
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import tyro
 from rich.console import Console
 
 from atlf_jax.command_line import parse
 from atlf_jax.config import Config, to_dict
-from atlf_jax.data import DataConfig, Source, Split, open_source
+from atlf_jax.data import DataConfig, Split, dataset_settings, open_source
 from atlf_jax.evaluation.audit import audit
 from atlf_jax.evaluation.calibration import measure
-from atlf_jax.evaluation.scoring import (
-    ZERO_FILLED,
-    EvaluationConfig,
-    Reconstructor,
-    choose_panels,
-    evaluate,
-    mask_label,
-    reconstruct_slices,
-    single_masks,
-    without_black,
-)
-from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
+from atlf_jax.evaluation.cautions import cautions
+from atlf_jax.evaluation.scoring import choose_panels, evaluate
+from atlf_jax.evaluation.trial import EvaluationConfig, Reconstructor, Trial, without_black
+from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
 from atlf_jax.program import errors_in_one_line, no_display
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.trained import Network, load
-from atlf_jax.trained.guards import Placement, unseen_dataset, unseen_sampling
 
 
 @dataclass(frozen=True)
@@ -53,31 +41,35 @@ class Arguments:
     without one."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of each run."""
+    code: tuple[str, ...] = ()
+    """Files of your own code that packed networks need: their names stand in the message that asks for them."""
     split: Split = "valid"
     """Subjects to score."""
-    dataset: Literal["aanlib", "fastmri", "phantom", "prepared"] | None = None
-    """Dataset to score on; None: the one that the networks were trained on."""
+    dataset: str | None = None
+    """Dataset to score on: aanlib, fastmri, phantom, prepared, or FILE.py:NAME of your own; None: the one that the
+    networks were trained on."""
     data_root: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """Folder of the dataset; None: the one in the checkpoint."""
     phase: Annotated[float | None, tyro.conf.arg(name="acquisition.phase")] = None
     """Largest simulated phase in radians (0.785 is usual: it takes the Hermitian symmetry away); None: as trained."""
     noise: Annotated[float | None, tyro.conf.arg(name="acquisition.noise")] = None
     """Simulated noise relative to the largest pixel (0.01 is usual); None: as trained."""
-    masks: tuple[tuple[str, float, float], ...] = ()
-    """KIND ACCELERATION CENTRE_FRACTION, repeated for each mask; none: those that the networks were trained with."""
+    masks: tuple[MaskConfig, ...] = ()
+    """KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE ...], repeated for each mask; none: those that the networks were
+    trained with."""
     ablate: Literal["ct"] | None = None
     """ct: score again with the CT taken away, exchanged or moved, under noise, and with lesions painted in."""
     uncertainty: bool = False
     """Also compare the errors that every network expects with its true ones; four more reconstructions a slice."""
     evaluation: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=EvaluationConfig)
-    """Metric profile, batches, panels and bootstrap."""
+    """Metrics and their profile, batches, panels and bootstrap."""
 
 
 def main(argv: Sequence[str], program: str = "atlf evaluate") -> None:
     """Parse, load, score, write; on a mistake say so in one line and exit."""
     with errors_in_one_line(program):
         arguments = parse(Arguments, argv, program=program)
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every restore
         run(arguments)
 
 
@@ -88,67 +80,72 @@ def run(arguments: Arguments) -> None:
 
     folder = folder_of(arguments)
     report.check_folder(folder)
-    places = places_of(arguments)
-    networks = {name: load(place, arguments.which) for name, place in places.items()}
-    models = reconstructors(arguments, networks)
-    methods = {name: report.Method() for name in models} | {
-        name: report.Method(network.parameters, checkpoint=str(places[name]), config=to_dict(network.config))
-        for name, network in networks.items()
-    }
-    configs = {name: network.config for name, network in networks.items()}
-    data = choose_data(arguments, configs)
-    if arguments.ablate and data.dataset == "fastmri":
-        raise ValueError(
-            "--ablate ct exchanges the CT, and fastMRI data has none; leave it out, or choose another --dataset"
-        )
-    masks = [MaskConfig(kind, acceleration, center) for kind, acceleration, center in arguments.masks]
-    trained = dict.fromkeys(mask for config in configs.values() for mask in (config.mask, *config.more_masks))
-    masks = single_masks(masks or list(trained))
+    networks = {name: load(place, arguments.which, arguments.code) for name, place in places_of(arguments).items()}
+    data = choose_data(arguments, {name: network.config for name, network in networks.items()})
     opened = open_source(data, arguments.split)
     source, left_out = without_black(opened, profile=arguments.evaluation.profile)
-    shared = {"masks": masks, "config": arguments.evaluation, "acquisition": data.acquisition}
-    rows, sections = evaluate(models, source, **shared), []
-    panels = choose_panels(models, source, rows, **shared)
-    if arguments.ablate == "ct":
-        from atlf_jax.evaluation.modality import ablate_ct, ct_gains, ct_section
-
-        ablated = ablate_ct(models, source, **shared)
-        methods |= {row.method: methods[row.method.rpartition(", ")[0]] for row in ablated}
-        rows += ablated
-        sections += [ct_gains(rows), ct_section(models, source, **shared)]
+    trial = Trial(
+        source=source,
+        masks=arguments.masks or trained_masks(networks),
+        models=reconstructors(arguments, networks),
+        acquisition=data.acquisition,
+        config=arguments.evaluation,
+    )
+    found = score(trial, networks, arguments)
     study = report.Study(
+        trial=trial,
         dataset=", ".join(filter(None, (data.dataset, getattr(opened, "pairing", "")))),
         split=arguments.split,
-        config=arguments.evaluation,
-        methods=methods,
-        rows=rows,
-        panels=panels,
-        acquisition=to_dict(data.acquisition),
-        sections=sections,
-        audit=audit(source, masks=masks, acquisition=data.acquisition),
-        warnings=guard(networks, data, source, masks),
-        reliability=measure(
-            {name: models[name] for name in networks},
-            source,
-            calibrations={name: network.calibration for name, network in networks.items() if network.calibration},
-            **shared,
-        )
-        if arguments.uncertainty
-        else (),
+        methods=methods_of(arguments, networks, [row.method for row in found["rows"]]),
+        audit=audit(trial),
+        warnings=cautions(trial, networks, data),
         left_out=left_out,
+        **found,
     )
-    if data.dataset == "fastmri":
-        study = without_names(study)
+    if getattr(data.source, "names_are_private", False):
+        study = report.without_names(study)
     facts = report.summary(study)
+    show(report.tables(facts, study.sections), facts)
+    _, page = report.write(folder, study, facts)  # last: a disk that is full by now costs no number
+    Console().print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
+
+
+def score(trial: Trial, networks: Mapping[str, Network], arguments: Arguments) -> dict[str, Any]:
+    """Score a trial, and again with other CTs or with expected errors where that is asked for.
+
+    Returns:
+        The fields of ``report.Study`` that hold what was found.
+    """
+    from atlf_jax.evaluation.changes import has_ct
+
+    if arguments.ablate and not has_ct(trial.source):
+        raise ValueError(
+            "--ablate ct exchanges the CT, and this data has none; leave it out, or choose another dataset"
+        )
+    rows, sections = evaluate(trial), []
+    panels = choose_panels(trial, rows)
+    if arguments.ablate == "ct":
+        from atlf_jax.evaluation.modality import ablate_ct, ct_gains, ct_section  # draws by matplotlib
+
+        rows += ablate_ct(trial)
+        sections = [ct_gains(rows), ct_section(trial)]
+    reliability = []
+    if arguments.uncertainty:
+        of_networks = dataclasses.replace(trial, models={name: trial.models[name] for name in networks})
+        known = {name: network.calibration for name, network in networks.items() if network.calibration}
+        reliability = measure(of_networks, known)
+    return {"rows": rows, "panels": panels, "sections": sections, "reliability": reliability}
+
+
+def show(tables: Sequence[Any], facts: Mapping[str, Any]) -> None:
+    """Print the tables and the remarks of a report."""
     console = Console()
-    for table in report.tables(facts, study.sections):
+    for table in tables:
         console.print(table, "")
     flattering = [item["name"] for item in facts["audit"] if item["found"]]
     console.print(f"What flatters these numbers: {', '.join(flattering) or 'nothing found'}.", highlight=False)
     for remark in facts["remarks"]:
         console.print(remark, highlight=False, markup=False)
-    _, page = report.write(folder, study, facts)  # last: a disk that is full by now costs no number
-    console.print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
 
 
 def folder_of(arguments: Arguments) -> Path:
@@ -164,26 +161,6 @@ def folder_of(arguments: Arguments) -> Path:
 def run_of(place: str) -> Path:
     """Return a run's folder, also where its folder of checkpoints was given."""
     return Path(place).parent if Path(place).name == "checkpoints" else Path(place)
-
-
-def without_names(study: "report.Study") -> "report.Study":
-    """Put codes in the place of names that come from a person's files, as these may be named after people."""
-
-    def code(name: str) -> str:
-        return hashlib.sha256(name.encode()).hexdigest()[:8]
-
-    def coded(name: str) -> str:
-        stem, _, number = name.rpartition("_")  # of a slice
-        return f"{code(stem)}_{number}"
-
-    of_rows = coded if study.config.profile == "picture" else code
-    return dataclasses.replace(
-        study,
-        rows=[row._replace(name=of_rows(row.name)) for row in study.rows],
-        panels=[panel._replace(name=coded(panel.name)) for panel in study.panels],
-        left_out=[coded(name) for name in study.left_out],
-        reliability=[item._replace(left_out=[coded(name) for name in item.left_out]) for item in study.reliability],
-    )
 
 
 def places_of(arguments: Arguments) -> dict[str, Path]:
@@ -213,6 +190,28 @@ def reconstructors(arguments: Arguments, networks: Mapping[str, Network]) -> dic
     return models | {name: SOLVERS[name] for name in arguments.solvers}
 
 
+def methods_of(arguments: Arguments, networks: Mapping[str, Network], named: Sequence[str]) -> dict[str, Any]:
+    """Return where the rows of each method come from, a ``report.Method``; with another CT it is named ``NAME, CT``."""
+    from atlf_jax.evaluation.report import Method
+    from atlf_jax.evaluation.trial import ZERO_FILLED
+
+    places = places_of(arguments)
+    known = {
+        name: Method(network.parameters, checkpoint=str(places[name]), config=to_dict(network.config))
+        for name, network in networks.items()
+    }
+    return {
+        name: known.get(name) or known.get(name.rpartition(", ")[0]) or Method()
+        for name in dict.fromkeys(named)
+        if name != ZERO_FILLED
+    }
+
+
+def trained_masks(networks: Mapping[str, Network]) -> tuple[MaskConfig, ...]:
+    """Return the masks that any of the networks was trained with."""
+    return tuple(dict.fromkeys(mask for network in networks.values() for mask in network.config.masks))
+
+
 def choose_data(arguments: Arguments, configs: Mapping[str, Config]) -> DataConfig:
     """Take the data of the first run, which the others must share, and replace what the arguments say."""
     first = next(iter(configs))
@@ -228,42 +227,29 @@ def choose_data(arguments: Arguments, configs: Mapping[str, Config]) -> DataConf
                 "another phase or noise); score them in separate runs, or choose with --dataset, --acquisition.phase "
                 "and --acquisition.noise"
             )
-    if arguments.dataset is not None:
-        data = dataclasses.replace(data, dataset=arguments.dataset)
+    if arguments.dataset not in (None, data.dataset):
+        data = dataclasses.replace(data, source=dataset_settings(arguments.dataset))
     if arguments.data_root is not None:
-        settings = getattr(data, data.dataset)
-        if not hasattr(settings, "root"):
-            raise ValueError(f"--data_root is given, but the {data.dataset} dataset is not read from a folder")
-        data = dataclasses.replace(data, **{data.dataset: dataclasses.replace(settings, root=arguments.data_root)})
+        data = dataclasses.replace(data, source=read_from(data.source, arguments.data_root, dataset=data.dataset))
+    check_windows(data, configs)
+    return data
+
+
+def read_from(settings: Any, root: str, *, dataset: str) -> Any:
+    """Return the settings of a dataset with another folder."""
+    if not hasattr(settings, "root"):
+        raise ValueError(f"--data.root is given, but the {dataset} dataset is not read from a folder")
+    return dataclasses.replace(settings, root=root)
+
+
+def check_windows(data: DataConfig, configs: Mapping[str, Config]) -> None:
+    """Refuse CT windows that a network was not trained with, where several are at stake."""
+    here = data.ct_windows
     for name, config in configs.items():
-        there, here = config.data.ct_windows, data.ct_windows
-        if there != here and max(len(there), len(here)) > 1:
-            seen = [", ".join(windows) or "the dataset's own" for windows in (there, here)]
+        trained = config.data.ct_windows
+        if trained != here and max(len(trained), len(here)) > 1:
+            seen = [", ".join(windows) or "the dataset's own" for windows in (trained, here)]
             raise ValueError(
                 f"{name} was trained with the CT windows {seen[0]}, and the CT is read through {seen[1]} here; score "
                 "it in a separate run, on data of Hounsfield units"
             )
-    return data
-
-
-def guard(networks: Mapping[str, Network], data: DataConfig, source: Source, masks: list[MaskConfig]) -> list[str]:
-    """Say which subjects' CT and MR do not match in place, and what of the scoring a network was never trained for."""
-    singles = single_masks(masks)
-    words: list[str] = []
-    places: defaultdict[str, Placement] = defaultdict(Placement)
-    drawn: defaultdict[tuple[str, tuple[int, ...]], list[np.ndarray]] = defaultdict(list)  # by label and size
-    for panel in reconstruct_slices(
-        {}, source, mask=singles[0], batch_size=1, acquisition=data.acquisition, timed=False
-    ):
-        places[panel.subject].add(panel.ct, panel.images[ZERO_FILLED])
-        shape, seed = panel.target.shape, seed_from_name(panel.name)
-        for mask in singles:
-            drawn[mask_label(mask), shape].append(make_mask(mask, shape, seed=seed).mask)
-    for (label, shape), drawn_masks in drawn.items():
-        for name, network in networks.items():
-            found = unseen_sampling(network.trained_for, np.stack(drawn_masks), shape=shape)
-            words += [f"{name}, {label}: {text}." for text in found]
-    for name, network in networks.items():
-        words += [f"{name}: {text}." for text in unseen_dataset(network.trained_for, data)]
-    words += [f"Subject {subject}: {text}." for subject, place in places.items() for text in place.warnings()]
-    return words

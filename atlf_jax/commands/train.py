@@ -49,7 +49,7 @@ def main(argv: Sequence[str], program: str = "atlf train") -> None:
             config.train,
             build(config.model),
             *sources,
-            mask=(config.mask, *config.more_masks),
+            mask=config.masks,
             augment=config.augment,
             acquisition=config.data.acquisition,
             workers=config.data.workers,

@@ -1,17 +1,20 @@
 """Data: sources of paired CT-MR slices, their transforms and the pipeline to batches.
 
-To add a dataset, write ``data/x.py`` with an ``XConfig`` (with a field ``split``) and an ``XSource`` (``__len__`` and
-``__getitem__(index) -> Example``), and add its row to ``DATASETS``.
+To add a dataset, write ``data/x.py`` with an ``XConfig``, a frozen dataclass with a field ``split`` and a method
+``open()`` that returns a source (``__len__`` and ``__getitem__(index) -> Example``), and add its row to
+``DATASETS``. One of your own file needs no row: it is named ``FILE.py:XConfig``.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 from beartype import beartype
 
+from atlf_jax import own_code
 from atlf_jax.data.aanlib import AANLIBConfig, AANLIBSource
-from atlf_jax.data.example import Example, Source, Split, validate_example
+from atlf_jax.data.example import Dataset, Example, Source, Split, validate_example
 from atlf_jax.data.fastmri import FastMRIConfig, FastMRISource
 from atlf_jax.data.phantom import PhantomConfig, PhantomSource
 from atlf_jax.data.pipeline import evaluation_batches, train_batches
@@ -25,6 +28,7 @@ __all__ = [
     "AcquisitionConfig",
     "AugmentConfig",
     "DataConfig",
+    "Dataset",
     "Example",
     "FastMRIConfig",
     "FastMRISource",
@@ -35,6 +39,7 @@ __all__ = [
     "Source",
     "Split",
     "augment",
+    "dataset_settings",
     "evaluation_batches",
     "open_source",
     "train_batches",
@@ -43,11 +48,11 @@ __all__ = [
     "window_ct",
 ]
 
-DATASETS = {
-    "aanlib": (AANLIBConfig, AANLIBSource),
-    "fastmri": (FastMRIConfig, FastMRISource),
-    "phantom": (PhantomConfig, PhantomSource),
-    "prepared": (PreparedConfig, PreparedSource),
+DATASETS: dict[str, type[Dataset]] = {
+    "aanlib": AANLIBConfig,
+    "fastmri": FastMRIConfig,
+    "phantom": PhantomConfig,
+    "prepared": PreparedConfig,
 }
 
 
@@ -56,16 +61,8 @@ DATASETS = {
 class DataConfig:
     """Which dataset to read, and how."""
 
-    dataset: Literal["aanlib", "fastmri", "phantom", "prepared"] = "phantom"
-    """The dataset; the settings of the others are ignored."""
-    aanlib: AANLIBConfig = field(default_factory=AANLIBConfig)
-    """Registered brain CT-MR pictures from a folder."""
-    fastmri: FastMRIConfig = field(default_factory=FastMRIConfig)
-    """Raw k-space of knees or heads from fastMRI files; no CT."""
-    phantom: PhantomConfig = field(default_factory=PhantomConfig)
-    """Generated heads; needs no download."""
-    prepared: PreparedConfig = field(default_factory=PreparedConfig)
-    """Your own scans, CHAOS or MM-WHS, made by python -m atlf_jax.data.prepare."""
+    source: Dataset = field(default_factory=PhantomConfig)
+    """The settings of the dataset, which say which it is; --data.dataset NAME or FILE.py:NAME takes another."""
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     """Phase, coils, coil maps and noise of the simulated scan."""
     train_split: Split = "train"
@@ -76,14 +73,45 @@ class DataConfig:
     """Loader processes; 0 loads in a thread of the main process."""
 
     def __post_init__(self) -> None:
+        if not dataclasses.is_dataclass(self.source):
+            raise ValueError(
+                f"data.source is {self.source!r}; wanted the settings of a dataset, a dataclass with a field split and "
+                "a method open(), such as AANLIBConfig()"
+            )
         if self.workers < 0:
             raise ValueError(f"data.workers is {self.workers}; wanted 0 or more loader processes")
 
     @property
+    def dataset(self) -> str:
+        """The name of the dataset: a key of ``DATASETS``, or FILE.py:NAME without the folder."""
+        file, colon, name = own_code.name_of(type(self.source), DATASETS, what="dataset").rpartition(":")
+        return f"{Path(file).name}{colon}{name}"
+
+    @property
     def ct_windows(self) -> tuple[str, ...]:
-        """Return the windows that the CT is read through; empty where the configuration alone does not tell."""
-        found = {"phantom": self.phantom.ct_window, "prepared": self.prepared.window}.get(self.dataset, "manifest")
-        return found if isinstance(found, tuple) else () if found == "manifest" else (found,)
+        """The windows that the CT is read through; empty where the settings alone do not tell."""
+        return getattr(self.source, "ct_windows", ())
+
+
+@beartype
+def dataset_settings(name: str, **settings: Any) -> Any:
+    """Return the settings of a dataset, the defaults where nothing else is given.
+
+    Args:
+        name: a key of ``DATASETS``, or FILE.py:NAME.
+        settings: fields of the dataset's own configuration.
+
+    Raises:
+        ValueError: there is no such dataset, or what is named so is none.
+
+    Example:
+        >>> dataset_settings("phantom", subjects=4).subjects
+        4
+    """
+    kind = own_code.find(name, DATASETS, what="dataset")
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "open")):
+        raise ValueError(f"{name} is no dataset; wanted a dataclass of settings with a field split and a method open()")
+    return kind(**settings)
 
 
 @beartype
@@ -91,11 +119,10 @@ def open_source(config: DataConfig, split: Split) -> Source:
     """Open the configured dataset at one split.
 
     Args:
-        config: names the dataset and holds its settings; their own ``split`` is replaced.
+        config: holds the settings of the dataset; their own ``split`` is replaced.
         split: the subjects to read.
 
     Returns:
         Records by index.
     """
-    _, source = DATASETS[config.dataset]
-    return source(dataclasses.replace(getattr(config, config.dataset), split=split))
+    return dataclasses.replace(config.source, split=split).open()

@@ -52,6 +52,15 @@ class AANLIBConfig:
         if self.fold > 1 and self.split.startswith("inner"):
             raise ValueError(f"split {self.split!r} is of fold 1, and data.aanlib.fold is {self.fold}")
 
+    def open(self) -> "AANLIBSource":
+        """Open the slices of the split."""
+        return AANLIBSource(self)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of all slices."""
+        return 256, 256
+
     @property
     def cases(self) -> tuple[str, ...]:
         """Return the case numbers of the split."""
@@ -79,6 +88,15 @@ class AANLIBSource:
 
     def __len__(self) -> int:
         return len(self._slices)
+
+    def open(self) -> "AANLIBSource":
+        """Open the slices of the split."""
+        return AANLIBSource(self)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of all slices."""
+        return 256, 256
 
     @property
     def cases(self) -> tuple[str, ...]:

@@ -76,9 +76,9 @@ def _loops(shape: tuple[int, int], angle: np.ndarray, distance: np.ndarray, dept
     """Return the field of small loops at (distance, angle), ``depth`` out of the plane, in half fields of view."""
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in shape)
     angle, distance, depth = (values.astype(np.float32) for values in (angle, distance, depth))
-    ellipse = np.float32(ellipse)
-    dx = x - (distance * np.cos(angle) * ellipse)[:, None, None]
-    dy = y[:, None] - (distance * np.sin(angle) / ellipse)[:, None, None]
+    stretch = np.float32(ellipse)
+    dx = x - (distance * np.cos(angle) * stretch)[:, None, None]
+    dy = y[:, None] - (distance * np.sin(angle) / stretch)[:, None, None]
     flat = dx**2 + dy**2
     size = np.sqrt(np.maximum(flat, np.finfo(np.float32).tiny) * (flat + depth[:, None, None] ** 2))
     return (-dy + 1j * dx) / size  # phase and decay as of sigpy's birdcage

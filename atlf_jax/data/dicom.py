@@ -17,9 +17,9 @@ import numpy as np
 from beartype import beartype
 
 from atlf_jax.data.inputs import FileError, check_memory, read_start, reading
-from atlf_jax.data.volume import Volume, check_affine, read_nifti
+from atlf_jax.data.volume import ITK, Volume, check_affine, read_itk, read_nifti
 
-__all__ = ["Scan", "is_name_of", "is_same_person", "read_scan", "read_series"]
+__all__ = ["Scan", "is_multiframe", "is_name_of", "is_same_person", "read_multiframe", "read_scan", "read_series"]
 
 _DUPLICATE, _EVEN = (
     0.01,
@@ -48,67 +48,109 @@ class Scan(NamedTuple):
     files: tuple[str, ...] = ()  # names of the slices' files, in the order of the last voxel axis
     patient: str = ""  # digest of the patient's number; empty where there is none
     name: str = ""  # digest of the patient's name; empty where there is none
+    frames: tuple[int, ...] = ()  # of an enhanced file: those of the slices, from 0
 
 
 @beartype
-def read_scan(path: str | Path, modality: Literal["CT", "MR"]) -> Scan:
-    """Read a scan, from a folder with one DICOM series or from a NIfTI file.
+def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = "", volume: int | None = None) -> Scan:
+    """Read a scan: a folder with a DICOM series, an enhanced DICOM file, NIfTI, or what SimpleITK reads.
 
     Args:
         path: the folder or the file.
         modality: what it must be, where the header says.
+        series: of a folder with several, which: its SeriesNumber or SeriesInstanceUID.
+        volume: of a series in time, of echoes or the like, which, from 0; None: there is one.
 
     Raises:
         ValueError: see ``read_series`` and ``read_nifti``; or it is of another modality.
     """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() in (".dcm", ".ima"):
-        raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
-    scan = read_series(path) if path.is_dir() else Scan(read_nifti(path))
+    if path.is_dir():
+        scan = read_series(path, series=series, volume=volume)
+    elif path.suffix.lower() in (".dcm", ".ima") or is_multiframe(path):
+        scan = read_multiframe(path, volume=volume)
+    elif path.name.lower().endswith(ITK):
+        scan = Scan(read_itk(path, volume=volume))
+    else:
+        scan = Scan(read_nifti(path, volume=volume))
     if scan.modality and scan.modality != modality:
         raise ValueError(f"{path} is {scan.modality} by its header; wanted {modality} (are the two swapped?)")
     return scan
 
 
 @beartype
-def read_series(folder: str | Path) -> Scan:
-    """Read the one DICOM series of a folder.
+def is_multiframe(file: str | Path) -> bool:
+    """Say whether a file is of DICOM and holds several frames."""
+    file = Path(file)
+    if not file.is_file() or read_start(file, 132)[128:] != b"DICM":
+        return False
+    with _quietly(), reading(file, "a DICOM file"):
+        header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        return int(header.get("NumberOfFrames", 1) or 1) > 1
+
+
+@beartype
+def read_multiframe(file: str | Path, *, volume: int | None = None) -> Scan:
+    """Read an enhanced DICOM file, whose frames are the slices; arguments and errors as of ``read_series``."""
+    file = Path(file)
+    pydicom = _pydicom()
+    with _quietly(), reading(file, "a DICOM file"):
+        frames = _read_file(pydicom, file)
+    if len(frames) < 2:
+        raise FileError(file, "is one slice of a DICOM series", f"give the folder that holds it: {file.parent}")
+    return _assembled(file, [(file.name, frame) for frame in frames], volume)
+
+
+@beartype
+def read_series(folder: str | Path, *, series: str = "", volume: int | None = None) -> Scan:
+    """Read one DICOM series of a folder.
 
     Slices are sorted by their position along the normal ``row x column``. Stored values become
     ``RescaleSlope value + RescaleIntercept``, which in a CT are Hounsfield units; padding becomes air, -1000 in a CT
     and 0 in an MR.
     DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice). A Siemens mosaic is taken apart.
 
+    Frames of an enhanced file are slices as files are.
+
     Args:
         folder: a folder with the files of one series; files that are not DICOM are passed over, folders in it and
             lists of files (DICOMDIR, DIRFILE) too.
+        series: of several, which: its SeriesNumber or SeriesInstanceUID.
+        volume: of several images at each place, or several mosaics, which, from 0.
 
     Returns:
         The volume, with digests of the patient's number and name.
 
     Raises:
         ValueError: pydicom is missing, or in one line what is wrong with the series: no DICOM files, several series,
-            several images at one place or several mosaics, a missing slice, colour or inverted grey, no pixels, no
-            position, a compression that cannot be decoded, several frames in a file.
+            several images at one place or several mosaics and none chosen, a missing slice, colour or inverted grey,
+            no pixels, no position, a compression that cannot be decoded, frames without a place.
     """
     pydicom = _pydicom()
     folder = Path(folder)
     slices = []
     for file in _dicom_files(folder):
         with _quietly(), reading(file, "a DICOM file"):
-            if (header := _read_slice(pydicom, file)) is not None:
-                slices.append((file.name, header))
+            slices += [(file.name, header) for header in _read_file(pydicom, file, series)]
     if not slices:
-        raise FileError(folder, "holds no DICOM slices", "is it the right one?")
+        remedy = f"it has {_listed(pydicom, folder)}" if series else "is it the right one?"
+        raise FileError(folder, f"holds no DICOM slices{f' of series {series}' if series else ''}", remedy)
+    return _assembled(folder, slices, volume)
+
+
+def _assembled(folder: Path, slices: list[tuple[str, Any]], volume: int | None) -> Scan:
+    """Sort slices into one volume, which is chosen where there are several."""
     mosaics = [(name, header) for name, header in slices if _is_mosaic(header)]
     if mosaics:
-        if len(slices) > 1:
+        if len(slices) > 1 and volume is None:
             raise FileError(
                 folder,
                 f"holds {len(mosaics)} Siemens mosaics among {len(slices)} files: volumes of a series in time",
-                "give the one that is wanted a folder of its own",
+                "choose one with --volume 0 or higher, or give the one that is wanted a folder of its own",
             )
-        return _described(_mosaic(folder / mosaics[0][0], mosaics[0][1]), slices)
+        mosaics.sort(key=lambda each: _rank(each[1]))
+        name, header = mosaics[_checked_volume(folder, volume or 0, len(mosaics))]
+        return _described(_mosaic(folder / name, header), [(name, header)])
     rows, columns = int(slices[0][1].Rows), int(slices[0][1].Columns)
     size = rows * columns * len(slices)
     check_memory(folder, 12 * size, f"{len(slices)} slices of {rows} x {columns}")  # two float32 copies beside float64
@@ -116,7 +158,8 @@ def read_series(folder: str | Path) -> Scan:
     if len(series := {str(header.get("SeriesInstanceUID", "")) for header in headers}) > 1:
         counts = sorted(sum(str(header.get("SeriesInstanceUID", "")) == one for header in headers) for one in series)
         raise ValueError(
-            f"{folder} mixes {len(series)} series, of {', '.join(map(str, counts))} files; give each its own folder"
+            f"{folder} mixes {len(series)} series, of {', '.join(map(str, counts))} files; choose one with --series, "
+            "its number, or give each its own folder"
         )
     for tag in ("Modality", "PatientID", "PatientName"):
         if len({str(header.get(tag, "")) for header in headers}) > 1:
@@ -127,10 +170,57 @@ def read_series(folder: str | Path) -> Scan:
             raise ValueError(
                 f"{folder} mixes slices that differ in {tag} (a localiser among them?); give each its own folder"
             )
+    if volume is not None:
+        slices = _of_volume(folder, slices, volume)
+        headers = [header for _, header in slices]
     order, affine = _geometry(folder, headers)
     slices = [slices[index] for index in order]
     data = np.stack([_decoded(folder / name, header).T for name, header in slices], axis=-1)
     return _described(Volume(np.ascontiguousarray(data), affine, through=2), slices)
+
+
+def _of_volume(folder: Path, slices: list[tuple[str, Any]], volume: int) -> list[tuple[str, Any]]:
+    """Keep one image at each place, by echo, time and number."""
+    across, down = np.array(slices[0][1].ImageOrientationPatient, np.float64).reshape(2, 3)
+    places: dict[float, list[tuple[str, Any]]] = {}
+    for name, header in slices:
+        place = round(float(np.dot(np.cross(across, down), np.array(header.ImagePositionPatient, np.float64))), 2)
+        places.setdefault(place, []).append((name, header))
+    counts = {len(images) for images in places.values()}
+    if len(counts) > 1:
+        raise FileError(
+            folder,
+            f"has {min(counts)} to {max(counts)} images at its {len(places)} places, so its volumes are not whole",
+            "export the series again",
+        )
+    _checked_volume(folder, volume, counts.pop())
+    return [sorted(images, key=lambda each: _rank(each[1]))[volume] for images in places.values()]
+
+
+def _checked_volume(folder: Path, volume: int, count: int) -> int:
+    if not 0 <= volume < count:
+        raise FileError(folder, f"holds {count} volumes", f"wanted --volume 0 to {count - 1}, not {volume}")
+    return volume
+
+
+def _rank(header: Any) -> tuple[Any, ...]:
+    """Return what images at one place are sorted by: echo, kind, time, number."""
+    numbers = ("TemporalPositionIdentifier", "EchoTime", "TriggerTime", "AcquisitionNumber")
+    texts = ("ImageType", "AcquisitionTime", "ContentTime")
+    return (
+        *(float(header.get(tag) or 0) for tag in numbers),
+        *(str(header.get(tag, "")) for tag in texts),
+        int(header.get("InstanceNumber") or 0),
+    )
+
+
+def _listed(pydicom: ModuleType, folder: Path) -> str:
+    """Return the numbers of the series of a folder, in words."""
+    numbers = set()
+    for file in _dicom_files(folder):
+        with _quietly(), reading(file, "a DICOM file"):
+            numbers.add(str(pydicom.dcmread(file, stop_before_pixels=True).get("SeriesNumber", "")))
+    return f"series {', '.join(sorted(numbers - {''})) or 'without numbers'}"
 
 
 @beartype
@@ -185,12 +275,14 @@ def _quietly() -> Iterator[None]:
 def _described(volume: Volume, slices: list[tuple[str, Any]]) -> Scan:
     """Put a volume together with what the header of its first slice tells."""
     first = slices[0][1]
+    of_one_file = len({name for name, _ in slices}) < len(slices)
     return Scan(
         volume=volume,
         modality=str(first.get("Modality", "")),
         files=tuple(name for name, _ in slices),
         patient=_digest(str(first.get("PatientID", "")).strip()),
         name=_digest(_plain_name(str(first.get("PatientName", "")))),
+        frames=tuple(int(header.InstanceNumber) - 1 for _, header in slices) if of_one_file else (),
     )
 
 
@@ -222,14 +314,22 @@ def _mosaic(file: Path, header: Any) -> Volume:
         return Volume(np.ascontiguousarray(data), affine + 0.0, through=2)
 
 
-def _read_slice(pydicom: ModuleType, file: Path) -> Any | None:
-    """Read one file, and refuse what is not one plain grey slice with a place in space; None for a list of files."""
+def _read_file(pydicom: ModuleType, file: Path, series: str = "") -> list[Any]:
+    """Read the slices of one file, and refuse what is not plain and grey with a place in space.
+
+    Args:
+        pydicom: the package.
+        file: a slice, an enhanced file of frames, or a list of files, which has no slices.
+        series: pass over the files of others; "" = take all.
+    """
     try:
         header = pydicom.dcmread(file)
     except pydicom.errors.InvalidDicomError as error:
         raise FileError(file, "is not a readable DICOM file (its beginning is not DICOM's)", "copy it again") from error
     if str(header.file_meta.get("MediaStorageSOPClassUID", "")) == _INDEX:
-        return None
+        return []
+    if series and series not in (str(header.get("SeriesNumber", "")), str(header.get("SeriesInstanceUID", ""))):
+        return []
     if "PixelData" not in header:
         raise FileError(
             file, "has no pixel data (a report or structure?)", "leave only the slices of one series in the folder"
@@ -241,10 +341,79 @@ def _read_slice(pydicom: ModuleType, file: Path) -> Any | None:
             f"has photometric interpretation {colour} (a screenshot or a colour map is no scan)",
             "wanted MONOCHROME2, one grey value a pixel",
         )
-    if int(header.get("NumberOfFrames", 1) or 1) > 1:
+    frames = [header]
+    if "PerFrameFunctionalGroupsSequence" in header:
+        frames = _frames(pydicom, file, header)
+    elif int(header.get("NumberOfFrames", 1) or 1) > 1:
         raise FileError(
-            file, f"holds {int(header.NumberOfFrames)} frames", "make it a NIfTI file with dcm2niix, and use that"
+            file,
+            f"holds {int(header.NumberOfFrames)} frames without a place of their own",
+            "make it a NIfTI file with dcm2niix, and use that",
         )
+    return [_checked_slice(file, frame) for frame in frames]
+
+
+_GROUPS = {  # sequences of functional groups, and what of them a slice of a series has in its header
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
+_OF_ALL = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "Modality",
+    "PatientID",
+    "PatientName",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "ImageType",
+    "PixelPaddingValue",
+)
+
+
+def _frames(pydicom: ModuleType, file: Path, header: Any) -> list[Any]:
+    """Return the frames of an enhanced file as the slices of a series; shared and own groups put together."""
+    groups = header.PerFrameFunctionalGroupsSequence
+    count = int(header.get("NumberOfFrames", 1) or 1)
+    if len(groups) != count:
+        raise FileError(file, f"has {count} frames and tells of {len(groups)}", "export it again")
+    rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    check_memory(file, 16 * rows * columns * count, f"{count} frames of {rows} x {columns}")
+    stored = _stored(file, header).reshape(count, rows, columns)
+    shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    frames = []
+    for number, group in enumerate(groups):
+        frame = pydicom.Dataset()
+        for tag in _OF_ALL:
+            if tag in header:
+                setattr(frame, tag, header[tag].value)
+        for name, tags in _GROUPS.items():
+            for place in (shared[0], group):
+                for tag in tags if name in place else ():
+                    if tag in place[name][0]:
+                        setattr(frame, tag, place[name][0][tag].value)
+        if "FrameContentSequence" in group and "TemporalPositionIndex" in group.FrameContentSequence[0]:
+            frame.TemporalPositionIdentifier = int(group.FrameContentSequence[0].TemporalPositionIndex)
+        for place in (shared[0], group):
+            if "MREchoSequence" in place and "EffectiveEchoTime" in place.MREchoSequence[0]:
+                frame.EchoTime = float(place.MREchoSequence[0].EffectiveEchoTime)
+        frame.InstanceNumber = number + 1
+        frame.BitsAllocated = 8 * stored.itemsize
+        frame.PixelData = np.ascontiguousarray(stored[number]).tobytes()
+        frame.file_meta = pydicom.dataset.FileMetaDataset()
+        frame.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        frames.append(frame)
+    return frames
+
+
+def _checked_slice(file: Path, header: Any) -> Any:
+    """Refuse a slice without a place in space."""
     for tag, count in zip(_TAGS, (1, 1, 2, 6, 3), strict=True):
         if header.get(tag) is None:
             raise FileError(file, f"has no {tag}, so its place in space is unknown", "export the series again")
@@ -306,7 +475,11 @@ def _check_gaps(folder: Path, headers: list[Any], places: np.ndarray, gaps: np.n
             reason = f"{int(each)} at each of {len(headers) - len(twice)} places: a series in time, or copies"
         else:
             reason = "the same slice twice"
-        raise FileError(folder, f"holds several images at one place ({reason})", "give each volume its own folder")
+        raise FileError(
+            folder,
+            f"holds several images at one place ({reason})",
+            "choose one with --volume 0 or higher, or give each volume its own folder",
+        )
     uneven = np.flatnonzero(np.abs(gaps - usual) > _EVEN * usual)
     if uneven.size:
         at = int(uneven[0])
@@ -326,6 +499,25 @@ def _decoded(file: Path, header: Any) -> np.ndarray:
 
 
 def _values(file: Path, header: Any) -> np.ndarray:
+    stored = _stored(file, header)
+    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    ct = header.get("Modality") == "CT"
+    if ct and (slope is None or intercept is None):
+        raise FileError(
+            file,
+            "is a CT without RescaleSlope and RescaleIntercept, so its Hounsfield units are unknown",
+            "export the series again",
+        )
+    values = stored * float(1 if slope is None else slope) + float(intercept or 0)
+    if (padding := header.get("PixelPaddingValue")) is not None:  # air: nothing was measured there
+        limit = header.get("PixelPaddingRangeLimit")
+        ends = sorted((int(padding), int(padding if limit is None else limit)))
+        values[(stored >= ends[0]) & (stored <= ends[1])] = -1000.0 if ct else 0.0
+    return values.astype(np.float32)
+
+
+def _stored(file: Path, header: Any) -> np.ndarray:
+    """Return the numbers that are stored, decoded where they are compressed."""
     from pydicom.pixels import get_decoder
 
     syntax = header.file_meta.TransferSyntaxUID
@@ -341,24 +533,10 @@ def _values(file: Path, header: Any) -> np.ndarray:
                 "pip install 'pylibjpeg[all]', or decompress it with gdcmconv --raw",
             )
     try:
-        stored = header.pixel_array
+        return header.pixel_array
     except Exception as error:  # decoders raise what they like
         why = " ".join(str(error).split())[:80]
         raise FileError(file, f"has pixels that cannot be decoded ({why})", "copy it again") from error
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    ct = header.get("Modality") == "CT"
-    if ct and (slope is None or intercept is None):
-        raise FileError(
-            file,
-            "is a CT without RescaleSlope and RescaleIntercept, so its Hounsfield units are unknown",
-            "export the series again",
-        )
-    values = stored * float(1 if slope is None else slope) + float(intercept or 0)
-    if (padding := header.get("PixelPaddingValue")) is not None:  # air: nothing was measured there
-        limit = header.get("PixelPaddingRangeLimit")
-        ends = sorted((int(padding), int(padding if limit is None else limit)))
-        values[(stored >= ends[0]) & (stored <= ends[1])] = -1000.0 if ct else 0.0
-    return values.astype(np.float32)
 
 
 def _digest(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
-__all__ = ["MIN_SIDE", "Example", "Source", "Split", "validate_example"]
+__all__ = ["MIN_SIDE", "Dataset", "Example", "Source", "Split", "validate_example"]
 
 Split = Literal["train", "valid", "test", "inner_train", "inner_valid", "all"]
 
@@ -37,6 +37,21 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """The settings of a dataset: a frozen dataclass that opens the records of its ``split``.
+
+    It may also say what a network that was trained on it has seen: ``ct_windows`` (names), ``image_size`` (h, w),
+    ``contrast`` (a text), ``measured`` (True: k-space of several coils); and ``names_are_private`` (True: reports show
+    codes in place of the names of records and subjects). A field ``root`` is the folder that it is read from.
+    """
+
+    @property
+    def split(self) -> Split: ...
+
+    def open(self) -> Source: ...
 
 
 def validate_example(example: Example) -> Example:

@@ -320,6 +320,20 @@ class FastMRIConfig:
                 f"data.fastmri.columns is {self.columns}; wanted 0, or a number of lines with measured set"
             )
 
+    def open(self) -> "FastMRISource":
+        """Open the slices of the split."""
+        return FastMRISource(self)
+
+    @property
+    def contrast(self) -> str:
+        """The one contrast of all files; empty where there may be several."""
+        return self.acquisition
+
+    @property
+    def names_are_private(self) -> bool:
+        """Files may be named after people."""
+        return True
+
 
 class FastMRISource:
     """The fully sampled slices of one split, by file and slice.

@@ -41,7 +41,7 @@ def data_folder(root: str, folder: str, setting: str, contents: str) -> Path:
     Raises:
         ValueError: neither is set, or there is no such folder.
     """
-    data_dir = os.environ.get(DATA_DIR)
+    data_dir = os.environ.get(DATA_DIR, "")
     if not root and not data_dir:
         raise ValueError(
             f"no folder given: set {setting} to the folder that holds {contents}, or ${DATA_DIR} to the folder that "

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from beartype import beartype
@@ -104,16 +104,16 @@ def _probe(path: Path, stamp: tuple[int, int]) -> None:
     """
     del stamp
     with _LOCK:
-        process = _process(os.getpid())
-        if process.poll() is not None:  # somebody ended it
-            _end(process)
-            _process.cache_clear()
-            process = _process(os.getpid())
-        process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-        if not (ready and os.read(process.stdout.fileno(), 1)):
-            _end(process)
-            _process.cache_clear()
+        reader = _reader(os.getpid())
+        if reader.process.poll() is not None:  # somebody ended it
+            _end(reader)
+            _reader.cache_clear()
+            reader = _reader(os.getpid())
+        reader.requests.write(json.dumps(str(path.absolute())).encode() + b"\n")
+        ready, _, _ = select.select([reader.answers], [], [], PATIENCE)
+        if not (ready and os.read(reader.answers.fileno(), 1)):
+            _end(reader)
+            _reader.cache_clear()
             why = "the HDF5 library crashes on it" if ready else f"the HDF5 library has not read it in {PATIENCE} s"
             raise FileError(path, f"is not a readable HDF5 file: {why}", "copy it again")
 
@@ -121,8 +121,16 @@ def _probe(path: Path, stamp: tuple[int, int]) -> None:
 _LOCK = threading.Lock()
 
 
+class _Reader(NamedTuple):
+    """The process that opens files first."""
+
+    process: subprocess.Popen[bytes]
+    requests: IO[bytes]  # paths go in, a line each
+    answers: IO[bytes]  # a byte comes out for each that could be read
+
+
 @functools.lru_cache(maxsize=1)
-def _process(owner: int) -> subprocess.Popen[bytes]:
+def _reader(owner: int) -> _Reader:
     """Start the process that opens files first; each process that reads files has its own."""
     del owner
     process = subprocess.Popen(
@@ -133,16 +141,19 @@ def _process(owner: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # an interrupt is for this process
     )
-    atexit.register(_end, process)
-    return process
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the process that opens files first has no pipes, though it was started with two")
+    reader = _Reader(process, process.stdin, process.stdout)
+    atexit.register(_end, reader)
+    return reader
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    for stream in (process.stdin, process.stdout):
+def _end(reader: _Reader) -> None:
+    reader.process.kill()
+    for stream in (reader.requests, reader.answers):
         with contextlib.suppress(OSError):  # a pipe whose other end is gone
             stream.close()
-    process.wait()
+    reader.process.wait()
 
 
 def _check_heaps(path: Path) -> None:

@@ -16,22 +16,41 @@ def touch(name: str) -> None:
     import h5py
 
     with h5py.File(name, "r") as file:
+        groups = [file]
         for key in file:
             with contextlib.suppress(Exception):
-                if isinstance(file.get(key, getlink=True), h5py.HardLink) and isinstance(file[key], h5py.Dataset):
-                    data = file[key]
-                    if data.external or data.is_virtual:  # of another file, which nobody opens
-                        continue
-                    if data.chunks is not None:
-                        for index in range(data.id.get_num_chunks()):
-                            data.id.get_chunk_info(index)
-                    if data.nbytes <= SMALL:
-                        data[()]
-                    else:
-                        data[(0,) * data.ndim]
+                if _is_own(file, key) and isinstance(file[key], h5py.Group):
+                    groups.append(file[key])
+        for group in groups:
+            for key in group:
+                with contextlib.suppress(Exception):
+                    if _is_own(group, key) and isinstance(group[key], h5py.Dataset):
+                        _touch_dataset(group[key])
         for key in file.attrs:
             with contextlib.suppress(Exception):
                 file.attrs[key]
+
+
+def _is_own(group, key: str) -> bool:
+    """Whether a name is of the group's own, and no link to elsewhere."""
+    import h5py
+
+    return isinstance(group.get(key, getlink=True), h5py.HardLink)
+
+
+def _touch_dataset(data) -> None:
+    """Read a dataset's places and its first number; of lists of numbers, as acquisitions are, the first and last."""
+    if data.external or data.is_virtual:  # of another file, which nobody opens
+        return
+    if data.chunks is not None:
+        for index in range(data.id.get_num_chunks()):
+            data.id.get_chunk_info(index)
+    if data.dtype.kind == "V" and data.ndim == 1 and len(data):
+        data[0], data[len(data) - 1]
+    elif data.nbytes <= SMALL:
+        data[()]
+    else:
+        data[(0,) * data.ndim]
 
 
 if __name__ == "__main__":

@@ -38,10 +38,8 @@ def measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray,
         >>> measured(kspace.__getitem__, 2)
         array([[ True, False,  True,  True,  True,  True]])
     """
-    zero = np.True_
-    for index in sorted({slices // 4, slices // 2, 3 * slices // 4}):
-        samples = np.asarray(read(index))
-        zero = zero & (samples == 0).all(axis=tuple(range(samples.ndim - 2)))
+    some = [np.asarray(read(index)) for index in sorted({slices // 4, slices // 2, 3 * slices // 4})]
+    zero = np.logical_and.reduce([(samples == 0).all(axis=tuple(range(samples.ndim - 2))) for samples in some])
     if zero.all():
         return np.ones((1, zero.shape[1]), bool)
     lines = zero.all(axis=1, keepdims=True) | zero.all(axis=0, keepdims=True)

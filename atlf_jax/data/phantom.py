@@ -102,6 +102,20 @@ class PhantomConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"phantom.{name} is {getattr(self, name)}; wanted 0 (off) or more")
 
+    def open(self) -> "PhantomSource":
+        """Open the slices of the split."""
+        return PhantomSource(self)
+
+    @property
+    def ct_windows(self) -> tuple[str, ...]:
+        """The windows that the CT is read through."""
+        return self.ct_window if isinstance(self.ct_window, tuple) else (self.ct_window,)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of all slices."""
+        return self.size, self.size
+
 
 class PhantomSource:
     """The slices of one split, ordered by subject and height."""

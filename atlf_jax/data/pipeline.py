@@ -7,6 +7,7 @@ masks seeded by the record's name.
 
 import atexit
 import ctypes
+import dataclasses
 import functools
 import os
 import signal
@@ -22,6 +23,7 @@ from atlf_jax.array_types import Batch, Measurement
 from atlf_jax.data.example import Example, Source
 from atlf_jax.data.transforms import AcquisitionConfig, AugmentConfig, augment, measure, simulate_acquisition
 from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
+from atlf_jax.own_code import LoadedFiles
 
 __all__ = ["evaluation_batches", "train_batches"]
 
@@ -42,7 +44,8 @@ def train_batches(
 
     Args:
         source: records by index, numpy only and picklable where there are workers.
-        mask: mask family, or several, of which one is drawn for each record; a fresh member is drawn for each record.
+        mask: one setting or several. For each record a kind is drawn, then one of its settings (see ``_kinds``), then a
+            fresh mask.
         augment: random changes of the pairs.
         batch_size: records a batch; all of one size (see ``AugmentConfig.crop``).
         seed: of order, augmentation, masks and noise together.
@@ -60,7 +63,7 @@ def train_batches(
 
     if len(source) == 0:
         raise ValueError("the source holds no records; wanted at least one")
-    simulate = _Simulate(masks=_families(mask), augment=augment, acquisition=acquisition)
+    simulate = _Simulate(kinds=_kinds(mask), augment=augment, acquisition=acquisition)
     dataset = (
         grain.MapDataset.source(_Numbered(source))
         .seed(seed)
@@ -92,8 +95,8 @@ def evaluation_batches(
 
     Args:
         source: records by index.
-        mask: mask family; the member is drawn from ``seed_from_name(example.name)``. Several families take turns: each
-            record has one, by its index.
+        mask: one setting or several; the mask is drawn from ``seed_from_name(example.name)``. Several kinds take turns
+            by the index of the record, and the seed draws the setting.
         batch_size: records a batch; the last batch repeats its last record up to this number, so that no shape is
             new to the compiler.
         acquisition: simulated phase, coils and noise.
@@ -104,13 +107,13 @@ def evaluation_batches(
     Raises:
         ValueError: for records of several sizes in one batch.
     """
-    masks = _families(mask)
+    kinds = _kinds(mask)
     for start in range(0, len(source), batch_size):
         records, names = [], []
         for index in range(start, min(start + batch_size, len(source))):
             example = source[index]
             seed = seed_from_name(example.name)
-            sampling = _draw(masks[index % len(masks)], example, seed=seed, whole=len(masks) > 1)
+            sampling = _draw(kinds[index % len(kinds)], example, seed=seed, whole=len(kinds) > 1)
             rng = np.random.default_rng(seed)
             example = simulate_acquisition(example, acquisition, rng)
             records.append(measure(example, sampling, acquisition, rng, record=index))
@@ -147,12 +150,19 @@ class _Numbered:
     def __getitem__(self, index: int) -> tuple[int, Example]:
         return index, self.source[index]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _after_loading, (LoadedFiles(), self.source)  # it may be of a user's own file
+
+
+def _after_loading(_: LoadedFiles, source: Source) -> _Numbered:
+    return _Numbered(source)
+
 
 @dataclass(frozen=True)
 class _Simulate:
     """Augment, draw a mask and undersample one record, from the generator that Grain seeds for its position."""
 
-    masks: tuple[MaskConfig, ...]
+    kinds: list[list[MaskConfig]]
     augment: AugmentConfig
     acquisition: AcquisitionConfig
 
@@ -161,20 +171,28 @@ class _Simulate:
         whole = example.target.shape
         example = augment(example, self.augment, rng)
         example = simulate_acquisition(example, self.acquisition, rng)
-        several = len(self.masks) > 1
-        mask = self.masks[int(rng.integers(len(self.masks)))] if several else self.masks[0]
-        sampling = _draw(mask, example, seed=int(rng.integers(2**31)), whole=several)
+        several = len(self.kinds) > 1
+        kind = self.kinds[int(rng.integers(len(self.kinds)))] if several else self.kinds[0]
+        sampling = _draw(kind, example, seed=int(rng.integers(2**31)), whole=several)
         return measure(example, sampling, self.acquisition, rng, whole=whole, record=index)
 
 
-def _families(mask: MaskConfig | tuple[MaskConfig, ...]) -> tuple[MaskConfig, ...]:
-    return mask if isinstance(mask, tuple) else (mask,)
+def _kinds(mask: MaskConfig | tuple[MaskConfig, ...]) -> list[list[MaskConfig]]:
+    """Sort settings into kinds: those of one differ in acceleration and centre alone."""
+    kinds: dict[MaskConfig, list[MaskConfig]] = {}
+    for each in mask if isinstance(mask, tuple) else (mask,):
+        kinds.setdefault(dataclasses.replace(each, acceleration=1.0, center_fraction=0.0), []).append(each)
+    if not kinds:
+        raise ValueError("got no mask, wanted at least one setting")
+    return list(kinds.values())
 
 
-def _draw(mask: MaskConfig, example: Example, *, seed: int | tuple[int, ...], whole: bool) -> np.ndarray:
-    """Draw the mask of a record; ``whole`` gives masks of lines all rows too: families then stack, in one program."""
+def _draw(kind: list[MaskConfig], example: Example, *, seed: int | tuple[int, ...], whole: bool) -> np.ndarray:
+    """Draw the mask of a record; ``whole`` gives masks of lines all rows too: kinds then stack, in one program."""
     shape = example.target.shape
-    drawn = make_mask(mask, shape=shape, seed=seed).mask
+    rng = np.random.RandomState(seed)
+    setting = kind[rng.randint(len(kind))] if len(kind) > 1 else kind[0]
+    drawn = make_mask(setting, shape=shape, seed=rng).samples
     return np.broadcast_to(drawn, shape) if whole else drawn
 
 

@@ -143,6 +143,7 @@ def prepare_all(config: PrepareConfig, say: Callable[[str], None]) -> tuple[dict
     for pair in pairs:
         if pair.pairing == "unpaired":
             say(f"different people, the sorted CT i with the sorted MR i: {pair.subject}")
+    manifest: dict[str, Any] = {}
     records: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
     with Progress(transient=True) as progress:
@@ -385,7 +386,8 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
         volumes["label.nii.gz"] = label
     if pair.pictures:
         record["names"] = [example.name for example in pair.pictures]
-        volumes["ct.nii.gz"] = ct
+        if ct is not None:  # pictures come in pairs
+            volumes["ct.nii.gz"] = ct
     elif ct is not None:
         record["ct_range"] = [round(float(ct.data.min()), 3), round(float(ct.data.max()), 3)]
         ct = clean_ct(ct) if config.clean else ct
@@ -394,10 +396,10 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
         found = register(ct, mr, RegistrationConfig(kind=config.registration, threshold=config.threshold))
         volumes["ct.nii.gz"] = apply(found, ct, mr, outside=AIR)
         ones = Volume(np.ones_like(ct.data), ct.affine)
-        before = float(resample(ones, mr, order=0).data.mean())
+        covered = float(resample(ones, mr, order=0).data.mean())
         coverage = float(apply(found, ones, mr, order=0, outside=0.0).data.mean())
         record["ct_coverage"] = round(coverage, 6)
-        record["good"] = found.good and coverage >= KEPT * before
+        record["good"] = found.good and coverage >= KEPT * covered
         record["registration"] = {
             "kind": config.registration,
             "quality": {name: round(float(value), 6) for name, value in sorted(found.quality.items())},
@@ -456,6 +458,8 @@ def _read(pair: Pair) -> tuple[Volume | None, Volume, Volume | None]:
     if pair.pictures:
         ct, mr = (_stack(images) for images in zip(*((e.ct, e.target.real) for e in pair.pictures), strict=True))
         return ct, mr, None
+    if pair.mr is None:
+        raise ValueError("there is no MR; every subject needs one")
     mr = read_scan(pair.mr, "MR")
     ct = None if pair.ct is None else read_scan(pair.ct, "CT")
     for scan in (mr, *([] if ct is None else [ct])):

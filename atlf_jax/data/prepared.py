@@ -44,6 +44,22 @@ class PreparedConfig:
         if self.keep < 1:
             raise ValueError(f"prepared.keep is {self.keep}; wanted 1 or more subjects")
 
+    def open(self) -> "PreparedSource":
+        """Open the slices of the split."""
+        return PreparedSource(self)
+
+    @property
+    def ct_windows(self) -> tuple[str, ...]:
+        """The windows that the CT is read through; empty where the manifest says it."""
+        if self.window == "manifest":
+            return ()
+        return self.window if isinstance(self.window, tuple) else (self.window,)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of all slices, 0 where they may differ."""
+        return self.size
+
 
 class _Slices(NamedTuple):
     """The slices of a subject."""
@@ -135,11 +151,11 @@ class PreparedSource:
                 )
             if record["window"] != PICTURE:
                 mr = dataclasses.replace(mr, data=mr.data / (mr.data.max() or np.float32(1)))
-            stacks = [None if volume is None else to_slices(volume) for volume in (ct, mr)]
-            for stack in stacks:
+            slices = _Slices(None if ct is None else to_slices(ct), to_slices(mr))
+            for stack in slices:
                 if stack is not None:
                     stack.flags.writeable = False  # its slices are handed out again
-            self._read[subject] = _Slices(*stacks)
+            self._read[subject] = slices
             while len(self._read) > self._config.keep:
                 self._read.popitem(last=False)
         self._read.move_to_end(subject)

@@ -418,16 +418,16 @@ def _level(sitk: ModuleType, frame: _Frame, pair: _Pair, factor: int, config: Re
         pair.ct_body, np.clip(pair.ct.data, *_range(pair.ct)), max(pair.ct.data.min(), _range(pair.ct)[0])
     )
     bright = np.percentile(pair.mr.data[pair.mr_body], 99.5)
-    images = [
+    ct, mr = (
         frame.image(sitk, *_shrink(data.astype(np.float32), volume, voxel))
         for data, volume in ((cleaned, pair.ct), (np.minimum(pair.mr.data, bright), pair.mr))
-    ]
+    )
     mask, affine = _shrink(around.astype(np.float32), pair.mr, voxel)
     inside = frame.image(sitk, (mask > 0.5).astype(np.uint8), affine)
     sampling = min(1.0, max(config.sampling, WHOLE / mask.size))
     bins = _bins(sampling * (mask > 0.5).sum(), config)
     step = min(voxel, _extent(pair.mr)[: frame.dimensions].min() / 8)  # of a thin slab, a voxel would be half way out
-    return _Level(*images, inside, float(step), sampling, bins)
+    return _Level(ct, mr, inside, float(step), sampling, bins)
 
 
 def _shrink(data: np.ndarray, volume: Volume, voxel: float) -> tuple[np.ndarray, np.ndarray]:
@@ -477,6 +477,7 @@ def _climb(sitk: ModuleType, transform: Any, levels: list[_Level], config: Regis
     The information is that of all samples together: one that only counts the samples that meet the CT is largest
     where next to nothing does.
     """
+    information = math.inf
     for level in levels:
         method = _method(sitk, level, config)
         method.SetInitialTransform(transform, inPlace=True)
@@ -486,7 +487,8 @@ def _climb(sitk: ModuleType, transform: Any, levels: list[_Level], config: Regis
             if "sufficiently overlap" not in str(error):
                 raise
             return math.inf, transform  # this start has left the CT; another may not
-    return method.GetMetricValue() * method.GetMetricNumberOfValidPoints(), transform
+        information = method.GetMetricValue() * method.GetMetricNumberOfValidPoints()
+    return information, transform
 
 
 def _method(sitk: ModuleType, level: _Level, config: RegistrationConfig) -> Any:
@@ -561,11 +563,11 @@ def _fill(mask: np.ndarray) -> np.ndarray:
 
 
 def _erode(mask: np.ndarray, radius: float, volume: Volume) -> np.ndarray:
-    return scipy.ndimage.distance_transform_edt(mask, volume.spacing) > radius
+    return np.asarray(scipy.ndimage.distance_transform_edt(mask, volume.spacing)) > radius
 
 
 def _dilate(mask: np.ndarray, radius: float, volume: Volume) -> np.ndarray:
-    return scipy.ndimage.distance_transform_edt(~mask, volume.spacing) <= radius
+    return np.asarray(scipy.ndimage.distance_transform_edt(~mask, volume.spacing)) <= radius
 
 
 def _size(shape: tuple[int, ...]) -> str:

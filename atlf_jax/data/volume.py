@@ -20,9 +20,11 @@ from atlf_jax.data.files import write_file
 from atlf_jax.data.inputs import FileError, check_memory, read_start, reading, unpacked
 
 __all__ = [
+    "ITK",
     "Volume",
     "from_slices",
     "orientation",
+    "read_itk",
     "read_nifti",
     "resample",
     "slice_axis",
@@ -31,6 +33,7 @@ __all__ = [
     "write_nifti",
 ]
 
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")  # endings of files that SimpleITK reads
 _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # of the header's unit of length: unknown, metre, mm, micron
 
 
@@ -58,7 +61,7 @@ class Volume:
 
 
 @beartype
-def read_nifti(path: str | Path) -> Volume:
+def read_nifti(path: str | Path, *, volume: int | None = None) -> Volume:
     """Read one three-dimensional NIfTI file; stored values are scaled and header units are turned to mm.
 
     The sform is taken where its code is set, else the qform, else the spacing alone, with x to the patient's left as
@@ -66,6 +69,7 @@ def read_nifti(path: str | Path) -> Volume:
 
     Args:
         path: ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2.
+        volume: of a series in time or echo (four dimensions), which, from 0.
 
     Returns:
         The voxels in the file's own order.
@@ -76,7 +80,7 @@ def read_nifti(path: str | Path) -> Volume:
     """
     path = Path(path)
     with reading(path, "a NIfTI file", "wanted one .nii or .nii.gz"):
-        header, stored, affine = _read_voxels(path)
+        header, stored, affine = _read_voxels(path, volume)
         shape = stored.shape[:3]
     with np.errstate(over="ignore"):
         data = stored.reshape(shape).astype(np.float32, order="C")
@@ -93,6 +97,50 @@ def read_nifti(path: str | Path) -> Volume:
     check_affine(affine, str(path))
     codes = (int(header["qform_code"]), int(header["sform_code"]))
     return Volume(data, affine, codes, header.get_dim_info()[2])
+
+
+@beartype
+def read_itk(path: str | Path, *, volume: int | None = None) -> Volume:
+    """Read a MetaImage or NRRD file by SimpleITK; its LPS+ coordinates become RAS+.
+
+    Args:
+        path: ``.mha``, ``.mhd``, ``.nrrd`` or ``.nhdr``.
+        volume: of four dimensions, which of the last, from 0.
+
+    Raises:
+        ValueError: SimpleITK is missing, or naming the file, what was found and what to do.
+    """
+    path = Path(path)
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise FileError(
+            path, "needs SimpleITK to be read", "pip install 'atlf-jax[registration]', or make it a NIfTI file"
+        ) from error
+    with reading(path, "a MetaImage or NRRD file"):
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        sides = reader.GetSize()
+        check_memory(path, 12 * int(np.prod(sides, dtype=object)), f"voxels {sides}")
+        image = reader.Execute()
+        if image.GetDimension() == 4:
+            if volume is None and sides[3] > 1:
+                raise FileError(path, f"has shape {sides}", "choose one volume: --volume 0 or higher")
+            if not 0 <= (volume or 0) < sides[3]:
+                raise FileError(path, f"holds {sides[3]} volumes", f"wanted --volume 0 to {sides[3] - 1}, not {volume}")
+            image = image[:, :, :, volume or 0]
+        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+            raise FileError(path, f"has shape {sides}", "wanted three dimensions of plain numbers")
+        data = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)
+        if not np.isfinite(data).all():
+            raise FileError(path, "holds voxels that are not finite numbers", "replace them")
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+        affine[:3, 3] = image.GetOrigin()
+        affine[:2] *= -1
+        check_affine(affine, str(path))
+        return Volume(np.ascontiguousarray(data), affine + 0.0)
 
 
 def check_affine(affine: np.ndarray, where: str) -> None:
@@ -208,7 +256,7 @@ def orientation(volume: Volume) -> str:
     """Return where the voxel axes point, such as ``LPS``; an oblique axis counts as its nearest."""
     import nibabel
 
-    return "".join(nibabel.aff2axcodes(volume.affine))
+    return "".join(code or "?" for code in nibabel.aff2axcodes(volume.affine))
 
 
 @beartype
@@ -276,7 +324,7 @@ def _view(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:
     return order, flipped
 
 
-def _read_voxels(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
+def _read_voxels(path: Path, volume: int | None) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return header, stored voxels (scaled) and affine of a file whose size is what its header says."""
     import nibabel
 
@@ -292,11 +340,11 @@ def _read_voxels(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
         else:
             raise FileError(path, "is not a NIfTI file", "wanted one .nii or .nii.gz (dcm2niix makes it from DICOM)")
         header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
-        shape, item = _checked_shape(path, header)
+        shape, count, item = _checked_shape(path, header, volume)
         offset = header.get_data_offset()
         if offset < header.single_vox_offset:
             raise FileError(path, f"has its voxels at byte {offset}, inside its header", "export it again")
-        size = offset + item * int(np.prod(shape, dtype=object))
+        size = offset + item * count * int(np.prod(shape, dtype=object))
         sides = " x ".join(map(str, shape))
         check_memory(path, size + 12 * (size - offset) // item, f"voxels {sides}")  # and three float32 copies
         content += file.read(max(size - len(content), 0))
@@ -309,18 +357,25 @@ def _read_voxels(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
             )
     with nibabel.imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"):  # what matters is checked here
         image = kind.from_bytes(content)
-        stored = np.asarray(image.dataobj).reshape(shape)
+        stored = np.asarray(image.dataobj if count == 1 else image.dataobj[..., volume]).reshape(shape)
     return header, stored, np.array(image.affine, np.float64)
 
 
-def _checked_shape(path: Path, header: Any) -> tuple[tuple[int, int, int], int]:
-    """Return the three sides of the volume and the bytes of a voxel, and refuse a header that says something else."""
+def _checked_shape(path: Path, header: Any, volume: int | None) -> tuple[tuple[int, int, int], int, int]:
+    """Return the three sides of a volume, how many volumes there are, and the bytes of a voxel."""
     import nibabel
 
     sides = tuple(int(side) for side in header.get_data_shape())
-    if len(sides) < 3 or any(side != 1 for side in sides[3:]) or min(sides[:3]) < 1:
+    several = len(sides) == 4 and sides[3] > 1
+    if several and volume is not None and not 0 <= volume < sides[3]:
+        raise FileError(path, f"holds {sides[3]} volumes", f"wanted --volume 0 to {sides[3] - 1}, not {volume}")
+    if len(sides) < 3 or min(sides) < 1 or any(side != 1 for side in sides[4 if several else 3 :]):
+        raise FileError(path, f"has shape {sides}", "wanted three dimensions")
+    if several and volume is None:
         raise FileError(
-            path, f"has shape {sides}", "wanted three dimensions (of a series in time or echo, choose one volume)"
+            path,
+            f"has shape {sides}",
+            "wanted three dimensions (of a series in time or echo, choose one volume: --volume 0 or higher)",
         )
     spacing = np.array(header["pixdim"][1:4], np.float64)
     if not ((spacing > 0) & np.isfinite(spacing)).all():
@@ -334,4 +389,5 @@ def _checked_shape(path: Path, header: Any) -> tuple[tuple[int, int, int], int]:
         ) from error
     if dtype.kind not in "iuf":
         raise FileError(path, f"holds {dtype} voxels", "wanted plain numbers (of complex: magnitude)")
-    return sides[:3], dtype.itemsize
+    x, y, z = sides[:3]
+    return (x, y, z), sides[3] if several else 1, dtype.itemsize

@@ -16,9 +16,9 @@ from jaxtyping import Float32
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.data import PhantomConfig, PhantomSource
-from atlf_jax.evaluation.figures import data_uri, error_picture, mask_picture, picture
+from atlf_jax.evaluation.pictures import data_uri, error_picture, mask_picture, picture
 from atlf_jax.interface import adjoint, forward
-from atlf_jax.masks import LINE_MASKS, Kind, Mask, MaskConfig, make_mask
+from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, make_mask
 from atlf_jax.metrics import psnr, ssim
 from atlf_jax.reconstruct import reconstruct
 from atlf_jax.solvers import SOLVERS
@@ -68,7 +68,7 @@ class Choice:
 
     head: int = 4
     """Number of a generated head's slice; own pictures take its place."""
-    mask: Kind = "random_exact"
+    mask: str = "random_exact"
     """Family of masks."""
     acceleration: float = 4.0
     """Nominal acceleration."""
@@ -254,7 +254,7 @@ def as_page(trial: Trial) -> dict[str, Any]:
         "truth": data_uri(picture(trial.truth, white=white)),
         "ct": data_uri(picture(trial.ct)),
         "ct_name": trial.ct_name,
-        "mask": data_uri(mask_picture(np.asarray(trial.mask.mask), trial.truth.shape)),
+        "mask": data_uri(mask_picture(np.asarray(trial.mask.samples), trial.truth.shape)),
         "mask_name": sampled,
         "limit": f"{100 * limit / white:.0f} %",
         "warnings": list(trial.warnings),
@@ -297,12 +297,12 @@ def _scan(
     rng = np.random.default_rng(choice.mask_seed)
     noise = rng.standard_normal((SIZE, SIZE)) + 1j * rng.standard_normal((SIZE, SIZE))
     kspace = np.asarray(forward(truth, mask)) + choice.noise * float(truth.max()) * noise
-    kspace = np.where(np.asarray(mask.mask), kspace, 0).astype(np.complex64)
+    kspace = np.where(np.asarray(mask.samples), kspace, 0).astype(np.complex64)
     return truth, np.clip(shown, 0, 1).astype(np.float32), mask, kspace
 
 
 def _measurement(kspace: np.ndarray, mask: Mask, ct: np.ndarray, peak: float) -> Measurement:
-    whole = np.broadcast_to(np.asarray(mask.mask), kspace.shape)
+    whole = np.broadcast_to(np.asarray(mask.samples), kspace.shape)
     return Measurement(*map(jnp.asarray, (kspace[None] / np.float32(peak), whole[None], ct[None])))
 
 

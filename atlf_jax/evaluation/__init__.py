@@ -1,5 +1,6 @@
 """Evaluation: reconstruct and score a split, aggregate over subjects, draw and write the report.
 
-``scoring`` turns networks and a source into rows, ``statistics`` rows into statements, ``figures`` and ``report``
-both into pictures, tables and files. Import the submodules by name: this package itself loads nothing.
+A ``trial`` is models on a source under masks. ``slices`` reconstructs it, ``scoring`` makes rows of it, ``statistics``
+statements; ``study`` gathers both, and ``tables``, ``page`` and ``report`` write them. Import the submodules by name:
+this package itself loads nothing.
 """

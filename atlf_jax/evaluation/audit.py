@@ -17,11 +17,11 @@ from jaxtyping import Complex, Float, jaxtyped
 from rich import box
 from rich.table import Table
 
-from atlf_jax.data import AcquisitionConfig, Example, Source
+from atlf_jax.data import AcquisitionConfig, Example
 from atlf_jax.data.coils import compress_coils
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
-from atlf_jax.evaluation.scoring import mask_label, single_masks
-from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name
+from atlf_jax.evaluation.trial import Trial
+from atlf_jax.masks import Mask, make_mask, seed_from_name
 
 __all__ = ["Finding", "Traits", "audit", "findings", "measure", "table"]
 
@@ -86,34 +86,29 @@ def measure(image: Complex[np.ndarray, "h w"]) -> Traits | None:
 
 
 @beartype
-def audit(
-    source: Source, *, masks: Sequence[MaskConfig] = (), acquisition: AcquisitionConfig = AcquisitionConfig()
-) -> list[Finding]:
-    """Look at every record of a source once and say what flatters scores on it.
+def audit(trial: Trial) -> list[Finding]:
+    """Look at every record of a trial once and say what flatters scores on it.
 
     Args:
-        source: records by index.
-        masks: as in ``scoring.evaluate``; of images without phase it is told what these give away.
-        acquisition: phase and noise that are simulated before the k-space is made.
+        trial: its models have no part in this; of images without phase it is said what its masks give away.
 
     Raises:
         ValueError: the source holds no image, or none that is not zero everywhere.
     """
     measured = []
-    drawn: dict[str, list[Mask]] = {mask_label(mask): [] for mask in single_masks(masks)}
-    for index in range(len(source)):
-        example = source[index]
+    drawn: dict[str, list[Mask]] = {label: [] for label in trial.labels}
+    for index in range(len(trial.source)):
+        example = trial.source[index]
         if (traits := measure(_scanned(example))) is not None:
             measured.append(traits)
-        for mask in single_masks(masks):
-            seed = seed_from_name(example.name)
-            drawn[mask_label(mask)].append(make_mask(mask, example.target.shape, seed=seed))
+        for mask, label in zip(trial.masks, trial.labels, strict=True):
+            drawn[label].append(make_mask(mask, example.target.shape, seed=seed_from_name(example.name)))
     if not measured:
-        raise ValueError(f"none of the {len(source)} records holds an image that is not zero everywhere")
-    told = findings(measured, acquisition=acquisition)
-    if drawn and told[0].found:
-        told[0] = told[0]._replace(sentence=f"{told[0].sentence} {_coverage_words(drawn)}")
-    return told
+        raise ValueError(f"none of the {len(trial.source)} records holds an image that is not zero everywhere")
+    found = findings(measured, acquisition=trial.acquisition)
+    if drawn and found[0].found:
+        found[0] = found[0]._replace(sentence=f"{found[0].sentence} {_coverage_words(drawn)}")
+    return found
 
 
 def _scanned(example: Example) -> Complex[np.ndarray, "h w"]:
@@ -130,7 +125,7 @@ def findings(measured: Sequence[Traits], *, acquisition: AcquisitionConfig = Acq
 
     Args:
         measured: what ``measure`` returned, at least once.
-        acquisition: as in ``audit``.
+        acquisition: phase and noise that are simulated before the k-space is made.
     """
     profiles = np.mean([traits.profiles for traits in measured], axis=0)
     steps = [_step(profile) for profile in profiles]

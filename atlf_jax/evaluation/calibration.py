@@ -8,9 +8,9 @@ import numpy as np
 import scipy
 from beartype import beartype
 
-from atlf_jax.data import AcquisitionConfig, Source
-from atlf_jax.evaluation.scoring import EvaluationConfig, Reconstructor, body, reconstruct_slices, single_masks
-from atlf_jax.masks import MaskConfig
+from atlf_jax.evaluation.scoring import body
+from atlf_jax.evaluation.slices import reconstruct_slices
+from atlf_jax.evaluation.trial import Trial
 from atlf_jax.trained.uncertainty import Calibration
 
 __all__ = ["Reliability", "measure"]
@@ -23,7 +23,7 @@ BOUND = 0.9  # part of the errors that are to lie below the bound
 class Reliability(NamedTuple):
     """Expected and true absolute errors of one method under one mask; errors in units of each target's maximum."""
 
-    mask: str  # see scoring.mask_label
+    mask: str  # see masks.mask_label
     method: str
     calibrated: bool  # by what came with the network; else by these very slices
     scale: float  # expected error / spread, as it was used
@@ -39,24 +39,12 @@ class Reliability(NamedTuple):
 
 
 @beartype
-def measure(
-    models: Mapping[str, Reconstructor],
-    source: Source,
-    *,
-    masks: Sequence[MaskConfig],
-    calibrations: Mapping[str, Calibration] = {},
-    config: EvaluationConfig = EvaluationConfig(),
-    acquisition: AcquisitionConfig = AcquisitionConfig(),
-) -> list[Reliability]:
+def measure(trial: Trial, calibrations: Mapping[str, Calibration] = {}) -> list[Reliability]:
     """Compare expected with true errors of every model on every slice under every mask.
 
     Args:
-        models: as in ``scoring.evaluate``; each reconstructs every slice four times.
-        source: as in ``scoring.evaluate``.
-        masks: as in ``scoring.evaluate``.
+        trial: each of its models reconstructs every slice four times.
         calibrations: by model; one without is calibrated by these slices, and says so.
-        config: batch size.
-        acquisition: as in ``scoring.evaluate``.
 
     Returns:
         One for each mask and model.
@@ -65,19 +53,10 @@ def measure(
         ValueError: nothing in the source is brighter than air.
     """
     found = []
-    for mask in single_masks(masks):
-        pixels: dict[str, list[np.ndarray]] = {method: [] for method in models}  # [2 n]: spreads, true errors
-        broken: dict[str, list[str]] = {method: [] for method in models}
-        panels = reconstruct_slices(
-            models,
-            source,
-            mask=mask,
-            batch_size=config.batch_size,
-            acquisition=acquisition,
-            timed=False,
-            with_spread=True,
-        )
-        for panel in panels:
+    for mask, label in zip(trial.masks, trial.labels, strict=True):
+        pixels: dict[str, list[np.ndarray]] = {method: [] for method in trial.models}  # [2 n]: spreads, true errors
+        broken: dict[str, list[str]] = {method: [] for method in trial.models}
+        for panel in reconstruct_slices(trial, mask, timed=False, with_spread=True):
             if not (white := float(panel.target.max())):
                 continue
             inside = np.flatnonzero(body(panel.target))
@@ -89,7 +68,6 @@ def measure(
                     pixels[method].append(both)
                 else:
                     broken[method].append(panel.name)
-            label = panel.mask
         for method, slices in pixels.items():
             if not slices and not broken[method]:
                 raise ValueError("every picture of the source is black; there is no error to expect")
@@ -145,5 +123,5 @@ def _bound(error: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _correlation(kind: Callable[..., Any], spread: np.ndarray, error: np.ndarray) -> float:
-    """Return a correlation; 0 where one of both does not vary, as then nothing is foretold."""
+    """Return a correlation; 0 where one of both does not vary, as then nothing is predicted."""
     return float(kind(spread, error).statistic) if np.ptp(spread) > 0 and np.ptp(error) > 0 else 0.0

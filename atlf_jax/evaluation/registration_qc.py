@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from atlf_jax.data.files import write_file
 from atlf_jax.data.manifest import read_manifest
 from atlf_jax.data.volume import Volume, read_nifti, resample, slice_axis
-from atlf_jax.evaluation.figures import COLOURS, data_uri, png
+from atlf_jax.evaluation.figures import COLOURS, png
+from atlf_jax.evaluation.pictures import data_uri
 from atlf_jax.program import errors_in_one_line
 
 __all__ = ["checkerboard", "main", "render", "subject_figure", "write"]

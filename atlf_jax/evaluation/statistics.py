@@ -16,7 +16,9 @@ import numpy as np
 import scipy
 from beartype import beartype
 
-from atlf_jax.evaluation.scoring import LOWER_IS_BETTER, REPORTED, ZERO_FILLED, Score
+from atlf_jax.evaluation.scoring import Score
+from atlf_jax.evaluation.trial import ZERO_FILLED
+from atlf_jax.metrics import find_metric
 
 __all__ = [
     "Comparison",
@@ -159,14 +161,14 @@ def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int =
     summaries = []
     missing = _left_out(rows)
     for (mask, method), group in _grouped(rows).items():
-        for metric in REPORTED:
+        for metric in group[0].values:
             left_out = missing.get((mask, metric), {})
             kept = [row for row in group if row.name not in left_out and not math.isnan(row.values[metric])]
             values = [row.values[metric] for row in kept]
             means = subject_means(values, [row.subject for row in kept])
             over = list(means.values())
             spread = len(over) > 1 and bool(np.isfinite(over).all())
-            worst = (max if metric in LOWER_IS_BETTER else min)(
+            worst = (max if find_metric(metric).lower_is_better else min)(
                 kept, key=lambda row, metric=metric: row.values[metric], default=None
             )
             summaries.append(
@@ -196,23 +198,26 @@ def undefined(rows: Sequence[Score]) -> list[Undefined]:
     """
     found = []
     for (mask, method), group in _grouped(rows).items():
-        for metric in REPORTED:
+        for metric in group[0].values:
             if names := [row.name for row in group if math.isnan(row.values[metric])]:
                 found.append(Undefined(mask, method, metric, names, len(group)))
     return found
 
 
 @beartype
-def undefined_words(found: Sequence[Undefined]) -> list[str]:
-    """Say in words what ``undefined`` found, one sentence for each mask, method and set of slices."""
+def undefined_words(rows: Sequence[Score]) -> list[str]:
+    """Say in words what ``undefined`` finds, one sentence for each mask, method and set of slices."""
     together: dict[tuple[str, str, tuple[str, ...], int], list[str]] = {}
-    for item in found:
+    for item in undefined(rows):
         together.setdefault((item.mask, item.method, tuple(item.names), item.slices), []).append(item.metric)
     sentences = []
     for (mask, method, names, slices), metrics in together.items():
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        titles = [name.removesuffix("_body").upper() + " inside the body" * name.endswith("_body") for name in metrics]
-        what = "every score" if set(metrics) == set(REPORTED) else ", ".join(titles)
+        titles = [
+            name.removesuffix("_body").rpartition(":")[2].upper() + " inside the body" * name.endswith("_body")
+            for name in metrics
+        ]
+        what = "every score" if set(metrics) == set(rows[0].values) else ", ".join(titles)
         result = (
             "it has no mean."
             if len(names) == slices
@@ -247,7 +252,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
         ours, theirs = groups[mask, first], groups[mask, second]
         if [row.name for row in ours] != [row.name for row in theirs]:
             raise ValueError(f"{first} and {second} were scored on different slices under {mask}; score both together")
-        for metric in REPORTED:
+        for metric in ours[0].values:
             left_out = dict(missing.get((mask, metric), {}))
             differences, subjects = [], []
             for a, b in zip(ours, theirs, strict=True):
@@ -268,7 +273,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
                     difference=_mean(over),
                     subjects=means,
                     slices=len(differences),
-                    better_slices=sum(d < 0 if metric in LOWER_IS_BETTER else d > 0 for d in differences),
+                    better_slices=sum(d < 0 if find_metric(metric).lower_is_better else d > 0 for d in differences),
                     slice_p=wilcoxon(differences),
                     subject_p=wilcoxon(over) if len(over) >= MIN_SUBJECTS else None,
                     left_out=list(left_out),

@@ -6,9 +6,9 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Complex, Float
 
-from atlf_jax.array_types import Measurement
+from atlf_jax.array_types import Array, Measurement
 from atlf_jax.nn.sensitivity import SensitivityNet
 from atlf_jax.ops import adjoint, ct_channels, to_channels
 from atlf_jax.ops.consistency import hard, weighted

@@ -42,15 +42,18 @@ class DCCNNConfig(BaselineConfig):
                 f"got cascades {self.cascades}, depth {self.depth} and width {self.width}, wanted each at least 1"
             )
 
+    def build(self) -> "DCCNN":
+        """Make the module."""
+        return DCCNN(self)
+
 
 class DCCNN(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: DCCNNConfig = DCCNNConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)

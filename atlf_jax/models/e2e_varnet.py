@@ -60,15 +60,18 @@ class E2EVarNetConfig(BaselineConfig):
         if not self.complex:
             raise ValueError("complex is off, and the state of this network is complex k-space; leave it on")
 
+    def build(self) -> "E2EVarNet":
+        """Make the module."""
+        return E2EVarNet(self)
+
 
 class E2EVarNet(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: E2EVarNetConfig = E2EVarNetConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps
         if y.ndim == mask.ndim:  # one coil without an axis

@@ -47,15 +47,18 @@ class MoDLConfig(BaselineConfig):
                 f"{self.cg_iterations}, initial_lambda {self.initial_lambda}: wanted at least 1, and a lambda above 0"
             )
 
+    def build(self) -> "MoDL":
+        """Make the module."""
+        return MoDL(self)
+
 
 class MoDL(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: MoDLConfig = MoDLConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps

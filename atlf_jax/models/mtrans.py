@@ -21,9 +21,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, project, see_coils, start
 from atlf_jax.nn.attention import attend
 from atlf_jax.nn.layers import ChannelNorm, Conv, Pointwise, gelu, pixel_shuffle, pixel_unshuffle
@@ -60,6 +60,10 @@ class MTransConfig(BaselineConfig):
             raise ValueError(f"got {', '.join(f'{name} {getattr(self, name)}' for name in sizes)}; wanted each above 0")
         if self.embed % 4 or self.embed % self.heads:
             raise ValueError(f"embed {self.embed} is not a multiple of 4 and of heads {self.heads}: change either")
+
+    def build(self) -> "MTrans":
+        """Make the module."""
+        return MTrans(self)
 
 
 class Head(nn.Module):
@@ -100,10 +104,9 @@ class MTrans(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: MTransConfig = MTransConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)

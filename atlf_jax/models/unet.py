@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Complex
+from jaxtyping import Complex
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models.baseline import BaselineConfig, Consistency, DataConsistency, as_input, project, see_coils, start
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import from_channels, ifft2c, rss
@@ -46,15 +46,18 @@ class UNetConfig(BaselineConfig):
         if self.width < 1 or self.pools < 0:
             raise ValueError(f"got width {self.width} and pools {self.pools}, wanted width >= 1 and pools >= 0")
 
+    def build(self) -> "ImageUNet":
+        """Make the module."""
+        return ImageUNet(self)
+
 
 class ImageUNet(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: UNetConfig = UNetConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         x = start(measurement, c)

@@ -41,15 +41,18 @@ class VarNetConfig(BaselineConfig):
                 f"got cascades {self.cascades}, width {self.width} and pools {self.pools}, wanted 1, 1 and 0 or more"
             )
 
+    def build(self) -> "VarNet":
+        """Make the module."""
+        return VarNet(self)
+
 
 class VarNet(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
 
     config: VarNetConfig = VarNetConfig()
-    mu_values: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         c = self.config
         measurement = see_coils(measurement, c.sensitivity)
         y, mask, maps = measurement.kspace, measurement.mask, measurement.coil_maps

@@ -14,12 +14,17 @@ __all__ = ["ZeroFilled", "ZeroFilledConfig"]
 class ZeroFilledConfig:
     """The zero-filled reconstruction has nothing to set."""
 
+    sees_ct = False
+
+    def build(self) -> "ZeroFilled":
+        """Make the module."""
+        return ZeroFilled(self)
+
 
 class ZeroFilled(nn.Module):
     """Return x = A^H y, without parameters."""
 
     config: ZeroFilledConfig = ZeroFilledConfig()
-    mu_values: tuple[float, ...] = ()
 
-    def __call__(self, measurement: Measurement, *, mu_index=None, deterministic: bool = True) -> Reconstruction:
+    def __call__(self, measurement: Measurement, *, deterministic: bool = True) -> Reconstruction:
         return Reconstruction(adjoint(measurement.kspace, measurement.mask, measurement.coil_maps))

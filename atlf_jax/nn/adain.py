@@ -1,15 +1,14 @@
 """Adaptive instance normalisation: the fused CT-MR image sets mean and spread of the reconstruction's features."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Float, jaxtyped
 
-from atlf_jax.nn.layers import Conv, Pointwise
-from atlf_jax.nn.precision import in_float32, wide, wide_dtype
+from atlf_jax.array_types import Array
+from atlf_jax.nn.layers import Conv
+from atlf_jax.nn.precision import in_float32, wide_dtype
 
 __all__ = ["FusedStyle", "adain"]
 
@@ -55,46 +54,20 @@ def adain(
 
 
 class FusedStyle(nn.Module):
-    """Bring the fused modality into the reconstruction features, out = alpha style(a) + (1 - alpha) a.
+    """Give the reconstruction features the style of a 3x3 convolution of the fused image, by AdaIN.
 
-    kind:
-        ``conv``: AdaIN with a 3x3 convolution of the fused image; ``image``: AdaIN with the image itself, its two
-        statistics serving every channel; ``decoder_feature``: AdaIN with a linear map of the fusion decoder's
-        features, which are then passed as ``fused``; ``film``: a scale and a shift predicted from the pooled
-        convolution (Perez et al. 2018), the identity at the start.
-
-    With ``neutral_start`` alpha is learned and starts at zero, so that the features pass unchanged at first.
+    With ``neutral_start`` the result is alpha adain(a) + (1 - alpha) a, where alpha is learned and starts at zero, so
+    that the features pass unchanged at first.
 
     AdaIN hands over two scalars a channel: nothing spatial of the fused image enters here.
     """
 
-    kind: Literal["conv", "image", "decoder_feature", "film"] = "conv"
-    alpha: float = 1.0
     neutral_start: bool = False
 
     @nn.compact
     def __call__(self, content: Float[Array, "b h w f"], fused: Float[Array, "b h1 w1 k"]) -> Float[Array, "b h w f"]:
-        features = content.shape[-1]
-        if self.kind == "image":
-            if fused.shape[-1] != 1:
-                raise ValueError(f"style kind 'image' wants one channel [b, h, w, 1], got {fused.shape}")
-            style = jnp.broadcast_to(fused, (*fused.shape[:-1], features))
-        elif self.kind == "decoder_feature":
-            style = Pointwise(features, use_bias=True, name="style")(fused)
-        else:
-            style = Conv(features, use_bias=True, name="style")(fused)
-
-        if self.kind == "film":
-            pooled = wide(style).mean((1, 2), keepdims=True)  # [b, 1, 1, f]
-            modulation = Pointwise(2 * features, use_bias=True, kernel_init=nn.initializers.zeros, name="film")(pooled)
-            scale, shift = jnp.split(modulation, 2, axis=-1)
-            styled = in_float32(lambda content, scale, shift: (1 + scale) * content + shift)(content, scale, shift)
-        else:
-            styled = adain(content, style)
-        if self.neutral_start:
-            alpha: Array | float = self.param("alpha", nn.initializers.zeros, (), wide_dtype(content.dtype))
-        elif self.alpha == 1:
+        styled = adain(content, Conv(content.shape[-1], use_bias=True, name="style")(fused))
+        if not self.neutral_start:
             return styled
-        else:
-            alpha = self.alpha
+        alpha = self.param("alpha", nn.initializers.zeros, (), wide_dtype(content.dtype))
         return in_float32(lambda a, b, alpha: alpha * a + (1 - alpha) * b)(styled, content, alpha)

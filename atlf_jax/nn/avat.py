@@ -6,7 +6,7 @@ learned direction; a bias on the logits depends on the distance between a key an
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -14,22 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Float, Int, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.attention import RowBias, attend
 from atlf_jax.nn.layers import ChannelNorm, Pointwise, gelu, uniform_fan_in
 from atlf_jax.nn.path_attention import DynamicPaths
-from atlf_jax.nn.position_bias import (
-    STRIPE_BINS,
-    STRIPE_STEPS,
-    PairBias,
-    PairFunction,
-    log_displacement_bias,
-    stripe_pair_bias,
-    stripe_row_bias,
-    table_bias,
-)
-from atlf_jax.nn.precision import in_float32, wide, wide_dtype
+from atlf_jax.nn.position_bias import STRIPE_BINS, STRIPE_STEPS, stripe_pair_bias, stripe_row_bias
+from atlf_jax.nn.precision import wide, wide_dtype
 from atlf_jax.ops.resample import bilinear
 
 __all__ = ["AVAT", "reference_grid", "strided_depthwise"]
@@ -107,20 +99,19 @@ class AVAT(nn.Module):
     sampling:
         ``dat``: about ``key_grid`` x ``key_grid`` points for all queries, the centres of cells of stride
         ceil(max(h, w) / key_grid), moved by offsets that a 17 x 17 depthwise convolution of the queries predicts for
-        each of ``groups``; ``local9``: the 3 x 3 neighbourhood of each query, moved; ``window``: the pixels of the
-        query's ``window`` x ``window`` tile; ``full``: every pixel (quadratic cost, for tests).
+        each of ``groups``; ``window``: the pixels of the query's ``window`` x ``window`` tile; ``full``: every pixel
+        (quadratic cost, for tests).
     offset_tanh, offset_range:
         offsets are ``offset_range`` cells times tanh, or unbounded; positions are clipped to the image either way.
     stripe_position:
         offsets are stretched by R(t) diag(e^a, e^-a) R(t)^T and shifted by a smooth map, for each group.
     stripe_logit:
-        ``stripe1d``: tables over the signed distance to the stripes through the query; ``dat2d``: a
-        table over the displacement, as large as the image (DAT); ``log_cpb``: a small network of the log-scaled
-        displacement (DAT++); ``feature``: an 8 x 8 map, resized and added to the queries; ``none``.
-        All start at zero, so that every choice starts from the same attention.
+        ``stripe1d``: tables over the signed distance to the stripes through the query; ``feature``: an 8 x 8 map,
+        resized and added to the queries; ``none``. All start at zero, so that every choice starts from the same
+        attention.
     neutral_start:
         the output projection starts at zero, so that the branch adds nothing at first.
-    paths, path_act, gumbel_hard, tau, mu_classes, selector:
+    path_act, gumbel_hard, tau, mu_classes:
         see ``path_attention.DynamicPaths``.
 
     Source: Xia et al. 2022 (DAT), section 3, with reference points in pixels and zero initial offsets; the stripe
@@ -130,20 +121,18 @@ class AVAT(nn.Module):
     heads: int = 4
     groups: int = 2
     key_grid: int = 16
-    sampling: Literal["dat", "local9", "window", "full"] = "dat"
+    sampling: Literal["dat", "window", "full"] = "dat"
     window: int = 8
     offset_tanh: bool = True
     offset_range: float = 1.0
     stripe_position: bool = True
-    stripe_logit: Literal["stripe1d", "none", "dat2d", "log_cpb", "feature"] = "stripe1d"
+    stripe_logit: Literal["stripe1d", "none", "feature"] = "stripe1d"
     query_chunk: int | None = None
     neutral_start: bool = False
-    paths: Literal["conv", "skip"] = "conv"
     path_act: Literal["none", "softplus"] = "none"
     gumbel_hard: bool = True
     tau: float = 1.0
     mu_classes: int = 6
-    selector: Literal["pooled", "dpcdun"] = "pooled"
 
     @nn.compact
     def __call__(
@@ -161,21 +150,15 @@ class AVAT(nn.Module):
             feature = self.param("stripe_feature", nn.initializers.zeros, (8, 8, f), wide_dtype(x.dtype))
             q = q + jax.image.resize(feature, (h, w, f), "bilinear", antialias=False)[None].astype(q.dtype)
 
-        dynamic_paths = DynamicPaths(
-            self.paths, self.path_act, self.gumbel_hard, self.tau, self.mu_classes, self.selector, name="paths"
-        )
+        dynamic_paths = DynamicPaths(self.path_act, self.gumbel_hard, self.tau, self.mu_classes, name="paths")
         if self.sampling == "dat":
             positions = self._positions(wide(q))  # [b, groups, hk, wk, 2]
-            x, queries = self._sample(x, positions), h * w
+            x = self._sample(x, positions)
         elif self.sampling == "full":
-            positions, queries = self._whole_grid(q), h * w
-        else:
-            queries = 9 if self.sampling == "local9" else self.window**2
-        k, v, executed, cost = dynamic_paths(x, mu_index, queries=queries, deterministic=deterministic)
+            positions = self._whole_grid(q)
+        k, v, cost = dynamic_paths(x, mu_index, deterministic=deterministic)
 
-        if self.sampling == "local9":
-            out = self._attend_locally(q, k, v)
-        elif self.sampling == "window":
+        if self.sampling == "window":
             out = self._attend_in_windows(q, k, v)
         else:
             flat = positions.reshape(*positions.shape[:2], -1, 2)  # [b, groups, m, 2]
@@ -183,10 +166,7 @@ class AVAT(nn.Module):
             bias = self._row_bias(flat, h, w)
             out = attend(q, k, v, bias, heads=self.heads, query_chunk=self.query_chunk)
         out_init = nn.initializers.zeros if self.neutral_start else uniform_fan_in
-        out = Pointwise(f, use_bias=True, kernel_init=out_init, name="out")(out)
-        if self.paths == "skip":
-            out = in_float32(jnp.multiply)(out, executed[:, None, None, None])
-        return out, cost
+        return Pointwise(f, use_bias=True, kernel_init=out_init, name="out")(out), cost
 
     # --- where keys are sampled -------------------------------------------------------------------------------------
 
@@ -201,16 +181,13 @@ class AVAT(nn.Module):
         offset = gelu(ChannelNorm(name="offset_norm")(offset))
         offset = Pointwise(2, kernel_init=nn.initializers.zeros, name="offset")(offset)
         offset = jnp.moveaxis(offset, 3, 1)  # [b, groups, hk, wk, 2]
-        return self._move(reference_grid(h, w, stride), self._bounded(offset, stride), h, w)
-
-    def _bounded(self, offset: Array, stride: int) -> Array:
-        return (jnp.tanh(offset) if self.offset_tanh else offset) * (self.offset_range * stride)
+        offset = (jnp.tanh(offset) if self.offset_tanh else offset) * (self.offset_range * stride)
+        return self._move(reference_grid(h, w, stride), offset, h, w)
 
     def _move(
-        self, reference: np.ndarray, offset: Float[Array, "b groups hk wk *n 2"], h: int, w: int
-    ) -> Float[Array, "b groups hk wk *n 2"]:
+        self, reference: np.ndarray, offset: Float[Array, "b groups hk wk 2"], h: int, w: int
+    ) -> Float[Array, "b groups hk wk 2"]:
         """Add the offsets to the reference points, along the stripe and inside the image."""
-        ones = (1,) * (offset.ndim - 5)
         if self.stripe_position:
             groups, hk, wk = offset.shape[1:4]
             even = jnp.arange(groups, dtype=offset.dtype) * (math.pi / groups)
@@ -218,10 +195,10 @@ class AVAT(nn.Module):
             ratio = self.param("stripe_ratio", nn.initializers.zeros, (groups,), offset.dtype)
             shift = self.param("stripe_shift", nn.initializers.zeros, (groups, 8, 8, 2), offset.dtype)
             shift = jax.image.resize(shift, (groups, hk, wk, 2), "bilinear", antialias=False)
-            offset = jnp.einsum("gij,bg...j->bg...i", stretch(angle, ratio), offset, precision="highest")
-            offset = offset + shift.reshape(1, groups, hk, wk, *ones, 2)
-        positions = offset + jnp.asarray(reference, offset.dtype).reshape(1, 1, *reference.shape[:2], *ones, 2)
-        last = jnp.array((h - 1, w - 1), offset.dtype).reshape(*(1,) * (offset.ndim - 1), 2)
+            offset = jnp.einsum("gij,bghwj->bghwi", stretch(angle, ratio), offset, precision="highest")
+            offset = offset + shift[None]
+        positions = offset + jnp.asarray(reference, offset.dtype)[None, None]
+        last = jnp.array((h - 1, w - 1), offset.dtype)[None, None, None, None]
         return jnp.clip(positions, 0, last)
 
     def _whole_grid(self, q: Float[Array, "b h w f"]) -> Float[Array, "b groups h w 2"]:
@@ -241,62 +218,19 @@ class AVAT(nn.Module):
 
     # --- what the logits know of positions --------------------------------------------------------------------------
 
-    def _pair_bias(self, h: int, w: int, dtype: jnp.dtype) -> tuple[Any, PairFunction] | None:
-        """Return the parameters of the logit bias and the function that evaluates it for single pairs."""
-        per_group = self.heads // self.groups
-        zeros = nn.initializers.zeros
-        if self.stripe_logit == "stripe1d":
-            tables = self.param("stripe_tables", zeros, (self.heads, len(STRIPE_STEPS), STRIPE_BINS), dtype)
-            return tables, lambda tables, d: stripe_pair_bias(tables, d.repeat(per_group, axis=1), size=max(h, w))
-        if self.stripe_logit == "dat2d":
-            table = self.param("displacement_table", zeros, (self.groups, 2 * h - 1, 2 * w - 1, per_group), dtype)
-            return table, table_bias
-        if self.stripe_logit == "log_cpb":
-            hidden = self.param("displacement_hidden", uniform_fan_in, (3, 32), dtype)
-            out = self.param("displacement_out", zeros, (32, per_group), dtype)
-            side = np.maximum((h - 1, w - 1), 1).reshape(1, 1, 1, 1, 2)
-            return (hidden, out), lambda p, d: log_displacement_bias(p[0], p[1], d / jnp.asarray(side, d.dtype))
-        return None
+    def _tables(self, dtype: jnp.dtype) -> Float[Array, "g t bins"] | None:
+        """Return the tables of the logit bias, None where there is none."""
+        if self.stripe_logit != "stripe1d":
+            return None
+        return self.param("stripe_tables", nn.initializers.zeros, (self.heads, len(STRIPE_STEPS), STRIPE_BINS), dtype)
 
     def _row_bias(self, positions: Float[Array, "b groups m 2"], h: int, w: int) -> RowBias | None:
-        pair_bias = self._pair_bias(h, w, positions.dtype)
-        if pair_bias is None:
+        tables = self._tables(positions.dtype)
+        if tables is None:
             return None
-        parameters, function = pair_bias
-        if self.stripe_logit == "stripe1d":
-            return stripe_row_bias(parameters, positions.repeat(self.heads // self.groups, axis=1), h=h, w=w)
-        return PairBias(parameters, positions, function, w)
+        return stripe_row_bias(tables, positions.repeat(self.heads // self.groups, axis=1), h=h, w=w)
 
     # --- attention to keys of one's own -----------------------------------------------------------------------------
-
-    def _attend_locally(
-        self, q: Float[Array, "b h w f"], k: Float[Array, "b h w f"], v: Float[Array, "b h w f"]
-    ) -> Float[Array, "b h w f"]:
-        """Attend to the query's own 3 x 3 neighbourhood, moved by offsets predicted from it."""
-        b, h, w, f = q.shape
-        n = h * w
-        offset = Pointwise(18 * self.groups, kernel_init=nn.initializers.zeros, name="offset")(wide(q))
-        offset = self._bounded(jnp.moveaxis(offset.reshape(b, h, w, self.groups, 9, 2), 3, 1), stride=1)
-        neighbours = reference_grid(3, 3, 1).reshape(1, 1, 1, 1, 9, 2) - 1  # -1, 0, 1 in both axes
-        grid = reference_grid(h, w, 1)
-        offset = offset + jnp.asarray(neighbours, offset.dtype)
-        positions = self._move(grid, offset, h, w).reshape(b, self.groups, n, 9, 2)
-
-        def sample(x: Array) -> Array:
-            grouped = jnp.moveaxis(x.reshape(b, h, w, self.groups, -1), 3, 1).reshape(b * self.groups, h, w, -1)
-            sampled = bilinear(grouped, positions.reshape(b * self.groups, n * 9, 2))  # [b groups, n 9, f / groups]
-            sampled = sampled.reshape(b, self.groups, n, 9, self.heads // self.groups, -1)
-            return jnp.moveaxis(sampled, 4, 2).reshape(b, self.heads, n, 9, -1)  # [b, heads, n, 9, d]
-
-        queries = q.reshape(b, n, self.heads, -1).swapaxes(1, 2) * (f // self.heads) ** -0.5  # [b, heads, n, d]
-        logits = jnp.einsum("bgnd,bgnmd->bgnm", queries, sample(k), preferred_element_type=positions.dtype)
-        pair_bias = self._pair_bias(h, w, positions.dtype)
-        if pair_bias is not None:
-            parameters, function = pair_bias
-            pixels = jnp.asarray(grid.reshape(1, 1, n, 1, 2), positions.dtype)
-            logits = logits + function(parameters, pixels - positions)
-        out = jnp.einsum("bgnm,bgnmd->bngd", nn.softmax(logits).astype(v.dtype), sample(v))
-        return out.reshape(b, h, w, f)
 
     def _attend_in_windows(
         self, q: Float[Array, "b h w f"], k: Float[Array, "b h w f"], v: Float[Array, "b h w f"]
@@ -315,12 +249,12 @@ class AVAT(nn.Module):
         dtype = wide_dtype(q.dtype)
         inside = tiles(jnp.ones((1, h, w, self.heads), bool))[..., 0][..., None, :]  # [.., 1, tiles_w, heads, 1, m]
         bias = jnp.zeros((1, 1, 1, 1), dtype)
-        pair_bias = self._pair_bias(h, w, dtype)
-        if pair_bias is not None:
-            parameters, function = pair_bias
+        tables = self._tables(dtype)
+        if tables is not None:
             grid = jnp.asarray(reference_grid(side, side, 1).reshape(pixels, 2), dtype)
             displacement = grid[:, None] - grid[None]  # [n, m, 2]
-            bias = function(parameters, jnp.broadcast_to(displacement, (1, self.groups, pixels, pixels, 2)))
+            displacement = jnp.broadcast_to(displacement, (1, self.heads, pixels, pixels, 2))
+            bias = stripe_pair_bias(tables, displacement, size=max(h, w))
 
         @jax.checkpoint
         def row_of_tiles(inputs: tuple[Array, ...]) -> Array:

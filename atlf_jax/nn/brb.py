@@ -5,8 +5,9 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Float, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv, Pointwise, xavier
 from atlf_jax.nn.precision import in_float32, wide_dtype
 
@@ -49,8 +50,8 @@ class BRB(nn.Module):
 
     ``e`` measures how far the second half is from the inverse of the first; it is taken before shrinkage and the
     loss drives it to zero. With ``levels`` > 1 the shrunk u of each level is corrected by a block on its 2x2 means
-    (so the whole is U-shaped, ``width_factor`` times wider at each coarser level); the correction starts at zero,
-    so that every number of levels starts from the published block.
+    (so the whole is U-shaped); the correction starts at zero, so that every number of levels starts from the published
+    block.
 
     Source: Zhang and Ghanem 2018 (ISTA-Net+), eqs. 12-14, and its xavier-normal start; the levels are ours.
     """
@@ -58,7 +59,6 @@ class BRB(nn.Module):
     features: int = 32
     shrink: Literal["soft", "none"] = "soft"
     levels: int = 1
-    width_factor: int = 1
 
     @nn.compact
     def __call__(self, d: Float[Array, "b h w f"]) -> tuple[Float[Array, "b h w f"], Float[Array, "b h w f"]]:
@@ -80,9 +80,8 @@ class BRB(nn.Module):
         return synthesis(shrunk), synthesis(u) - d
 
     def _coarser(self, u: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
-        width = self.features * self.width_factor
-        coarse = Pointwise(width, kernel_init=xavier, name="down")(_pool(u))
-        coarse, _ = BRB(width, self.shrink, self.levels - 1, self.width_factor, name="coarse")(coarse)
+        coarse = Pointwise(self.features, kernel_init=xavier, name="down")(_pool(u))
+        coarse, _ = BRB(self.features, self.shrink, self.levels - 1, name="coarse")(coarse)
         coarse = Pointwise(self.features, kernel_init=nn.initializers.zeros, name="up")(coarse)
         repeated = coarse.repeat(2, axis=1).repeat(2, axis=2)  # [b, h2, w2, f] -> [b, 2 h2, 2 w2, f]
         return repeated[:, : u.shape[1], : u.shape[2]]

@@ -1,8 +1,9 @@
 """A plain stack of convolutions, the denoiser of unrolled cascades."""
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv
 
 __all__ = ["CNN"]

@@ -5,8 +5,9 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, Inexact, jaxtyped
+from jaxtyping import Float, Inexact, jaxtyped
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv, pixel_unshuffle, xavier
 from atlf_jax.ops import ct_channels, ct_picture, to_channels
 from atlf_jax.ops.differences import edge_field, total_variation_gradient

@@ -8,8 +8,9 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import ChannelNorm, Pointwise, convolve, depthwise, gelu, uniform_fan_in
 from atlf_jax.nn.precision import parameter, wide_dtype
 from atlf_jax.nn.restormer import MDTA, attend_channels

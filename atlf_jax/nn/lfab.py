@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Depthwise, Pointwise, add_bias, uniform_fan_in
 from atlf_jax.nn.precision import wide, wide_dtype
 from atlf_jax.nn.scaffold import ConvBatchNorm
@@ -159,14 +160,13 @@ class LFAB(nn.Module):
     kind "inn": ``layers`` times InvertibleLU and AffineCoupling. The sources disagree here: this is CDDFuse's detail
     node with its biased 1x1 convolution replaced by Glow's invertible one.
     kind "detail": CDDFuse's detail node itself.
-    kind "glow1x1": one InvertibleLU alone, the published file read literally (a linear map).
     kind "conv": two conv3x3-BatchNorm-ReLU, the published scaffold; not invertible.
 
     ``__call__`` gives the features, ``forward`` also log|det| of the Jacobian per example, ``inverse`` undoes both.
     No likelihood enters any loss: invertibility is structural.
     """
 
-    kind: Literal["inn", "conv", "glow1x1", "detail"] = "inn"
+    kind: Literal["inn", "conv", "detail"] = "inn"
     layers: int = 3
     s_clamp: float | None = None
 
@@ -185,7 +185,7 @@ class LFAB(nn.Module):
 
     def _require_invertible(self) -> None:
         if self.kind == "conv":
-            raise ValueError("LFAB kind 'conv' is not invertible: call it, or choose 'inn', 'detail' or 'glow1x1'")
+            raise ValueError("LFAB kind 'conv' is not invertible: call it, or choose 'inn' or 'detail'")
 
     @nn.compact
     def _transform(self, x: Array, *, inverse: bool = False, deterministic: bool = True) -> tuple[Array, Array]:
@@ -201,10 +201,8 @@ class LFAB(nn.Module):
         return x, logdet
 
     def _steps(self, features: int) -> list[nn.Module]:
-        if self.kind == "glow1x1":
-            return [InvertibleLU(features, name="mix_0")]
         if self.kind not in ("inn", "detail"):
-            raise ValueError(f"LFAB kind: got {self.kind!r}, wanted 'inn', 'detail', 'glow1x1' or 'conv'")
+            raise ValueError(f"LFAB kind: got {self.kind!r}, wanted 'inn', 'detail' or 'conv'")
         steps = []
         for i in range(self.layers):
             mix = InvertibleLU(features, seed=i, name=f"mix_{i}") if self.kind == "inn" else BiasedMix(name=f"mix_{i}")

@@ -10,11 +10,11 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from atlf_jax.nn.layers import Pointwise, add_bias
-from atlf_jax.nn.precision import wide, wide_dtype
-from atlf_jax.nn.scaffold import batch_norm
+from atlf_jax.array_types import Array
+from atlf_jax.nn.layers import add_bias
+from atlf_jax.nn.precision import wide_dtype
 
 __all__ = ["LRFM"]
 
@@ -48,17 +48,6 @@ def _sum_weights_init(key: Array, shape: tuple[int], dtype: jnp.dtype) -> Float[
     return _weights_init(key, shape, dtype).at[:2].set(1)
 
 
-class _SubNet(nn.Module):
-    """Pre-fusion network of the published code: BatchNorm and three Linear-ReLU of the input's width, no dropout."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b f"], *, deterministic: bool) -> Float[Array, "*b f"]:
-        x = batch_norm(x, deterministic=deterministic, name="norm")
-        for i in range(3):
-            x = nn.relu(Pointwise(x.shape[-1], use_bias=True, name=f"linear_{i}")(x))
-        return x
-
-
 class LRFM(nn.Module):
     """Fuse two modalities by a tensor product of rank ``rank``, at each pixel.
 
@@ -69,36 +58,28 @@ class LRFM(nn.Module):
     order "sum_last" is that formula. order "diagram" sums inside each factor, y = (sum_i W_c_i^T [z_c; 1])
     (sum_i W_m_i^T [z_m; 1]), as eq. 6-7 of Liu et al. and the published diagram print it (their codes do not): one
     rank only, no a, no b.
-    kind "pixel" fuses each pixel; kind "pooled" fuses the spatial means into a gate, (z_c + z_m) sigmoid(y); kind "sum"
-    is z_c + z_m without a parameter, to see what the fusion is worth.
+    kind "pixel" fuses each pixel; kind "sum" is z_c + z_m without a parameter, to see what the fusion is worth.
     start "xavier" is the published initialisation; "sum" makes the first two ranks z_c 1 and 1 z_m with a = 1, so that
     the output starts near z_c + z_m (exactly for rank 2), CDDFuse's rule.
-    subnet: the published pre-fusion networks with BatchNorm.
     """
 
     features: int
     rank: int = 4
     order: Literal["sum_last", "diagram"] = "sum_last"
-    kind: Literal["pixel", "pooled", "sum"] = "pixel"
+    kind: Literal["pixel", "sum"] = "pixel"
     start: Literal["xavier", "sum"] = "xavier"
-    subnet: bool = False
 
     @nn.compact
-    def __call__(
-        self, ct: Float[Array, "*b f"], mr: Float[Array, "*b k"], *, deterministic: bool = True
-    ) -> Float[Array, "*b o"]:
+    def __call__(self, ct: Float[Array, "*b f"], mr: Float[Array, "*b k"]) -> Float[Array, "*b o"]:
         self._check(ct.shape[-1], mr.shape[-1])
         if self.kind == "sum":
             return ct + mr
-        if self.kind == "pooled":
-            gate = self._fuse(wide(ct).mean((1, 2)), wide(mr).mean((1, 2)), deterministic=deterministic)  # [b, f]
-            return (wide(ct + mr) * nn.sigmoid(gate)[:, None, None]).astype(ct.dtype)
-        return self._fuse(ct, mr, deterministic=deterministic)
+        return self._fuse(ct, mr)
 
     def _check(self, ct_features: int, mr_features: int) -> None:
         for field, choices in (
             ("order", ("sum_last", "diagram")),
-            ("kind", ("pixel", "pooled", "sum")),
+            ("kind", ("pixel", "sum")),
             ("start", ("xavier", "sum")),
         ):
             if getattr(self, field) not in choices:
@@ -115,10 +96,7 @@ class LRFM(nn.Module):
                 f"{ct_features}, {mr_features} -> {self.features}, rank {self.rank}, order {self.order!r}"
             )
 
-    def _fuse(self, ct: Float[Array, "*b f"], mr: Float[Array, "*b k"], *, deterministic: bool) -> Float[Array, "*b o"]:
-        if self.subnet:
-            ct = _SubNet(name="subnet_ct")(ct, deterministic=deterministic)
-            mr = _SubNet(name="subnet_mr")(mr, deterministic=deterministic)
+    def _fuse(self, ct: Float[Array, "*b f"], mr: Float[Array, "*b k"]) -> Float[Array, "*b o"]:
         summed = self.start == "sum"
         inits = (_sum_factor_init(0), _sum_factor_init(1)) if summed else (_factor_init, _factor_init)
         dtype = wide_dtype(ct.dtype)

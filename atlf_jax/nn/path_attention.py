@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, jaxtyped
+from jaxtyping import Float, Int, Key, jaxtyped
 
-from atlf_jax.nn.layers import ChannelNorm, Conv, Depthwise, Pointwise, uniform_fan_in
+from atlf_jax.array_types import Array
+from atlf_jax.nn.layers import ChannelNorm, Depthwise, Pointwise, uniform_fan_in
 from atlf_jax.nn.precision import in_float32, wide
 
 __all__ = ["DynamicPaths", "PathSelector", "gumbel_softmax"]
@@ -50,49 +51,19 @@ def gumbel_softmax(
 
 
 class PathSelector(nn.Module):
-    """Logits over the paths, from the sampled features and the class of mu; in float32 once pooled.
+    """Logits over two paths, from the sampled features and the class of mu; in float32.
 
-    order:
-        ``pooled``: mean over the grid, controllable unit, norm, ReLU, norm, linear; ``dpcdun``: DPC-DUN's own,
-        controllable unit around a 3x3 convolution of the map, mean, linear to f / 4, ReLU, linear.
-
-    The controllable unit is softplus(W1 e) h + W2 e with the one-hot e of mu's class, and the identity at the
-    start; ``mu_classes=0`` leaves it out.
+    Mean over the grid, controllable unit, norm, ReLU, norm, linear. The controllable unit is softplus(W1 e) h + W2 e
+    with the one-hot e of mu's class, and the identity at the start; ``mu_classes=0`` leaves it out.
     """
 
-    paths: int = 2
-    heads: int = 1
     mu_classes: int = 6
-    order: Literal["pooled", "dpcdun"] = "pooled"
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None
-    ) -> tuple[Float[Array, "b p"], ...]:
-        features = x.shape[-1]
-        if self.order == "dpcdun":
-            x = wide(Conv(features, use_bias=True, name="conv")(x))
-            h = self._control(x, mu_index).mean((1, 2))  # [b, h, w, f] -> [b, f]
-            h = nn.relu(Pointwise(max(features // 4, 1), use_bias=True, name="hidden")(h))
-        else:
-            h = self._control(wide(x).mean((1, 2), keepdims=True), mu_index)[:, 0, 0]  # [b, 1, 1, f] -> [b, f]
-            h = ChannelNorm(name="norm2")(nn.relu(ChannelNorm(name="norm1")(h)))
-
-        def bias_init(_: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-            # DPC-DUN starts with "execute" preferred over the cheaper paths
-            start = (*(0.1,) * (self.paths - 1), 2.0) if self.order == "dpcdun" else (0.0,) * self.paths
-            return jnp.asarray(start, dtype).reshape(shape)
-
-        return tuple(
-            nn.Dense(
-                self.paths,
-                kernel_init=uniform_fan_in,
-                bias_init=bias_init,
-                param_dtype=h.dtype,
-                name="logits" if self.heads == 1 else f"logits_{head}",
-            )(h)
-            for head in range(self.heads)
-        )
+    def __call__(self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None) -> Float[Array, "b p"]:
+        h = self._control(wide(x).mean((1, 2), keepdims=True), mu_index)[:, 0, 0]  # [b, 1, 1, f] -> [b, f]
+        h = ChannelNorm(name="norm2")(nn.relu(ChannelNorm(name="norm1")(h)))
+        return nn.Dense(2, kernel_init=uniform_fan_in, param_dtype=h.dtype, name="logits")(h)
 
     def _control(self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None) -> Float[Array, "b h w f"]:
         if self.mu_classes == 0:
@@ -109,60 +80,38 @@ class DynamicPaths(nn.Module):
     """Project the sampled features to keys and values along selected paths.
 
     K = a1 P1(x) + a2 P3(x), P1 = pointwise, P3 = depthwise 3x3 then pointwise; V likewise with weights of its own.
-    With ``paths="skip"`` one choice holds for both: the features as they are, P3, or no attention at all.
 
-    Returns keys, values, the weight with which the attention is executed (1 but for "skip") and the cost of the
-    choice, sum_j a_j c_j with c_j = multiply-adds of path j over those of the dearest; both ``[b]``. ``queries`` is
-    the number of pixels that attend to one key, which the cost of an executed attention grows with. The cost is 0
-    without mu. Both paths are computed whatever the choice: in a batch there is nothing to gain from branching.
+    Returns keys, values and the cost of the choice ``[b]``, sum_j a_j c_j with c_j = multiply-adds of path j over those
+    of the dearest; 0 without mu. Both paths are computed whatever the choice: in a batch there is nothing to gain from
+    branching.
     """
 
-    paths: Literal["conv", "skip"] = "conv"
     path_act: Literal["none", "softplus"] = "none"
     gumbel_hard: bool = True
     tau: float = 1.0
     mu_classes: int = 6
-    selector: Literal["pooled", "dpcdun"] = "pooled"
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None, *, queries: int, deterministic: bool
-    ) -> tuple[Float[Array, "b h w f"], Float[Array, "b h w f"], Float[Array, " b"], Float[Array, " b"]]:
+        self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None, *, deterministic: bool
+    ) -> tuple[Float[Array, "b h w f"], Float[Array, "b h w f"], Float[Array, " b"]]:
         features = x.shape[-1]
-        if self.paths == "skip":
-            attention = 2 * queries * features
-            macs: tuple[int, ...] = (attention, attention + 2 * features * (features + 9), 0)
-            weights = self._choose(x, mu_index, 3, ("select",), deterministic) * 2
-        else:
-            macs = (features * features, features * (features + 9))
-            weights = self._choose(x, mu_index, 2, ("select_key", "select_value"), deterministic)
-
+        weights = [self._choose(x, mu_index, name, deterministic) for name in ("select_key", "select_value")]
         keys = self._mix(x, weights[0], "key")
         values = self._mix(x, weights[1], "value")
-        executed = weights[0][:, 0] + weights[0][:, 1]
-        relative = jnp.array(macs, executed.dtype) / max(macs)
-        cost = (weights[0] + weights[1]) @ relative / 2 if self.mu_classes else jnp.zeros_like(executed)
-        return keys, values, executed, cost
+        macs = (features * features, features * (features + 9))
+        relative = jnp.array(macs, weights[0].dtype) / max(macs)
+        cost = (weights[0] + weights[1]) @ relative / 2 if self.mu_classes else jnp.zeros_like(weights[0][:, 0])
+        return keys, values, cost
 
-    def _choose(
-        self, x: Array, mu_index: Array | None, paths: int, names: tuple[str, ...], deterministic: bool
-    ) -> tuple[Float[Array, "b p"], ...]:
-        if self.selector == "dpcdun":  # one selector with a head for each choice
-            all_logits = PathSelector(paths, len(names), self.mu_classes, self.selector, name="select")(x, mu_index)
-        else:
-            all_logits = tuple(
-                PathSelector(paths, 1, self.mu_classes, self.selector, name=name)(x, mu_index)[0] for name in names
-            )
-        return tuple(
-            gumbel_softmax(
-                None if deterministic else self.make_rng("gumbel"), logits, tau=self.tau, hard=self.gumbel_hard
-            )
-            for logits in all_logits
-        )
+    def _choose(self, x: Array, mu_index: Array | None, name: str, deterministic: bool) -> Float[Array, "b p"]:
+        logits = PathSelector(self.mu_classes, name=name)(x, mu_index)
+        key = None if deterministic else self.make_rng("gumbel")
+        return gumbel_softmax(key, logits, tau=self.tau, hard=self.gumbel_hard)
 
     def _mix(self, x: Array, weights: Array, name: str) -> Array:
         features = x.shape[-1]
-        first = x if self.paths == "skip" else Pointwise(features, use_bias=True, name=f"{name}_p1")(x)
+        first = Pointwise(features, use_bias=True, name=f"{name}_p1")(x)
         second = Depthwise(name=f"{name}_p3_depthwise")(x)
         second = Pointwise(features, use_bias=True, name=f"{name}_p3")(second)
         if self.path_act == "softplus":

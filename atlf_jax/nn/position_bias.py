@@ -1,34 +1,26 @@
 """Biases on attention logits that depend on where the query and the key lie. Positions are (row, column) in pixels.
 
 The stripe bias is our reading of the paper's term: a stripe is a straight line through the query at 0, 45, 90 or 135
-degrees, and a table per head and direction holds the bias for each signed distance of a key from it. The others, of
-DAT and DAT++, are functions of the displacement that are evaluated pair by pair.
+degrees, and a table per head and direction holds the bias for each signed distance of a key from it.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Float, jaxtyped
 
-from atlf_jax.ops.resample import bilinear
+from atlf_jax.array_types import Array
 
 __all__ = [
     "STRIPE_BINS",
     "STRIPE_STEPS",
-    "PairBias",
     "StripeBias",
-    "log_displacement_bias",
     "stripe_pair_bias",
     "stripe_row_bias",
-    "table_bias",
 ]
 
 STRIPE_BINS = 65  # entries of a table, for distances from -sqrt(2) max(h, w) to sqrt(2) max(h, w)
@@ -191,78 +183,3 @@ def _resample(
     )
     over = jnp.maximum(jnp.asarray(rest - 1, table.dtype)[None, None, :, None] + t, 0)
     return linear + over * jnp.einsum("gsj,bgjm->bgsm", read(bend), chosen)
-
-
-PairFunction = Callable[[Any, Float[Array, "b groups n m 2"]], Float[Array, "b g n m"]]
-
-
-@flax.struct.dataclass
-class PairBias:
-    """A bias that is any function of parameters and displacements, evaluated pair by pair (slow: for comparison)."""
-
-    parameters: Any
-    positions: Float[Array, "b groups m 2"]
-    function: PairFunction = flax.struct.field(pytree_node=False)
-    w: int = flax.struct.field(pytree_node=False)
-
-    def row(self, y: Array) -> Float[Array, "b g w m"]:
-        """Return the bias of row ``y``'s pixels towards every key."""
-        columns = jnp.arange(self.w, dtype=self.positions.dtype)
-        pixels = jnp.stack([jnp.broadcast_to(y, columns.shape).astype(columns.dtype), columns], axis=-1)  # [w, 2]
-        return self.function(self.parameters, pixels[None, None, :, None] - self.positions[:, :, None])
-
-    def add_row(self, total: "PairBias", y: Array, d_row: Float[Array, "b g w m"]) -> "PairBias":
-        """Add the gradient of ``row(y)`` to ``total``."""
-        value, pull = jax.vjp(lambda bias: bias.row(y), self)
-        return jax.tree.map(jnp.add, total, pull(d_row.astype(value.dtype))[0])
-
-    def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
-        """Return the bias of the pixels of ``count`` rows."""
-        rows = jnp.moveaxis(jax.vmap(self.row)(first + jnp.arange(count)), 0, 2)  # [b, g, count, w, m]
-        return rows.reshape(*rows.shape[:2], count * self.w, -1)
-
-
-@jaxtyped(typechecker=beartype)
-def table_bias(
-    table: Float[Array, "groups h2 w2 g1"], displacement: Float[Array, "b groups n m 2"]
-) -> Float[Array, "b g n m"]:
-    """Sample a table over the whole range of displacements, -(h - 1) .. h - 1 by -(w - 1) .. w - 1, bilinearly.
-
-    Args:
-        table: ``[groups, 2 h - 1, 2 w - 1, heads of a group]``, in logit units.
-        displacement: query minus key in pixels.
-
-    Returns:
-        ``[b, heads, n, m]``.
-
-    Source: Xia et al. 2022 (DAT), section 3.2, deformable relative position bias.
-    """
-    b, groups, n, m, _ = displacement.shape
-    rows, columns, per_group = table.shape[1:]
-    centre = jnp.array(((rows - 1) / 2, (columns - 1) / 2), displacement.dtype)[None, None, None, None]
-    tables = jnp.broadcast_to(table[None], (b, *table.shape)).reshape(b * groups, rows, columns, per_group)
-    values = bilinear(tables, (displacement + centre).reshape(b * groups, n * m, 2))  # [b groups, n m, g1]
-    return values.swapaxes(1, 2).reshape(b, groups * per_group, n, m)
-
-
-@jaxtyped(typechecker=beartype)
-def log_displacement_bias(
-    hidden: Float[Array, "3 k"], out: Float[Array, "k g1"], displacement: Float[Array, "b groups n m 2"]
-) -> Float[Array, "b g n m"]:
-    """Evaluate a small network of the log-scaled displacement, shared by the groups.
-
-    relu([s, 1] hidden) out, with s = sign(d) log2(|d| + 1) / 3 and d = 8 displacement / (side - 1).
-
-    Args:
-        hidden, out: weights; the last row of ``hidden`` is its bias.
-        displacement: query minus key, divided by (side - 1): in [-1, 1].
-
-    Returns:
-        ``[b, heads, n, m]``.
-
-    Source: DAT++ (Xia et al. 2023), after Swin v2 (Liu et al. 2022, eq. 4).
-    """
-    b, groups, n, m, _ = displacement.shape
-    scaled = jnp.sign(displacement) * jnp.log2(jnp.abs(8 * displacement) + 1) / 3
-    values = jnp.matmul(nn.relu(jnp.matmul(scaled, hidden[:2]) + hidden[2].reshape(1, 1, 1, 1, -1)), out)
-    return jnp.moveaxis(values, -1, 2).reshape(b, -1, n, m)  # [b, groups, n, m, g1] -> [b, groups g1, n, m]

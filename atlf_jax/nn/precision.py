@@ -10,9 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-__all__ = ["in_float32", "parameter", "wide", "wide_dtype"]
+from atlf_jax.array_types import Array
+
+__all__ = ["in_float32", "narrow", "parameter", "wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: Any) -> jnp.dtype:
@@ -23,6 +25,11 @@ def wide_dtype(dtype: Any) -> jnp.dtype:
 def wide(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Return ``x`` in float32 at least."""
     return x.astype(wide_dtype(x.dtype))
+
+
+def narrow(x: Float[Array, "*b"], dtype: str) -> Float[Array, "*b"]:
+    """Return ``x`` as what features are computed from: "float32" leaves it as it is, also if that is float64."""
+    return x.astype(jnp.bfloat16) if dtype == "bfloat16" else x
 
 
 def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...], dtype: Any) -> Array:

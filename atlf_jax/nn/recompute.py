@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+
+from atlf_jax.array_types import Array
 
 __all__ = ["KEPT", "recompute"]
 

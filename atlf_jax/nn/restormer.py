@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import (
     ChannelNorm,
     Conv,
@@ -20,7 +21,6 @@ from atlf_jax.nn.layers import (
     add_bias,
     gelu,
     pixel_shuffle,
-    pixel_unshuffle,
     uniform_fan_in,
     zero_border,
 )
@@ -40,7 +40,7 @@ __all__ = [
     "project_attended",
 ]
 
-EncoderKind = Literal["cddfuse", "published", "unet"]
+EncoderKind = Literal["cddfuse", "published"]
 
 
 def _inverse_norm(x: Float[Array, "b n f"]) -> Float[Array, "b f"]:
@@ -174,10 +174,6 @@ class RestormerEncoder(nn.Module):
     """Encode one image into features; the same weights serve CT and MR.
 
     kind "cddfuse": conv3x3 and ``blocks`` Restormer blocks at full resolution -> [b, h, w, width].
-    kind "unet": the same number of blocks on three levels of width, 2 width and 4 width features (one block on each
-    finer level, the others on the coarsest; heads double with the width), joined by conv3x3 and pixel-unshuffle on
-    the way down, conv1x1, pixel-shuffle and a skip sum on the way up -> [b, h, w, width]. Sides that 4 does not
-    divide are continued at the border and cropped again.
     kind "published": convolutions with BatchNorm -> the pair (local [b, h, w, width], global [b, h/4, w/4, 2 width]),
     quarter sides rounded up.
     """
@@ -195,32 +191,13 @@ class RestormerEncoder(nn.Module):
     ) -> Float[Array, "b h w f"] | tuple[Float[Array, "b h w f"], Float[Array, "b h4 w4 f2"]]:
         if self.kind == "published":
             return self._published(x, deterministic=deterministic)
-        if self.kind == "unet":
-            return self._unet(x)
-        if self.kind == "cddfuse":
-            x = Conv(self.width, name="patch_embed")(x)
-            return self._blocks(x, range(self.blocks), self.heads)
-        raise ValueError(f"encoder kind: got {self.kind!r}, wanted 'cddfuse', 'published' or 'unet'")
-
-    def _blocks(self, x: Array, numbers: range, heads: int) -> Array:
-        for i in numbers:
-            block = RestormerBlock(heads, self.expansion, name=f"block_{i}")
+        if self.kind != "cddfuse":
+            raise ValueError(f"encoder kind: got {self.kind!r}, wanted 'cddfuse' or 'published'")
+        x = Conv(self.width, name="patch_embed")(x)
+        for i in range(self.blocks):
+            block = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")
             x = recompute(block, x) if self.remat else block(x)
         return x
-
-    def _unet(self, x: Array) -> Array:
-        if self.blocks < 3:
-            raise ValueError(f"the 'unet' encoder has three levels: got blocks={self.blocks}, wanted 3 or more")
-        width, heads, (h, w) = self.width, self.heads, x.shape[1:3]
-        x = jnp.pad(x, ((0, 0), (0, -h % 4), (0, -w % 4), (0, 0)), mode="edge")
-        full = self._blocks(Conv(width, name="patch_embed")(x), range(1), heads)
-        half = pixel_unshuffle(Conv(width // 2, name="down_0")(full), 2)
-        half = self._blocks(half, range(1, 2), 2 * heads)
-        quarter = pixel_unshuffle(Conv(width, name="down_1")(half), 2)
-        quarter = self._blocks(quarter, range(2, self.blocks), 4 * heads)
-        half = half + pixel_shuffle(Pointwise(8 * width, name="up_1")(quarter), 2)
-        full = full + pixel_shuffle(Pointwise(4 * width, name="up_0")(half), 2)
-        return full[:, :h, :w]
 
     def _published(self, x: Array, *, deterministic: bool) -> tuple[Array, Array]:
         local, quarter = x, x
@@ -234,7 +211,7 @@ class RestormerEncoder(nn.Module):
 class RestormerDecoder(nn.Module):
     """Decode the fused global and local features into an image.
 
-    kind "cddfuse" and "unet": sigmoid(convs(blocks(PW[global, local])) + skip), in (0, 1). CDDFuse's min-max
+    kind "cddfuse": sigmoid(convs(blocks(PW[global, local]))), in (0, 1). CDDFuse's min-max
     normalisation after the sigmoid at test time is left out: it belongs to its fusion metrics.
     kind "published": the quarter-resolution global features are enlarged by a transposed convolution; the output is
     linear.
@@ -253,15 +230,13 @@ class RestormerDecoder(nn.Module):
         self,
         global_features: Float[Array, "b h1 w1 f1"],
         local_features: Float[Array, "b h w f"],
-        skip: Float[Array, "b h w o"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "b h w o"]:
         if self.kind == "published":
-            y = self._published(global_features, local_features, deterministic=deterministic)
-            return wide(y) if skip is None else wide(y) + skip
-        if self.kind not in ("cddfuse", "unet"):
-            raise ValueError(f"decoder kind: got {self.kind!r}, wanted 'cddfuse', 'published' or 'unet'")
+            return wide(self._published(global_features, local_features, deterministic=deterministic))
+        if self.kind != "cddfuse":
+            raise ValueError(f"decoder kind: got {self.kind!r}, wanted 'cddfuse' or 'published'")
         x = jnp.concatenate([global_features, local_features], axis=-1)  # [b, h, w, 2f]
         x = Pointwise(self.width, name="reduce_channel")(x)
         for i in range(self.blocks):
@@ -269,7 +244,7 @@ class RestormerDecoder(nn.Module):
             x = recompute(block, x) if self.remat else block(x)
         x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
         x = Conv(self.outputs, name="output_1")(x)
-        return nn.sigmoid(wide(x) if skip is None else wide(x) + skip)
+        return nn.sigmoid(wide(x))
 
     def _published(self, global_features: Array, local_features: Array, *, deterministic: bool) -> Array:
         h, w = local_features.shape[1:3]

@@ -4,8 +4,9 @@ Source: houxiaotong/ATLF-NET ``fusion_interfaces.py``; only the ``published`` an
 """
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv
 from atlf_jax.nn.precision import wide_dtype
 

@@ -8,8 +8,9 @@ Departure, unless ``published``: the U-Net computes an update, so that training 
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import from_channels, ifft2c, normalise_maps, to_channels
 

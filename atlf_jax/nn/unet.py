@@ -6,8 +6,9 @@ Source: Zbontar et al. 2018, "fastMRI"; Sriram et al. 2020, "End-to-End Variatio
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from atlf_jax.array_types import Array
 from atlf_jax.nn.layers import Conv, Pointwise, pixel_shuffle
 
 __all__ = ["NormUNet", "UNet"]

@@ -45,7 +45,7 @@ def separable(
 def _banded(taps: Float[np.ndarray, " n"], size: int) -> Float[np.ndarray, "rows size"]:
     """Return the matrix that correlates vectors of a size with the taps, where they fit."""
     rows = size - len(taps) + 1
-    return sum(tap * np.eye(rows, size, offset) for offset, tap in enumerate(taps))
+    return np.sum([tap * np.eye(rows, size, offset) for offset, tap in enumerate(taps)], axis=0)
 
 
 @jaxtyped(typechecker=beartype)

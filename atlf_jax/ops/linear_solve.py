@@ -6,7 +6,9 @@ from typing import Literal
 import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
-from jaxtyping import Array, Complex, jaxtyped
+from jaxtyping import Complex, jaxtyped
+
+from atlf_jax.array_types import Array
 
 __all__ = ["solve_hermitian"]
 

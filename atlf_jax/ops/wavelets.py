@@ -10,6 +10,7 @@ would add a fifth to the time of ``l1_wavelet``.
 import math
 from functools import lru_cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
@@ -37,7 +38,8 @@ def fwt(image: Complex[Array, "*b h w"], *, order: int = 4) -> tuple[Complex[Arr
     Source: Daubechies 1988; PyWavelets ``wavedecn`` with mode ``zero``, the same coefficients.
     """
     channels, coefficients = jnp.stack([image.real, image.imag]), []  # [2 *b h w]
-    for _ in _levels(image.shape[-2:], order):
+    h, w = image.shape[-2:]
+    for _ in _levels((h, w), order):
         bands = _analyse(_swap(_analyse(channels, order)), order)
         half = tuple(n // 2 for n in bands.shape[-2:])
         channels = bands[..., : half[0], : half[1]]
@@ -93,7 +95,8 @@ def _levels(shape: tuple[int, int], order: int) -> list[tuple[int, int]]:
     sizes = []
     for _ in range(int(math.log2(max(min(shape) / (2 * order - 1), 1)))):
         sizes.append(shape)
-        shape = tuple((n + 2 * order - 1) // 2 for n in shape[::-1])
+        h, w = shape
+        shape = ((w + 2 * order - 1) // 2, (h + 2 * order - 1) // 2)
     return sizes
 
 
@@ -103,7 +106,7 @@ def _filters(order: int) -> tuple[list[float], list[float]]:
     return taps.tolist(), (taps * (-1.0) ** np.arange(1, 2 * order + 1))[::-1].tolist()
 
 
-def _analyse(image: Array, order: int) -> Array:
+def _analyse(image: Array, order: int) -> jax.Array:
     """Filter and subsample along h by sums of rows: ``[*b, h, w]`` to ``[*b, 2 k, w]``, low-pass first."""
     n, taps = image.shape[-2], 2 * order
     half = (n + taps - 1) // 2

@@ -12,6 +12,7 @@ from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask, as_whole_nu
 from atlf_jax.ops import whitening_matrix
 from atlf_jax.reconstruct.examine import check_for_ct_check, examine, judge_images, measured_numbers, probe_indices
 from atlf_jax.reconstruct.judgement import Finding, Judgement, looks_like_coils
+from atlf_jax.reconstruct.methods import Method, Regularisation, Solver, choose_regularisation, solver_of
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
     CoilMaps,
@@ -38,6 +39,8 @@ def reconstruct(
     ct_window: CTWindows | None = None,
     coil_maps: Any = None,
     model: Model | str | Path | None = None,
+    method: Method | None = None,
+    regularisation: Regularisation = "withheld",
     coils: CoilMaps | None = None,
     first_axis: Literal["slices", "coils"] | None = None,
     noise_covariance: Any = None,
@@ -66,8 +69,10 @@ def reconstruct(
             = no CT (zeros).
         ct_window: the CT is in Hounsfield units: window it so, by a name of ``data.transforms.CT_WINDOWS`` or several.
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
-        model: from ``load``, or what it takes (then loaded and compiled in each call); None = the zero-filled
-            reconstruction.
+        model: from ``load``, or what it takes (then loaded and compiled in each call); None = ``method``.
+        method: without a model, a classical solver by its name, or "zero_filled", which None is too.
+        regularisation: of a solver, for images with ``max|A^H y| = 1``; or the rule that chooses it, "withheld" or
+            "discrepancy" (see ``choose_regularisation``).
         coils: for k-space of several coils without maps: estimate them from the fully sampled centre by "espirit" or
             "low_resolution".
         first_axis: what the first of three axes is, where ``coils`` and ``coil_maps`` are not given; None: it is looked
@@ -98,6 +103,10 @@ def reconstruct(
         >>> image.shape, image.dtype
         ((8, 8), dtype('complex64'))
     """
+    if model is not None and method not in (None, "network"):
+        raise ValueError(f"method is {method!r}, and a model is given; give one of the two")
+    if model is None and method == "network":
+        raise ValueError("method is 'network', and there is none; give it as model")
     model = load(model) if isinstance(model, str | Path) else model
     if coils not in (None, "espirit", "low_resolution"):
         raise ValueError(f"coils is {coils!r}, wanted 'espirit', 'low_resolution' or None; maps go into coil_maps")
@@ -126,6 +135,8 @@ def reconstruct(
     mask = np.broadcast_to(mask_ := np.asarray(as_mask(mask, (slices, h, w))), (slices, *mask_.shape[1:]))
     ct, windows = _stack_of_ct(ct, ct_window, (slices, h, w), single=single, model=model)
     check_windows(model, windows)
+    if model is None and method is not None:
+        model = solver_of(method, regularisation, coils=shape[1] if several else 0, has_ct=ct is not None)
     if maps_given:
         if not is_lazy(coil_maps):
             coil_maps = np.asarray(as_coil_maps(coil_maps, shape))
@@ -172,6 +183,11 @@ def reconstruct(
         found = read(index)
         return found if examined.mask is None else found._replace(mask=found.mask & examined.mask)
 
+    chosen = {}
+    if isinstance(model, Solver):
+        model, chosen = choose_regularisation(
+            model, [record(index) for index in probe_indices(slices)], examined.settings
+        )
     placement = Placement(mask)
     results = list(solve(map(record, range(slices)), examined.settings, model, placement))
     judgement = judge_images(examined.findings, results, model, placement, check_ct=check_ct)
@@ -185,7 +201,7 @@ def reconstruct(
         errors = np.stack([result.error for result in results])
         returned.append(errors[0] if single else errors)
     if return_record:
-        returned.append({"judgement": judgement.record()} | measured_numbers(results, check_ct=check_ct))
+        returned.append({"judgement": judgement.record()} | chosen | measured_numbers(results, check_ct=check_ct))
     return returned[0] if len(returned) == 1 else tuple(returned)
 
 

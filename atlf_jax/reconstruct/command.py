@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from atlf_jax import command_line
 from atlf_jax.config import to_dict
+from atlf_jax.data.dicom import is_multiframe
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.data.files import NotWritten, check_writable
 from atlf_jax.data.inputs import FileError
@@ -39,6 +40,7 @@ from atlf_jax.reconstruct.examine import (
     probe_indices,
 )
 from atlf_jax.reconstruct.judgement import Finding, Judgement
+from atlf_jax.reconstruct.methods import METHODS, Method, Regularisation, Solver, choose_regularisation, solver_of
 from atlf_jax.reconstruct.scans import (
     HDF5,
     NIFTI,
@@ -46,6 +48,7 @@ from atlf_jax.reconstruct.scans import (
     KSpaceConfig,
     SamplingConfig,
     Scan,
+    is_volume,
     load_array,
     open_scan,
 )
@@ -66,6 +69,13 @@ from atlf_jax.trained.withheld import WithheldErrors
 
 __all__ = ["Arguments", "main", "run"]
 
+FROM_SCANNERS = ("fastMRI file", "ISMRMRD file", "Siemens twix file")
+_RULES = {
+    "given": "given",
+    "withheld": "chosen by withheld samples",
+    "discrepancy": "chosen by the discrepancy principle",
+}
+COMPLEX = (".cfl", ".npy")  # files that keep the phase
 PANELS = (0.25, 0.5, 0.75)  # where along the slices the pictures are taken
 
 
@@ -74,18 +84,27 @@ class Arguments:
     """Reconstruct undersampled k-space, or undersample a whole MR volume and reconstruct it."""
 
     input: str
-    """MR volume (NIfTI file or DICOM folder) or k-space (fastMRI .h5, or .npy)."""
+    """MR volume (NIfTI, DICOM folder or enhanced file, .mha, .nrrd) or k-space (fastMRI or ISMRMRD .h5, Siemens twix
+    .dat, BART .cfl, MATLAB .mat, .npy, .npz)."""
     out: str
-    """File to write: .nii or .nii.gz, of k-space also .h5. A .json beside it tells how it was made."""
+    """File to write: .nii or .nii.gz, of k-space also .h5 (magnitude), .cfl or .npy (complex); of a DICOM series also a
+    new folder (a name without an ending), for a series derived from it. A .json beside it tells how it was made."""
     checkpoint: str = ""
     """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of a run."""
-    method: Literal["network", "zero_filled"] = "network"
-    """The trained network, or the zero-filled image, which needs no checkpoint."""
-    mask: MaskConfig = MaskConfig("random_exact")
-    """Drawn where the scan has no mask; the defaults are those that the network was trained with, the first
-    acceleration where there were several."""
+    method: Method = "network"
+    """The trained network, or what needs no checkpoint: the zero-filled image or a classical solver."""
+    regularisation: Regularisation = "withheld"
+    """Of a solver: a number, for images with max|A^H y| = 1; or the rule that chooses it: withheld, the number that
+    predicts withheld samples best; discrepancy, the largest that explains the data up to their known noise."""
+    series: str = ""
+    """Which series of a DICOM folder with several: its number or UID."""
+    volume: int | None = None
+    """Which volume of a series in time, of echoes or the like, from 0."""
+    mask: Annotated[MaskConfig, tyro.conf.arg(name="masks")] = MaskConfig("random_exact")
+    """Drawn where the scan has no mask; the default is the one that the network was trained with, the first where there
+    were several."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Where the mask comes from."""
     ct: CTConfig = field(default_factory=CTConfig)
@@ -136,12 +155,12 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
     network = network or _named_network(argv)
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
     if network is not None:
-        mask = network.trained_for.masks[0]
-        acceleration, center_fraction = mask.pairs[0]  # several are for training: a scan has one
-        default = replace(default, mask=replace(mask, acceleration=acceleration, center_fraction=center_fraction))
+        default = replace(default, mask=network.trained_for.masks[0])
         windows = network.trained_for.windows
         if windows:
             default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
+    argv, (mask,) = command_line.apply_old_mask_flags(argv, (default.mask,), several=False)
+    default = replace(default, mask=mask)
     positional = Annotated[Arguments, tyro.conf.PositionalRequiredArgs]
     return command_line.parse(positional, argv, program=program, default=default)
 
@@ -174,11 +193,11 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         sampling=arguments.sampling,
         kspace=arguments.kspace,
         ct=arguments.ct,
+        series=arguments.series,
+        volume=arguments.volume,
     )
-    if isinstance(arguments.mask.acceleration, tuple):
-        raise ValueError("several accelerations are for training; give one with --mask.acceleration and its centre")
     settings, settings_facts = _settings(arguments, scan)
-    model, model_facts = _model(arguments, network)
+    model, model_facts = _model(arguments, network, scan)
     check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
         settings = replace(settings, error_scale=error_scale(model))
@@ -187,35 +206,58 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         check_for_ct_check(model, has_ct=scan.has_ct)
         settings = replace(settings, check_ct=True)
     facts = _facts(scan) | {"model": model_facts, "coils": settings_facts}
+    if out.suffix in COMPLEX:
+        facts["values"] = "complex"
     for line in _plan(facts, scan, [out, *side_files.values()]):
         console.print(line, highlight=False, soft_wrap=True)
-    examined = examine([scan[index] for index in probe_indices(len(scan))], settings, model)
+    probes = [scan[index] for index in probe_indices(len(scan))]
+    examined = examine(probes, settings, model)
     findings = [Finding("empty lines", "doubtful", reason, "") for reason in scan.warnings]
     findings += _never_trained(model, scan) + examined.findings
     facts["judgement"] = Judgement(tuple(findings)).record()
     _say(console, findings)
     Judgement(tuple(findings)).raise_if_refused(force=arguments.force)
+    if isinstance(model, Solver):
+        if examined.mask is not None:
+            probes = [record._replace(mask=record.mask & examined.mask) for record in probes]
+        model, chosen = choose_regularisation(model, probes, examined.settings)
+        facts["model"] |= chosen
+        console.print(
+            f"regularisation {chosen['regularisation']:.3g} ({_RULES[chosen['regularisation_rule']]})",
+            highlight=False,
+            soft_wrap=True,
+        )
     if arguments.dry_run:
         console.print("dry run: nothing was written", highlight=False)
         return facts
     size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
     check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # noise packs worse than that
     with _staged(out) as folder:
-        study = _Study(scan, examined, model, console, folder, keep_panels=arguments.panels)
+        study = _Study(
+            scan,
+            examined,
+            model,
+            console,
+            folder,
+            keep_panels=arguments.panels,
+            keep_phase=out.suffix in COMPLEX,
+        )
         with closing(study.images()) as images:  # ends the progress bar before an error is told
-            scan.write(folder / out.name, images)
+            scan.write(folder / out.name, images, note=_note(facts))
         judgement = study.judge(findings)
         _say(console, judgement.findings[len(findings) :])
         judgement.raise_if_refused(force=arguments.force)
         facts |= {"judgement": judgement.record(), "warnings": [str(finding) for finding in judgement.findings]}
         facts |= study.facts() | {"versions": _versions()}
         (folder / out.name).replace(out)
+        if out.suffix == ".cfl":
+            (folder / out.name).with_suffix(".hdr").replace(out.with_suffix(".hdr"))
         failures = _write_beside(
             side_files,
             folder,
             {
                 "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
-                "error": lambda file: scan.write(file, study.errors),
+                "error": lambda file: scan.write(file, study.errors, note=f"expected error of: {_note(facts)}"),
                 "png": lambda file: file.write_bytes(_panels(scan, study.panels)),
             },
         )
@@ -245,14 +287,15 @@ class _Study:
         folder: Path,
         *,
         keep_panels: bool,
+        keep_phase: bool,
     ) -> None:
         self._scan, self._settings, self._model, self._console = scan, examined.settings, model, console
-        self._acquired = examined.mask
+        self._acquired, self._keep_phase = examined.mask, keep_phase
         self._wanted = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
         self._total = self._first = 0.0
         self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
-        self.placement = Placement(scan.mask.mask)
+        self.placement = Placement(scan.mask.samples)
         self._numbers: list[Result] = []  # without their images
         self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
 
@@ -275,7 +318,11 @@ class _Study:
                     self.panels[index] = (scan[index], result)
                 if result.error is not None:
                     self._keep(index, scan.finish(result.error.astype(np.complex64)))
-                yield scan.finish(result.image).astype(np.float32)
+                yield (
+                    scan.finish_complex(result.image)
+                    if self._keep_phase
+                    else scan.finish(result.image).astype(np.float32)
+                )
                 progress.advance(task)
         if not any(result.energy for result in self._numbers):
             raise ValueError("k-space is zero at every sample that the mask acquires; is the mask the right one?")
@@ -319,9 +366,13 @@ class _Study:
 def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     """Return the image's file and those beside it, checked before anything is computed."""
     source, out = Path(arguments.input), Path(arguments.out)
-    of_volume = source.is_dir() or source.name.endswith(NIFTI)
-    endings = NIFTI if of_volume else HDF5 + NIFTI
+    of_volume = is_volume(source)
+    endings = NIFTI if of_volume else HDF5 + COMPLEX + NIFTI
     ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
+    if ending is None and not out.suffix and of_volume and (source.is_dir() or is_multiframe(source)):
+        ending = ""  # a folder with a DICOM series
+        if out.exists():
+            raise ValueError(f"{out} is there already; a DICOM series is written to a new folder")
     if ending is None:
         what = "a volume is written with its place in the patient: " if of_volume else ""
         raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}name it so")
@@ -330,14 +381,22 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
     if arguments.panels:
         beside["png"] = out.with_name(f"{stem}.png")
     if arguments.uncertainty:
-        beside["error"] = out.with_name(f"{stem}_error{ending}")
-    for path in (out, *beside.values()):
+        beside["error"] = out.with_name(f"{stem}_error{'.npy' if ending == '.cfl' else ending}")
+    twins = [out.with_suffix(".hdr")] if ending == ".cfl" else []
+    for path in (out, *beside.values(), *twins):
         if path.exists() and any(path.samefile(given) for given in _given(arguments)):
             raise FileError(path, "is the input or another file that is only read", "write to another file")
         if path.exists() and not arguments.overwrite:
             raise ValueError(f"{path} is there already; choose another name, or replace it with --overwrite")
         check_writable(path)
     return out, beside
+
+
+def _note(facts: dict[str, Any]) -> str:
+    """Say in a few words how an image was made."""
+    mask, model = facts["mask"], facts["model"]
+    name = f"{model['method']} {model['name']}" if model["method"] == "network" else model["method"]
+    return f"undersampled {mask['effective_acceleration']:.3g}x ({mask['kind']}), reconstructed by {name}"
 
 
 def _given(arguments: Arguments) -> Iterator[Path]:
@@ -367,7 +426,7 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
     """Return how slices become images, and what is told of the coils."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size is {arguments.batch_size}; wanted 1 or more slices")
-    sides = calibration_sides(scan.mask.mask, scan.shape)
+    sides = calibration_sides(scan.mask.samples, scan.shape)
     batch_size = min(arguments.batch_size, len(scan))
     settings = Settings(hard_consistency=arguments.hard_consistency, batch_size=batch_size, calibration=sides)
     if not scan.coils:
@@ -376,11 +435,11 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
         return settings, None
     if arguments.virtual_coils is not None and not 1 <= arguments.virtual_coils <= scan.coils:
         raise ValueError(f"--virtual_coils is {arguments.virtual_coils}; wanted 1 to {scan.coils}")
-    whitening = _whitening(arguments.noise_covariance, scan.coils)
+    whitening = _whitening(arguments.noise_covariance, scan)
     facts = {"coils": scan.coils, "virtual_coils": arguments.virtual_coils, "whitened": whitening is not None}
     settings = replace(settings, whitening=whitening, virtual_coils=arguments.virtual_coils)
-    if arguments.kspace.coil_maps:
-        return settings, facts | {"maps": "given"}
+    if scan.maps_from:
+        return settings, facts | {"maps": scan.maps_from}
     if min(sides) < SMALLEST_CENTRE:
         raise ValueError(too_small_a_centre())
     return replace(settings, coils=arguments.coils), facts | {
@@ -389,25 +448,27 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
     }
 
 
-def _whitening(file: str, coils: int) -> np.ndarray | None:
+def _whitening(file: str, scan: Scan) -> np.ndarray | None:
+    """Return the matrix by the covariance of a file, or else by that of the scan's own noise."""
     from atlf_jax.ops import whitening_matrix
 
-    if not file:
+    covariance = load_array(Path(file)) if file else scan.noise_covariance
+    if covariance is None:
         return None
-    covariance = load_array(Path(file))
-    if covariance.shape != (coils, coils):
-        raise ValueError(f"{file} has shape {covariance.shape}; wanted the noise covariance of {coils} coils")
+    if covariance.shape != (scan.coils, scan.coils):
+        raise ValueError(f"{file} has shape {covariance.shape}; wanted the noise covariance of {scan.coils} coils")
     return whitening_matrix(np.asarray(covariance, np.complex128)).astype(np.complex64)
 
 
-def _model(arguments: Arguments, network: Network | None) -> tuple[Network | None, dict[str, Any]]:
-    """Return the network, or None for the zero-filled image; and its line in the record."""
-    if arguments.method == "zero_filled":
-        return None, {"method": "zero_filled"}
+def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[Network | Solver | None, dict[str, Any]]:
+    """Return the network, the solver, or None for the zero-filled image; and its line in the record."""
+    if arguments.method != "network":
+        solver = solver_of(arguments.method, arguments.regularisation, coils=scan.coils, has_ct=scan.has_ct)
+        return solver, {"method": arguments.method}
     if not arguments.checkpoint:
         raise ValueError(
             "give a trained network with --checkpoint runs/NAME (a run's folder, a packed file, or the name of weights "
-            "that come with the package), or --method zero_filled"
+            f"that come with the package), or --method {', '.join(METHODS[1:-1])} or {METHODS[-1]}"
         )
     network = network or load(arguments.checkpoint, arguments.which)
     return network, {
@@ -415,21 +476,21 @@ def _model(arguments: Arguments, network: Network | None) -> tuple[Network | Non
         "name": network.config.name,
         "which": arguments.which,
         "step": network.facts["step"],
-        "trained_mask": to_dict(network.config.mask),
+        "trained_mask": to_dict(network.config.masks[0]),
         "hard_consistency": arguments.hard_consistency,
     }
 
 
-def _never_trained(model: Network | None, scan: Scan) -> list[Finding]:
+def _never_trained(model: Network | Solver | None, scan: Scan) -> list[Finding]:
     """Say what of the scan the network was never trained for."""
-    if model is None:
+    if not isinstance(model, Network):
         return []
-    found = unseen_sampling(model.trained_for, scan.mask.mask, shape=scan.shape, coils=scan.coils)
+    found = unseen_sampling(model.trained_for, scan.mask.samples, shape=scan.shape, coils=scan.coils)
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
         found += unseen_windows(model.trained_for, window if isinstance(window, tuple) else (window,))
     found += unseen_scan_kind(
-        model.trained_for, raw=scan.facts["input"]["kind"] == "fastMRI file", contrast=scan.contrast
+        model.trained_for, raw=scan.facts["input"]["kind"] in FROM_SCANNERS, contrast=scan.contrast
     )
     return [Finding("never trained", "doubtful", reason, "") for reason in found]
 
@@ -503,7 +564,7 @@ def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
     from PIL import Image, ImageDraw
 
     with no_display():
-        from atlf_jax.evaluation.figures import error_picture, picture  # matplotlib's colours
+        from atlf_jax.evaluation.pictures import error_picture, picture  # matplotlib's colours
 
     rows, errors = [], []
     for index, (record, result) in sorted(panels.items()):

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from atlf_jax.data.measured import measured
 from atlf_jax.reconstruct.judgement import Finding, Judgement, centre_findings, graded, noise_level
+from atlf_jax.reconstruct.methods import Solver
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
     Record,
@@ -79,7 +80,7 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
     probes = _Probes(records, settings)
     if first.kspace.ndim == 3:
         findings += _of_maps(probes)
-    if model is None:  # nothing is invented: the image is what it is
+    if model is None or isinstance(model, Solver):  # nothing is learned that could be invented: never refused
         return Examined([finding._replace(level="doubtful") for finding in findings], settings, acquired)
     if isinstance(model, Network):
         of_phase, probes = _of_phase(probes, model)
@@ -204,7 +205,7 @@ def judge_images(
     """
     found = list(findings)
     energy = sum(result.energy for result in results)
-    if model is not None and energy > 0:
+    if model is not None and not isinstance(model, Solver) and energy > 0:
         unexplained = sum(result.misfit for result in results) / energy
         found += graded(
             "measured energy",
@@ -212,6 +213,7 @@ def judge_images(
             f"the image explains {100 * (1 - unexplained):.0f} % of what was measured",
             "do not use it; use a network that was trained on such data, or a classical solver",
         )
+    if model is not None:
         found += [Finding("CT alignment", "doubtful", *_split(text)) for text in placement.warnings()]
     if check_ct:
         pairs = [result.withheld for result in results if result.withheld is not None]

@@ -14,19 +14,25 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Complex, Complex64, Float32
 
+from atlf_jax.data.arrays import npy_bytes, write_cfl
+from atlf_jax.data.coils import espirit_maps_numpy
 from atlf_jax.data.ct import AIR, clean_ct
-from atlf_jax.data.dicom import is_same_person, read_scan
+from atlf_jax.data.derived import write_derived_series
+from atlf_jax.data.dicom import Scan as FromDisk
+from atlf_jax.data.dicom import is_multiframe, is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
-from atlf_jax.data.files import fingerprint
+from atlf_jax.data.files import fingerprint, write_file
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
+from atlf_jax.data.kspace import CONVERTERS, ENDINGS, format_of, read_kspace
+from atlf_jax.data.lines import Choice
 from atlf_jax.data.measured import in_words, is_box, measured
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
-from atlf_jax.data.volume import Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
+from atlf_jax.data.volume import ITK, Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
 from atlf_jax.reconstruct.judgement import looks_like_coils
-from atlf_jax.reconstruct.slices import Record
+from atlf_jax.reconstruct.slices import SMALLEST_CENTRE, Record, calibration_sides
 
-__all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "load_array", "open_scan"]
+__all__ = ["CTConfig", "KSpaceConfig", "SamplingConfig", "Scan", "is_volume", "load_array", "open_scan"]
 
 NIFTI, HDF5 = (".nii", ".nii.gz"), (".h5", ".hdf5")
 
@@ -78,8 +84,21 @@ class KSpaceConfig:
     """How raw k-space is read."""
 
     first_axis: Literal["auto", "slices", "coils"] = "auto"
-    """What the first of three axes of a .npy file is; with coil maps it is coils. auto: slices, and what looks like
-    coils is refused."""
+    """What the first of three axes of an array is; with coil maps it is coils. auto: slices, and what looks like coils
+    is refused."""
+    axes: str = ""
+    """All axes of an array in their order: s slices, c coils, h readout (rows), w lines (columns); such as hwc for
+    (y, x, coil) of MATLAB. Empty: [*slices, *c, h, w]."""
+    name: str = ""
+    """Name of the array in a file of several (.npz, .mat, HDF5)."""
+    repetition: int | None = None
+    """Which repetition of a file of acquisitions (ISMRMRD, twix, BART)."""
+    contrast: int | None = None
+    """Which contrast or echo of it."""
+    phase: int | None = None
+    """Which phase of the heart of it."""
+    set: int | None = None
+    """Which set of it."""
     coil_maps: str = ""
     """.npy, [c, h, w] or [slices, c, h, w]; empty: maps are estimated where there are coils."""
 
@@ -95,6 +114,8 @@ class Scan(Protocol):
     facts: dict[str, Any]  # for the record; no names of files or people
     contrast: str  # as the file tells it; empty: it does not
     warnings: tuple[str, ...]  # what of the input should be looked at
+    noise_covariance: Complex[np.ndarray, "c c"] | None  # of a sample, where the file has a noise scan
+    maps_from: str  # where coil maps come from that the scan brings; empty: it brings none
 
     def __len__(self) -> int: ...
 
@@ -106,8 +127,17 @@ class Scan(Protocol):
     def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
         """Return what is written of an image."""
 
-    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
-        """Write finished images; the file appears whole or not at all."""
+    def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "y x"]:
+        """Return what is written of an image where its phase is kept."""
+
+    def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
+        """Write finished images; the file appears whole or not at all. A DICOM series says what is in ``note``."""
+
+
+@beartype
+def is_volume(path: Path) -> bool:
+    """Say whether a path is of an MR volume, and not of k-space."""
+    return path.is_dir() or path.name.lower().endswith((*NIFTI, *ITK)) or is_multiframe(path)
 
 
 @beartype
@@ -118,8 +148,10 @@ def open_scan(
     sampling: SamplingConfig = SamplingConfig(),
     kspace: KSpaceConfig = KSpaceConfig(),
     ct: CTConfig = CTConfig(),
+    series: str = "",
+    volume: int | None = None,
 ) -> Scan:
-    """Open a NIfTI volume, a DICOM folder, a fastMRI file or a .npy array of k-space.
+    """Open a volume (NIfTI, DICOM, and what SimpleITK reads), or k-space (see ``data.kspace.FORMATS``).
 
     Args:
         path: of the input; its ending says what it is.
@@ -127,25 +159,27 @@ def open_scan(
         sampling: where the mask comes from.
         kspace: how raw k-space is read.
         ct: the CT, and how it is brought to the MR.
+        series: of a DICOM folder with several, which: its number or UID.
+        volume: of a series in time, which, from 0.
 
     Raises:
         ValueError: in one line, what is wrong and what to do.
         ImportError: SimpleITK is wanted and not installed.
     """
     path = Path(path)
-    if path.is_dir() or path.name.endswith(NIFTI):
-        return _open_volume(path, mask, sampling, ct)
-    if path.suffix in HDF5:
-        return _open_fastmri(path, mask, sampling, ct)
-    if path.suffix == ".npy":
-        return _open_npy(path, mask, sampling, kspace, ct)
+    if is_volume(path):
+        return _open_volume(path, mask, sampling, ct, series, volume)
     if path.is_file() and (path.suffix.lower() in (".dcm", ".ima") or read_start(path, 132)[128:] == b"DICM"):
         raise FileError(path, "is one slice of a DICOM series", f"give the folder that holds it: {path.parent}")
-    raise FileError(
-        path,
-        f"is no folder and ends in none of {', '.join((*NIFTI, *HDF5, '.npy'))}",
-        "wanted an MR volume (NIfTI, or a DICOM folder) or k-space (fastMRI .h5, or .npy)",
-    )
+    if path.suffix.lower() not in (*ENDINGS, *CONVERTERS):
+        raise FileError(
+            path,
+            f"is no folder and ends in none of {', '.join((*NIFTI, *ENDINGS))}",
+            "wanted an MR volume, or k-space",
+        )
+    if format_of(path, kspace.name) == "fastmri":
+        return _open_fastmri(path, mask, sampling, ct)
+    return _open_kspace(path, mask, sampling, kspace, ct)
 
 
 @dataclass(frozen=True)
@@ -157,10 +191,14 @@ class _VolumeScan:
     slices: Float32[np.ndarray, "s h w"]
     ct: Float32[np.ndarray, "s *k h w"] | None
     facts: dict[str, Any]
+    source: Path
+    origin: FromDisk
     windows: int = 1
     coils: int = 0
     contrast: str = ""
     warnings: tuple[str, ...] = ()
+    noise_covariance: None = None
+    maps_from: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -176,7 +214,7 @@ class _VolumeScan:
     def __getitem__(self, index: int) -> Record:
         samples = fft2c_numpy(self.slices[index].astype(np.complex64))
         ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
-        return Record(np.where(self.mask.mask, samples, 0), self.mask.mask, ct)
+        return Record(np.where(self.mask.samples, samples, 0), self.mask.samples, ct)
 
     def truth(self, index: int) -> Float32[np.ndarray, "h w"]:
         return self.slices[index]
@@ -185,8 +223,15 @@ class _VolumeScan:
         """The magnitude; of a volume with negative voxels, which is known to be real and signed, the real part."""
         return image.real if self.facts["values"] == "real part" else np.abs(image)
 
-    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
-        write_nifti(path, from_slices(np.stack(list(images)), like=self.volume))
+    def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "h w"]:
+        return image
+
+    def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
+        volume = from_slices(np.stack(list(images)), like=self.volume)
+        if path.suffix:
+            write_nifti(path, volume)
+        else:
+            write_derived_series(path, volume.data, source=self.source, scan=self.origin, note=note)
 
 
 @dataclass(frozen=True)
@@ -207,6 +252,8 @@ class _KSpaceScan:
     coil_maps: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    noise_covariance: Any = None
+    maps_from: str = ""
 
     @property
     def contrast(self) -> str:
@@ -229,7 +276,7 @@ class _KSpaceScan:
         if maps is not None:
             maps = np.asarray(maps[index] if maps.ndim == 4 else maps, np.complex64)
         ct = np.zeros(ct_shape(self.windows, self.shape), np.float32) if self.ct is None else self.ct[index]
-        return Record(samples, self.mask.mask, ct, maps)
+        return Record(samples, self.mask.samples, ct, maps)
 
     def truth(self, index: int) -> None:
         return None
@@ -238,15 +285,25 @@ class _KSpaceScan:
         """The magnitude, cut to the size of the image that the header tells."""
         return centre_crop(np.abs(image), self.image_shape)
 
-    def write(self, path: Path, images: Iterable[np.ndarray]) -> None:
+    def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "y x"]:
+        return centre_crop(image, self.image_shape)
+
+    def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
         if path.name.endswith(NIFTI):
             write_nifti(path, unplaced(np.stack(list(images)), self.spacing))
+        elif path.suffix == ".npy":
+            write_file(path, npy_bytes(np.stack(list(images))))
+        elif path.suffix == ".cfl":  # rows, columns, ten axes of length 1 and slices, as BART has them
+            stack = np.stack(list(images), axis=-1)
+            write_cfl(path, stack.reshape(*stack.shape[:2], *[1] * 11, stack.shape[2]))
         else:
             write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
 
 
-def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _VolumeScan:
-    found = read_scan(path, "MR")
+def _open_volume(
+    path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig, series: str, which: int | None
+) -> _VolumeScan:
+    found = read_scan(path, "MR", series=series, volume=which)
     volume = found.volume
     slices = to_slices(volume)
     if not slices.any():
@@ -271,7 +328,7 @@ def _open_volume(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTC
         if not is_same_person(other, found):
             raise ValueError(f"{ct.path} and {path} have different patient numbers in their headers; give scans of one")
         stack, facts["ct"] = _ct_on_volume(other.volume, volume, ct)
-    return _VolumeScan(volume, drawn, slices, stack, facts, ct.windows)
+    return _VolumeScan(volume, drawn, slices, stack, facts, path, found, ct.windows)
 
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
@@ -304,55 +361,71 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
     )
 
 
-def _open_npy(
+def _open_kspace(
     path: Path, mask: MaskConfig, sampling: SamplingConfig, config: KSpaceConfig, ct: CTConfig
 ) -> _KSpaceScan:
-    samples = load_array(path)
-    check_complex(samples.dtype, samples.shape, str(path))
-    check_order(samples.shape, str(path))
+    """Open a file of acquisitions, which says what was measured, or an array, which does not."""
+    choice = Choice(config.repetition, config.contrast, config.phase, config.set)
+    raw = read_kspace(path, axes=config.axes, name=config.name, choice=choice)
+    samples = raw.samples
+    told = raw.mask is not None or bool(config.axes)  # which axes are of slices and coils
+    if raw.mask is None:
+        check_order(samples.shape, str(path))
     maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
-    several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
+    if told:
+        several = samples.ndim == 4 or (samples.ndim == 3 and "s" not in config.axes and bool(config.axes))
+    else:
+        several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
     samples = samples[None] if samples.ndim == (3 if several else 2) else samples
     if samples.ndim != (4 if several else 3) or 0 in samples.shape:
         raise ValueError(
             f"{path}: k-space has shape {samples.shape}; wanted [h, w], [slices, h, w] or [slices, c, h, w], or "
-            "[c, h, w] with --kspace.first_axis coils"
+            "[c, h, w] with --kspace.first_axis coils; other orders with --kspace.axes"
         )
     shape = samples.shape[-2:]
     check_memory(path, 32 * int(np.prod(samples.shape[1:], dtype=object)), f"slices {samples.shape[1:]}")
     found = measured(samples.__getitem__, len(samples))
-    if not (sampling.file or sampling.retrospective):
-        told = "" if found.all() else f" ({in_words(found)})"
+    if raw.mask is None and not (sampling.file or sampling.retrospective):
+        empty = "" if found.all() else f" ({in_words(found)})"
         raise FileError(
             path,
-            f"does not say which samples were acquired{told}",
+            f"does not say which samples were acquired{empty}",
             "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
             "--sampling.retrospective and --mask.kind",
         )
-    if not sampling.file and not is_box(found):
+    if (raw.mask is None or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(
             path,
             f"is not fully sampled: {in_words(found)}",
             "give its mask with --sampling.file in place of --sampling.retrospective",
         )
-    drawn, how, warnings = _sampled(path, shape, None, found, mask, sampling, full=np.ones(shape[1], bool))
-    if config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
-        few = np.stack([samples[index] for index in range(min(len(samples), 8))]).astype(np.complex64)
-        guess = looks_like_coils(np.where(drawn.mask, few, 0), drawn.mask)
+    own = None if sampling.retrospective else raw.mask
+    drawn, how, warnings = _sampled(path, shape, own, found, mask, sampling, full=np.ones(shape[1], bool))
+    if not told and config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
+        guess = _looks_like_coils(samples, drawn)
         remedy = "give --kspace.first_axis coils if it is of coils, or --kspace.first_axis slices"
         if guess:
             raise FileError(path, f"has shape {samples.shape} and looks like {len(samples)} coils of one slice", remedy)
         if guess is None:
             warnings = (*warnings, f"k-space of shape {samples.shape} was taken as {len(samples)} slices; {remedy}")
+    if "c" in config.axes and _looks_like_coils(samples[len(samples) // 2], drawn) is False:
+        warnings = (
+            *warnings,
+            f"the axis of {samples.shape[1]} that --kspace.axes {config.axes} calls coils looks like slices",
+        )
     if maps is not None:
         check_complex(maps.dtype, maps.shape, config.coil_maps)
         if maps.shape not in (samples.shape, samples.shape[1:]):
             raise ValueError(
                 f"{config.coil_maps} has shape {maps.shape}; wanted {samples.shape[1:]} or {samples.shape}"
             )
+    maps_from = "given" if maps is not None else ""
+    if maps is None and raw.calibration is not None:
+        maps, maps_from = _maps_of_reference(raw.calibration, path), "ESPIRiT of the file's reference scan"
     facts = {
-        "input": {"kind": "k-space array", "shape": list(samples.shape), "sha256": fingerprint(path)},
-        "place": _place(None),
+        "input": {"kind": raw.kind, "shape": list(samples.shape), "sha256": fingerprint(_data_file(path))}
+        | ({"notes": list(raw.notes)} if raw.notes else {}),
+        "place": _place(raw.spacing),
         "values": "magnitude",
         "mask": how,
     }
@@ -365,12 +438,33 @@ def _open_npy(
         mask=drawn,
         ct=stack,
         facts=facts,
-        image_shape=shape,
+        image_shape=shape if raw.mask is None else raw.image_shape,
+        spacing=raw.spacing,
         where=str(path),
         windows=ct.windows,
         coil_maps=maps,
         warnings=warnings,
+        noise_covariance=raw.noise_covariance,
+        maps_from=maps_from,
     )
+
+
+def _looks_like_coils(stack: np.ndarray, mask: Mask) -> bool | None:
+    few = np.stack([stack[index] for index in range(min(len(stack), 8))]).astype(np.complex64)
+    return looks_like_coils(np.where(mask.samples, few, 0), mask.samples)
+
+
+def _data_file(path: Path) -> Path:
+    return path.with_suffix(".cfl") if path.suffix == ".hdr" else path
+
+
+def _maps_of_reference(calibration: Complex64[np.ndarray, "s c h w"], path: Path) -> Complex64[np.ndarray, "s c h w"]:
+    """Estimate coil maps from a reference scan of its own."""
+    known = measured(calibration.__getitem__, len(calibration))
+    sides = calibration_sides(known, calibration.shape[-2:])
+    if min(sides) < SMALLEST_CENTRE:
+        raise FileError(path, "has a reference scan without a fully sampled centre", "give maps by --kspace.coil_maps")
+    return np.stack([espirit_maps_numpy(each, sides) for each in calibration])
 
 
 def _sampled(
@@ -403,16 +497,16 @@ def _sampled(
         warnings.append(f"{in_words(found)}: it was undersampled, the other samples are its mask, and none is drawn")
     if own is None:
         drawn, how = _mask(shape, config, sampling, path)
-        claimed = drawn.mask & full
+        claimed = drawn.samples & full
     elif sampling.file:
         given, _ = _mask(shape, config, sampling, path)
         drawn, how = given, {"kind": "of the scan and of a file"}
-        claimed = given.mask & own
-        if (given.mask & ~own & full).any():
+        claimed = given.samples & own
+        if (given.samples & ~own & full).any():
             warnings.append("the mask's file names samples that the scan's own mask lacks: they were never acquired")
     else:
         drawn, how = stored_mask(own, layout="centered"), {"kind": "of the scan"}
-        claimed = drawn.mask
+        claimed = drawn.samples
         if warnings:
             how = {"kind": "of the empty samples of k-space"}
     joined = claimed & found
@@ -420,7 +514,7 @@ def _sampled(
         warnings.append(f"{in_words(found)}: they do not count as acquired, whatever the mask says")
     if not joined.any():
         raise FileError(path, "has no sample that its mask and its k-space share", "give the mask of this scan")
-    if joined.shape != drawn.mask.shape or (joined != drawn.mask).any():
+    if joined.shape != drawn.samples.shape or (joined != drawn.samples).any():
         try:
             inside = stored_mask(joined, layout="centered")
         except ValueError as error:

@@ -2,14 +2,17 @@
 
 A packed file is one safetensors file: arrays named by their path in Flax's tree (``params/phase_0/...``), and one JSON
 text in the header, ``atlf_jax``, with the format's version, the whole configuration, step, stage, the score that the
-checkpoint was chosen by, and since format 2 a SHA-256 of all that and of the arrays. docs/DESIGN.md says why.
+checkpoint was chosen by, and since format 2 a SHA-256 of all that and of the arrays. docs/DESIGN.md says why. Of a
+network, dataset or mask of the user's own it has the name of the file and the SHA-256 of its code, never the code, and
+reading it runs no file that the user did not name.
 """
 
 import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,13 +29,15 @@ from atlf_jax.config import Config, from_dict, to_dict
 from atlf_jax.data.files import write_file
 from atlf_jax.data.inputs import FileError, parse_json, reading
 from atlf_jax.data.transforms import ct_shape
-from atlf_jax.models import ATLFConfig, build
+from atlf_jax.models import build, multiple_of
+from atlf_jax.own_code import already_imported, digest, files_in, with_files
 
 __all__ = ["FORMAT", "Which", "arrays_of", "read", "shipped", "write"]
 
 FORMAT = 2  # version of packed files; a reader refuses newer ones. Those of 1 have no digest.
 DIGEST = "sha256"  # of the header's other facts and the arrays
 LARGEST = 1e6  # of a weight; those of trained networks stay below a hundred
+CODE = "code"  # of the user's own: SHA-256 by the file's name
 KEY = "atlf_jax"  # of the header's JSON text; one only, as safetensors writes several in a random order
 ENDING = ".safetensors"
 
@@ -48,12 +53,13 @@ class Content(NamedTuple):
 
 
 @beartype
-def read(place: str | Path, which: Which = "best") -> Content:
+def read(place: str | Path, which: Which = "best", code: Sequence[Path] = ()) -> Content:
     """Read a trained network.
 
     Args:
         place: a run's folder, a packed file, or the name of weights that come with the package; tried in this order.
         which: checkpoint of a run; a packed file holds one.
+        code: files of the user's own that it needs, in place of those of the same name that it was trained with.
 
     Raises:
         ValueError: there is nothing of that name, it cannot be read, is no packed network, of a newer format or
@@ -61,11 +67,12 @@ def read(place: str | Path, which: Which = "best") -> Content:
     """
     found = _find(place)
     if found.is_file():
-        return _read_packed(found)
+        return _read_packed(found, code)
     from atlf_jax.training import checkpoint  # Orbax takes a second to import
 
     with _one_sentence(found):
         facts, variables = checkpoint.read(found, which)
+    facts = facts | {"config": _located(found, facts["config"], code)}
     config = _checked_config(found, facts)
     _check_values(found, {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()})
     return Content(config, jax.device_put(variables), {name: facts[name] for name in facts if name != "config"})
@@ -94,7 +101,15 @@ def write(
         raise ValueError(f"{file} does not end in {ENDING}, by which packed networks are known; name it so")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already; choose another name, or replace it with --overwrite")
-    header = {"format": FORMAT, "config": _without_folders(to_dict(config)), **facts}
+    plain = _without_folders(to_dict(config))
+    own = {place: Path(place).name for place in files_in(plain)}
+    if len(set(own.values())) < len(own):
+        raise ValueError(
+            f"two of {', '.join(sorted(own))} have one name, by which {file} could not tell them; rename one"
+        )
+    header = {"format": FORMAT, "config": with_files(plain, own), **facts}
+    if own:
+        header[CODE] = {name: digest(place) for place, name in own.items()}
     flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
     _check_values(file, flat)
     header[DIGEST] = _digest(header, flat)
@@ -148,10 +163,11 @@ def _one_sentence(run: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_packed(file: Path) -> Content:
+def _read_packed(file: Path, code: Sequence[Path]) -> Content:
     with _opened(file) as arrays:
         header = _checked_header(file, (arrays.metadata() or {}).get(KEY))
-        config = _checked_config(file, header)
+        located = _located(file, header.get("config"), code, header.get(CODE, {}))
+        config = _checked_config(file, header | {"config": located})
         flat = {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118, no mapping
     _check_same(file, flat, config)
     _check_values(file, flat)
@@ -159,8 +175,41 @@ def _read_packed(file: Path) -> Content:
         raise FileError(
             file, "was changed or damaged since it was packed: its checksum is another", "download it again"
         )
-    facts = {name: header[name] for name in header if name not in ("format", "config", DIGEST)}
+    facts = {name: header[name] for name in header if name not in ("format", "config", CODE, DIGEST)}
     return Content(config, jax.device_put(unflatten_dict(flat, sep="/")), facts)
+
+
+def _located(place: Path, config: Any, code: Sequence[Path], packed: Mapping[str, str] | None = None) -> Any:
+    """Return a configuration with the files of the user's own code where they are now.
+
+    Args:
+        place: of the network.
+        config: as it was saved.
+        code: files that the user names.
+        packed: of a packed file, the SHA-256 of each file's code. Without ``code`` it gets no other file than one that
+            this process has imported already; a run's folder gets the files that it was trained with.
+    """
+    given = {path.name: path for path in code}
+    places: dict[str, str] = {}
+    for file in sorted(files_in(config)):
+        name = Path(file).name
+        if name in given:
+            found: Path | None = given[name].expanduser().resolve()
+        elif packed is None:
+            found = Path(file) if Path(file).is_file() else None
+        else:
+            found = already_imported(name, packed.get(name, ""))
+        if found is None or not found.is_file():
+            missing = "" if packed is not None else ", which is no longer where it was"
+            raise FileError(
+                place,
+                f"needs {name}, code of its own{missing}",
+                f'read the code, and give it: atlf.load(..., code="{name}")',
+            )
+        if packed is not None and digest(found) != packed.get(name):
+            warnings.warn(f"{found} is not the code that {place} was packed with", stacklevel=4)
+        places[file] = str(found)
+    return with_files(config, places)
 
 
 def _checked_header(file: Path, text: str | None) -> dict[str, Any]:
@@ -223,12 +272,12 @@ def _check_values(file: Path, flat: Mapping[str, np.ndarray]) -> None:
 @functools.lru_cache(maxsize=8)
 def arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return shape and dtype of a network's arrays by their names."""
-    multiple = model.multiple if isinstance(model, ATLFConfig) else 1
+    multiple = multiple_of(model)
     side = multiple * -(-64 // multiple)  # of any image: parameters do not depend on it
     blank = np.zeros((1, side, side), np.complex64)
     ct = np.zeros((1, *ct_shape(windows, (side, side))), np.float32)
     measurement = Measurement(blank, np.ones((1, 1, side), bool), ct)
-    wanted = flatten_dict(jax.eval_shape(build(model).init, jax.random.key(0), measurement), sep="/")
+    wanted: dict[str, Any] = flatten_dict(jax.eval_shape(build(model).init, jax.random.key(0), measurement), sep="/")
     return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in wanted.items()}
 
 

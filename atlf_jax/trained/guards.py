@@ -8,7 +8,9 @@ import scipy
 from beartype import beartype
 from jaxtyping import Bool, Float, jaxtyped
 
-from atlf_jax.masks import LINE_MASKS, MaskConfig, make_mask
+from atlf_jax.masks import LINE_MASKS, MASKS, PLANE_MASKS, MaskConfig, make_mask
+from atlf_jax.models import sees_ct
+from atlf_jax.models.atlf.objectives import ADAPTERS
 
 if TYPE_CHECKING:
     from atlf_jax.config import Config
@@ -150,11 +152,10 @@ class Placement:
 def trained_for(config: "Config") -> TrainedFor:
     """Return what a network was trained for, from the configuration in its checkpoint."""
     data, crop = config.data, config.augment.crop
-    whole = {"phantom": (data.phantom.size,) * 2, "aanlib": (256, 256), "prepared": data.prepared.size}
-    size = whole.get(data.dataset, (0, 0))
+    size = getattr(data.source, "image_size", (0, 0))
     cut = (crop[0] or size[0], crop[1] or size[1])
     return TrainedFor(
-        masks=(config.mask, *config.more_masks),
+        masks=config.masks,
         sizes=tuple(dict.fromkeys((size, cut))) if all(size) else (),  # validation is on whole images
         dataset=data.dataset,
         contrast=_contrast(data),
@@ -162,17 +163,23 @@ def trained_for(config: "Config") -> TrainedFor:
         noise=data.acquisition.noise,
         windows=data.ct_windows,
         with_and_without_ct=_with_and_without_ct(config),
-        several_coils=data.acquisition.coils[1] > 1 or (data.dataset == "fastmri" and data.fastmri.measured),
-        real_image=not getattr(getattr(config.model, "reconstruction", config.model), "complex", True),
+        several_coils=data.acquisition.coils[1] > 1 or getattr(data.source, "measured", False),
+        real_image=not getattr(config.model, "complex", True),
     )
 
 
 def _with_and_without_ct(config: "Config") -> bool:
-    """Say whether a network learnt to use the CT, and also to do without."""
-    model, train = config.model, config.train
-    left_out = config.augment.ct_dropout > 0
-    beside = train.adapters.steps > 0 and not train.joint.steps and not getattr(model, "unadapted", model).sees_ct
-    return model.sees_ct and (left_out or beside)
+    """Say whether a network learnt to use the CT, and also to do without.
+
+    It does both where the CT was left out at times, or where nothing but adapters, beside a network that is frozen and
+    sees no CT, was trained with it.
+    """
+    model = config.model
+    if not sees_ct(model):
+        return False
+    with_ct = [stage for stage in config.train.stages if stage.steps and getattr(stage.objective, "adapters", True)]
+    beside = bool(with_ct) and all(stage.trains == ADAPTERS for stage in with_ct)
+    return config.augment.ct_dropout > 0 or (beside and not sees_ct(getattr(model, "unadapted", model)))
 
 
 @beartype
@@ -204,7 +211,7 @@ def unseen_sampling(
     low, high = _accelerations(trained.masks, shape)
     if not low / (1 + TOLERANCE) <= effective <= high * (1 + TOLERANCE):
         words.append(f"{effective:.2f}x acceleration was not trained (trained: {low:.2f}x to {high:.2f}x)")
-    families = {_family(config.kind in LINE_MASKS) for config in trained.masks}
+    families = {_family(_is_of_lines(config, shape)) for config in trained.masks}
     family = _family(bool((mask == mask[..., :1, :]).all()))
     if family not in families and not mask.all():
         words.append(f"a mask of {family} was not trained (trained: {' and '.join(sorted(families))})")
@@ -262,31 +269,35 @@ def unseen_dataset(trained: TrainedFor, data: "DataConfig") -> list[str]:
 
 
 def _contrast(data: "DataConfig") -> str:
-    contrast = {"phantom": data.phantom.contrast, "fastmri": data.fastmri.acquisition}.get(data.dataset, "")
+    contrast = getattr(data.source, "contrast", "")
     return "" if contrast == "random" else contrast
 
 
 def _accelerations(masks: Sequence[MaskConfig], shape: tuple[int, int]) -> tuple[float, float]:
     """Return the lowest and the highest effective acceleration of the masks at a size."""
-    drawn = [pair[0] for config in masks for pair in config.pairs]
+    drawn = [config.acceleration for config in masks]
     for config in masks:
         if config.kind == "random":  # the number of lines beside the centre is binomial
-            drawn += [edge for pair in config.pairs for edge in _random_accelerations(config, *pair, shape[1])]
+            drawn += _random_accelerations(config, shape[1])
             continue
-        draws = DRAWS * len(config.pairs) if config.kind in LINE_MASKS else len(config.pairs)
+        draws = 1 if config.kind in PLANE_MASKS else DRAWS
         drawn += [make_mask(config, shape, seed=seed).effective for seed in range(draws)]
     return min(drawn), max(drawn)
 
 
-def _random_accelerations(
-    config: MaskConfig, acceleration: float, center_fraction: float, width: int
-) -> tuple[float, float]:
+def _random_accelerations(config: MaskConfig, width: int) -> tuple[float, float]:
     """Return the lowest and highest acceleration of all but ``RARE`` of the masks ``random`` at each end."""
-    center = round(width * center_fraction) if config.center_lines is None else config.center_lines
+    center = round(width * config.center_fraction) if config.center_lines is None else config.center_lines
     others = width - center
-    probability = min(max((width / acceleration - center) / max(others, 1), 0), 1)
+    probability = min(max((width / config.acceleration - center) / max(others, 1), 0), 1)
     fewest, most = scipy.stats.binom.ppf((RARE, 1 - RARE), others, probability)
     return width / (center + most), width / max(center + fewest, 1)
+
+
+def _is_of_lines(config: MaskConfig, shape: tuple[int, int]) -> bool:
+    if config.kind in MASKS:
+        return config.kind in LINE_MASKS
+    return len(make_mask(config, shape, seed=0).samples) == 1  # of the user's own
 
 
 def _family(lines: bool) -> str:

@@ -11,7 +11,7 @@ from beartype import beartype
 from jax import lax
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
-from atlf_jax.models import ATLFConfig, ModelConfig, build
+from atlf_jax.models import ModelConfig, build, multiple_of
 from atlf_jax.nn.backend import accelerated
 from atlf_jax.ops import fft2c, ifft2c, normalise_maps
 
@@ -32,8 +32,7 @@ def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
         A compiled function ``Measurement -> Reconstruction``, batched (see ``for_any_size`` and ``in_turn``).
     """
     apply = jax.tree_util.Partial(in_turn, jax.tree_util.Partial(build(config).apply, variables))
-    multiple = config.multiple if isinstance(config, ATLFConfig) else 1  # the others take any size
-    return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple), apply))
+    return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple_of(config)), apply))
 
 
 def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
@@ -85,8 +84,8 @@ def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Re
         True
     """
     kspace, mask, ct, maps = measurement
-    shape = kspace.shape[-2:]
-    larger = tuple(-(-side // multiple) * multiple for side in shape)
+    h, w = shape = kspace.shape[-2:]
+    larger = (-(-h // multiple) * multiple, -(-w // multiple) * multiple)
     if larger == shape:
         return model(measurement)
     rows, columns = (

@@ -1,6 +1,6 @@
 """A trained network: it reconstructs, tells its uncertainty, checks a CT, and knows what it was trained for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -189,7 +189,12 @@ class Network:
 
 
 @beartype
-def load(place: str | Path, which: Literal["best", "latest"] = "best") -> Network:
+def load(
+    place: str | Path,
+    which: Literal["best", "latest"] = "best",
+    *,
+    code: str | Path | Sequence[str | Path] = (),
+) -> Network:
     """Load a trained network.
 
     Args:
@@ -197,13 +202,16 @@ def load(place: str | Path, which: Literal["best", "latest"] = "best") -> Networ
             nothing else is needed. NAME.md beside shipped weights tells what they were trained on and what they must
             not be used for.
         which: checkpoint of a run; a packed file holds one.
+        code: the file or files of your own that its network, objective, dataset or mask is defined in (FILE.py). A
+            packed file never runs code that you did not name here or import before; a run's folder knows its files.
 
     Raises:
-        ValueError: there is no such network, or its file is damaged.
+        ValueError: there is no such network, its file is damaged, or its code was not given.
     """
     from atlf_jax.trained import files  # reads configurations, which take a second to import
 
-    return Network(*files.read(place, which))
+    paths = [code] if isinstance(code, str | Path) else code
+    return Network(*files.read(place, which, [Path(path) for path in paths]))
 
 
 # The names of ``load`` in earlier versions, which programs of users call: ``atlf.load_model`` and

@@ -12,7 +12,7 @@ from beartype import beartype
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atlf_jax.config import Config
-from atlf_jax.data import DataConfig, FastMRIConfig
+from atlf_jax.data import DataConfig, FastMRIConfig, PreparedConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS, E2EVarNetConfig, ModelConfig, UNetConfig
 from atlf_jax.models.e2e_varnet import from_fastmri, unet_from_fastmri
@@ -63,12 +63,12 @@ def from_torch(
     if not masks:
         raise ValueError("masks is empty; give the masks that the network was trained with, such as (MaskConfig(),)")
     arrays = _arrays(weights)
-    fastmri = DataConfig(dataset="fastmri")
+    fastmri = DataConfig(FastMRIConfig())
     if "fcs.0.conv_D" in arrays:
-        name, (model, params), default = "istanet_plus", _istanet_plus(arrays), DataConfig(dataset="prepared")
+        name, (model, params), default = "istanet_plus", _istanet_plus(arrays), DataConfig(PreparedConfig())
     elif any(each.startswith("sens_net.") for each in arrays):
         name, (model, params) = "fastmri_varnet", _varnet(arrays)
-        default = replace(fastmri, fastmri=FastMRIConfig(measured=True, coils="multicoil"))
+        default = DataConfig(FastMRIConfig(measured=True, coils="multicoil"))
     elif "down_sample_layers.0.layers.0.weight" in arrays:
         name, (model, params), default = "fastmri_unet", _unet(arrays), fastmri
     else:
@@ -82,7 +82,7 @@ def from_torch(
         raise ValueError(
             f"{given - used:,} of {given:,} numbers belong to no layer of {name}; wanted the published network as it is"
         )
-    config = Config(name=name, model=model, data=data or default, mask=masks[0], more_masks=masks[1:])
+    config = Config(name=name, model=model, data=data or default, masks=masks)
     wanted = arrays_of(model, 1)
     flat: dict[str, np.ndarray] = dict(flatten_dict(params, sep="/"))  # type: ignore[arg-type]
     for place, leaf in flat.items():

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from beartype import beartype
 
-from atlf_jax.training.objective import Variables
+from atlf_jax.objectives import Variables
 from atlf_jax.training.step import TrainState
 
 __all__ = [

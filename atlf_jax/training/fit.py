@@ -16,8 +16,10 @@ from beartype import beartype
 
 from atlf_jax.array_types import Batch
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Source, evaluation_batches, train_batches
+from atlf_jax.earlier import migrated
 from atlf_jax.masks import MaskConfig
 from atlf_jax.metrics import is_black
+from atlf_jax.objectives import Model, Variables
 from atlf_jax.program import Interrupted
 from atlf_jax.signals import SIGNALS, Interruption
 from atlf_jax.training.checkpoint import (
@@ -33,10 +35,9 @@ from atlf_jax.training.checkpoint import (
 from atlf_jax.training.identity import changes, describe_data, shared_subjects
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
-from atlf_jax.training.objective import Model, Variables
 from atlf_jax.training.sharding import data_mesh, place
-from atlf_jax.training.stages import Stage, TrainConfig, stage_at, stages
-from atlf_jax.training.step import FUSION, Programs, TrainState, adopt, compile_stage, initialise
+from atlf_jax.training.stages import Span, TrainConfig, span_at, spans
+from atlf_jax.training.step import Programs, TrainState, adopt, compile_stage, initialise, trained_names
 
 __all__ = ["fit"]
 
@@ -63,7 +64,7 @@ def fit(
 
     Args:
         config: stages, losses and intervals.
-        model: a Flax module (see ``objective.Model``).
+        model: the network (see ``objectives.Model``).
         train_source: records to train on.
         valid_source: records to choose the best checkpoint on.
         mask: mask family, or several to draw from; each training record gets a fresh member, each validation record
@@ -91,12 +92,13 @@ def fit(
         OSError: the disk did not take a checkpoint or a line of the log.
     """
     workdir = Path(workdir).expanduser().resolve()
-    if not stages(config):
-        raise ValueError("nothing to train: every stage has 0 steps; set for example train.reconstruction.steps")
+    if not spans(config):
+        last = config.stages[-1].name if config.stages else "NAME"
+        raise ValueError(f"nothing to train: every stage has 0 steps; set for example train.{last}.steps")
     if not len(valid_source):
         raise ValueError("the validation source holds no records; wanted at least one to choose checkpoints on")
     mesh = data_mesh(batch_size=config.batch_size, devices=devices)
-    total = stages(config)[-1].end
+    total = spans(config)[-1].end
     shared_warning = _check_subjects(config, train_source, valid_source)
 
     shared: dict[str, Any] = {"mask": mask, "acquisition": acquisition, "batch_size": config.batch_size}
@@ -140,15 +142,15 @@ def fit(
             interruption.rescue = checkpoints.rescue
 
             while True:
-                stage = stage_at(config, step)
-                programs = programs_of(stage)
-                if step == stage.start:
+                span = span_at(config, step)
+                programs = programs_of(span)
+                if step == span.start:
                     state = programs.begin(state)
 
                 evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
-                reached = Reached(state, step, stage.name, validation_due=evaluation_due)
+                reached = Reached(state, step, span.name, validation_due=evaluation_due)
                 improved = False
-                if step > first and (evaluation_due or step == stage.start):  # what follows may take long
+                if step > first and (evaluation_due or step == span.start):  # what follows may take long
                     _log(log, pending, checkpoints)  # never save what went wrong
                     pending = None
                     checkpoints.offer(reached)
@@ -187,9 +189,9 @@ def fit(
                 following, metrics = programs.step(state, place(batch, mesh))
                 _log(log, pending, checkpoints)  # of the step before, while this one is under way
                 if step > first:
-                    checkpoints.offer(Reached(state, step, stage.name))
+                    checkpoints.offer(Reached(state, step, span.name))
                 state, step = following, step + 1
-                pending = Pending(step, stage.name, metrics, batch.record.tolist())
+                pending = Pending(step, span.name, metrics, batch.record.tolist())
 
             if step < total or reached.validation_due:
                 raise Interrupted(checkpoints.rescue())
@@ -283,7 +285,7 @@ def _look_back(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> B
     notices = [f"{problem}; it is set aside" for problem in damaged.values()]
     if saved is None:
         return Before(None, -math.inf, {}, list(damaged), notices)
-    found = changes(saved.meta, now, step=saved.meta["step"])
+    found = changes(migrated(saved.meta), now, step=saved.meta["step"])
     if found.others and not resume_changed:
         message = found.refusal(workdir)
         if not all(name in message for name in found.others):  # more than a line holds
@@ -295,7 +297,7 @@ def _look_back(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> B
     replaced, best = list(damaged), -math.inf
     for folder in set(checkpoints_of(workdir, "best")) - set(damaged):
         meta = read_meta(workdir, "best")
-        if changes(meta, now, step=meta["step"]).others:
+        if changes(migrated(meta), now, step=meta["step"]).others:
             replaced.append(folder)
             notices.append(f"{folder} ({meta['psnr']:.2f} dB) is of other settings: it is set aside")
         elif math.isfinite(meta["psnr"]):
@@ -318,12 +320,12 @@ def _check_subjects(config: TrainConfig, train_source: Source, valid_source: Sou
     return f"{number} both trained on and validated on"
 
 
-def _stage_of(config: TrainConfig, meta: dict[str, Any]) -> Stage:
+def _stage_of(config: TrainConfig, meta: dict[str, Any]) -> Span:
     """Return the stage that a checkpoint is in, if it is at this step here too."""
     name, step = meta["stage"], meta["step"]
-    found = [stage for stage in stages(config) if stage.name == name]
+    found = [span for span in spans(config) if span.name == name]
     if not found:
-        raise ValueError(f"the checkpoint is in stage {name}, which has 0 steps here; give another workdir")
+        raise ValueError(f"the checkpoint is in stage {name}, which has no steps here; give another workdir")
     if not found[0].start <= step <= found[0].end:
         raise ValueError(
             f"the checkpoint is at step {step} in stage {name}, which spans steps {found[0].start} to {found[0].end} "
@@ -333,14 +335,15 @@ def _stage_of(config: TrainConfig, meta: dict[str, Any]) -> Stage:
 
 
 def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
-    """Refuse stages that the model has no part for."""
+    """Refuse stages that find nothing to train in the model."""
     if not state.params:
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train")
-    for stage in stages(config):
-        if stage.name in ("autoencode", "fusion") and FUSION not in state.params:
+    for span in spans(config):
+        if not trained_names(state.params, span.stage.trains):
             raise ValueError(
-                f"stage {stage.name} needs a model with a fusion process, and {type(model).__name__} as configured has "
-                f"none; set train.{stage.name}.steps to 0"
+                f"stage {span.name} trains {', '.join(span.stage.trains)}, and no parameter of {type(model).__name__} "
+                f"as configured has such a name; set train.{span.name}.steps to 0, or name others in "
+                f"train.{span.name}.trains"
             )
 
 

@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from atlf_jax.data import Source
-from atlf_jax.training.stages import STAGES
+from atlf_jax.own_code import files_in, with_files
 
 __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
 
 FREE = {  # settings that change nothing of what is computed at a step
     "name",
     "data.workers",
-    "data.fastmri.keep_maps",
+    "data.source.keep_maps",
     "train.log_every",
     "train.eval_every",
     "train.save_every",
@@ -51,8 +52,8 @@ class Changes(NamedTuple):
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> Changes:
     """Compare two records of a run, each ``{"config": ..., "data": ...}``.
 
-    Settings of datasets that neither reads are left out. A field outside the model that only one of them has is of
-    another version of the package, whose default is what was done before: it is left out too.
+    Records of earlier versions are compared in the form of this one. A field outside the model that only one of them
+    has is of another version of the package, whose default is what was done before: it is left out.
 
     Args:
         before: of the checkpoint.
@@ -60,14 +61,20 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> 
         step: steps done. Settings of stages that have not begun are free, and the length of the present one if its
             learning rate is constant: what was done so far would have been the same.
     """
-    old, new = _settings(before), _settings(now)
+    # a file of the user's own code may move
+    before, now = (
+        with_files(dict(run), {file: Path(file).name for file in files_in(dict(run))}) for run in (before, now)
+    )
+    stages = _stages(before, now), _stages(now, before)
+    used = [name for name in stages[0] if any(each[name].get("steps") for each in stages)]
+    old, new = (_settings(run, {n: each[n] for n in used}) for run, each in zip((before, now), stages, strict=True))
     free: dict[str, tuple[Any, Any]] = {}
     others: dict[str, tuple[Any, Any]] = {}
     for name in [*old, *(name for name in new if name not in old)]:
         one, other = old.get(name), new.get(name)
         known = name.startswith("model.") or (name in old and name in new)
-        if known and one != other and not _is_idle(name, before, now):
-            group = free if _is_free(name, before, now, step) else others
+        if known and one != other and name != "data.source.split":  # it is replaced
+            group = free if _is_free(name, *stages, step) else others
             group[name] = (one, other)
     return Changes(free, others)
 
@@ -95,7 +102,11 @@ def shared_subjects(train: Source, valid: Source) -> list[str]:
 def _subjects(source: Source) -> frozenset[str]:
     """Return a source's subjects: by its attribute ``subjects``, or from all its records."""
     known = getattr(source, "subjects", None)
-    return frozenset(source[index].subject for index in range(len(source))) if known is None else frozenset(known)
+    return (
+        frozenset(source[index].subject for index in range(len(source)))
+        if known is None
+        else frozenset(map(str, known))
+    )
 
 
 def _describe(source: Source) -> str:
@@ -105,51 +116,56 @@ def _describe(source: Source) -> str:
     return f"{len(source)} records of {len(subjects)} subjects ({digest})"
 
 
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(record: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that is compared, by name; stages go by theirs, as on the command line."""
+    config = record["config"]
+    if "train" in config:
+        shared = {name: value for name, value in config["train"].items() if name != "stages"}
+        config = {**config, "train": {**shared, **stages}}
     data = {f"records to {name} on": description for name, description in record.get("data", {}).items()}
-    return _flat(record["config"]) | data
+    return _flat(config) | data
+
+
+def _stages(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each stage in order; a stage that only the other run has is added, with 0 steps."""
+    own, theirs = (
+        [{**stage} for stage in each["config"].get("train", {}).get("stages", [])] for each in (record, other)
+    )
+    for place, stage in enumerate(theirs):
+        if stage["name"] not in [each["name"] for each in own]:
+            own.insert(place, stage | {"steps": 0})
+    return {stage.pop("name"): stage for stage in own}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries, with dots between the names."""
+    """Flatten nested dictionaries, with dots between the names; of a list of them its length and each item."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            flat[prefix + name] = len(value)
+            value = {str(index): item for index, item in enumerate(value)}
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def _is_idle(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Say whether a setting has no effect in either: it is of a dataset that is not read, or its replaced split."""
-    parts = name.split(".")
-    if parts[0] != "data" or len(parts) < 3 or parts[1] == "acquisition":
-        return False
-    read = {record["config"]["data"].get("dataset") for record in (before, now)}
-    return parts[1] not in read or parts[2] == "split"
 
 
 def _is_free(name: str, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:
     if name in FREE or (name.startswith("data.") and name.endswith(FREE_ENDINGS)):
         return True
-    parts = name.split(".")
-    if parts[0] != "train" or len(parts) < 3 or parts[1] not in STAGES:
+    part, _, setting = name.removeprefix("train.").partition(".")
+    if not name.startswith("train.") or not setting or part not in before:
         return False
-    stage, field = parts[1], parts[2]
     starts, ends = _bounds(before)
-    if step <= starts[stage]:  # it has not begun
+    if step <= starts[part]:  # it has not begun
         return True
-    constant = all(_stage(record, stage).get("schedule") == "constant" for record in (before, now))
-    return field == "steps" and constant and ends[stage] >= step and _bounds(now)[1][stage] >= step
+    constant = all(stages[part].get("schedule") == "constant" for stages in (before, now))
+    return setting == "steps" and constant and ends[part] >= step and _bounds(now)[1][part] >= step
 
 
-def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return record["config"]["train"].get(name, {})
-
-
-def _bounds(record: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+def _bounds(stages: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     """Return the steps at which stages begin and end; an empty one begins and ends where its turn would be."""
     starts, ends, step = {}, {}, 0
-    for name in STAGES:
+    for name, stage in stages.items():
         starts[name] = step
-        step += _stage(record, name).get("steps", 0)
+        step += stage.get("steps", 0)
         ends[name] = step
     return starts, ends

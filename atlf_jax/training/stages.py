@@ -1,16 +1,67 @@
 """What a run is made of: the stages one after another, and what they share."""
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple
 
 from beartype import beartype
 
-from atlf_jax.training.objective import LossConfig
-from atlf_jax.training.optimiser import StageConfig
+from atlf_jax.objectives import Objective, Supervised
 
-__all__ = ["STAGES", "Stage", "TrainConfig", "stage_at", "stages"]
+__all__ = ["Span", "Stage", "TrainConfig", "matches", "span_at", "spans"]
 
-STAGES = ("autoencode", "fusion", "reconstruction", "adapters", "joint")  # in the order of a run
+
+@beartype
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training; a stage of 0 steps is skipped."""
+
+    name: str
+    """Of the stage, unlike any other's: it stands in the log, and on the command line as --train.NAME.steps."""
+    objective: Objective
+    """What is minimised: a frozen dataclass of its settings, as those of ``atlf_jax.objectives``."""
+    trains: tuple[str, ...] = ("*",)
+    """Patterns of the names of the parameters that it changes, such as fusion/* or phase_0/*; ! before a pattern
+    leaves out. The others are frozen."""
+    steps: int = 0
+    """Batches seen in this stage; 0 skips it."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    """Updates over which the learning rate rises linearly to its peak."""
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """After the warm-up: cosine decay, constant, or halved at every sixth of the stage."""
+    final_fraction: float = 0.01
+    """Floor of the schedule, as a fraction of the peak (not used by 'constant')."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+    optimiser: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; only for adamw."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a stage is named {self.name!r}; wanted a word of letters, digits and _")
+        if not dataclasses.is_dataclass(self.objective) or isinstance(self.objective, type):
+            raise ValueError(
+                f"the objective of stage {self.name} is {self.objective!r}; wanted one with its settings, such as "
+                "Supervised(l1=1.0), made of a frozen dataclass"
+            )
+        if self.steps < 0 or self.warmup_steps < 0:
+            raise ValueError(f"steps and warmup_steps must be >= 0, got {self.steps} and {self.warmup_steps}")
+        if self.steps and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps must be below steps = {self.steps}, got {self.warmup_steps}")
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise ValueError(
+                f"learning_rate and clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
+            )
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
+        if self.weight_decay < 0 or (self.weight_decay and self.optimiser == "adam"):
+            raise ValueError(f"weight_decay {self.weight_decay} must be >= 0 and needs optimiser 'adamw'")
 
 
 @beartype
@@ -18,18 +69,8 @@ STAGES = ("autoencode", "fusion", "reconstruction", "adapters", "joint")  # in t
 class TrainConfig:
     """How to train: the stages in their order, then what they share."""
 
-    autoencode: StageConfig = field(default_factory=StageConfig)
-    """Phase I of the fusion process: encode and decode each modality by itself."""
-    fusion: StageConfig = field(default_factory=StageConfig)
-    """Phase II of the fusion process: learn the fused image."""
-    reconstruction: StageConfig = field(default_factory=StageConfig)
-    """Train the reconstruction process while the fusion process is frozen and CT adapters are left out."""
-    adapters: StageConfig = field(default_factory=StageConfig)
-    """Train the CT adapters while all else is frozen, so that without a CT the network stays what it was."""
-    joint: StageConfig = field(default_factory=StageConfig)
-    """Train everything together, CT adapters too."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of the loss terms."""
+    stages: tuple[Stage, ...] = (Stage("reconstruction", Supervised()),)
+    """One after the other, each from the averaged parameters of the one before."""
     start_from: str = ""
     """Begin with the parameters of a run's folder, a packed file or shipped weights of this name, as far as names and
     shapes are the same; the others begin as usual."""
@@ -40,7 +81,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     """Decay of the parameter average that is evaluated and kept; 0 keeps the last parameters."""
     seed: int = 0
-    """Of initial parameters, order, augmentation, masks, mu and gates."""
+    """Of initial parameters, order, augmentation, masks, and what the objective and the network draw."""
     allow_shared_subjects: bool = False
     """Allow subjects to be both trained on and validated on; every line of the log then says so."""
     log_every: int = 20
@@ -60,34 +101,85 @@ class TrainConfig:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if self.picture_every < 0 or self.seed < 0:
             raise ValueError(f"picture_every and seed must be >= 0, got {self.picture_every} and {self.seed}")
-        for stage in stages(self):
-            if stage.config.steps % self.accumulate:
+        names = [stage.name for stage in self.stages]
+        taken = {"loss", *(item.name for item in dataclasses.fields(TrainConfig))}  # on the command line
+        if len(set(names)) < len(names) or taken & set(names):
+            raise ValueError(
+                f"the stages are named {', '.join(names)}; wanted names unlike each other and unlike "
+                f"{', '.join(sorted(taken))}"
+            )
+        for stage in self.stages:
+            if stage.steps % self.accumulate:
                 raise ValueError(
-                    f"{stage.name}.steps must be a multiple of accumulate = {self.accumulate}, got {stage.config.steps}"
+                    f"{stage.name}.steps must be a multiple of accumulate = {self.accumulate}, got {stage.steps}"
                 )
 
+    def with_stage(self, name: str, **changes: Any) -> "TrainConfig":
+        """Return the same with other settings of one stage.
 
-class Stage(NamedTuple):
-    """One stage that is not skipped, from step ``start`` until before ``end``."""
+        Args:
+            name: of the stage.
+            changes: its fields.
 
-    name: str
-    config: StageConfig
+        Raises:
+            ValueError: there is no such stage.
+
+        Example:
+            >>> TrainConfig().with_stage("reconstruction", steps=5).stages[0].steps
+            5
+        """
+        if name not in [stage.name for stage in self.stages]:
+            raise ValueError(f"there is no stage {name!r}; there are {', '.join(stage.name for stage in self.stages)}")
+        changed = (dataclasses.replace(each, **changes) if each.name == name else each for each in self.stages)
+        return dataclasses.replace(self, stages=tuple(changed))
+
+
+class Span(NamedTuple):
+    """A stage that is not skipped, from step ``start`` until before ``end``; steps are counted through all stages."""
+
+    stage: Stage
     start: int
     end: int
 
+    @property
+    def name(self) -> str:
+        """The name of the stage."""
+        return self.stage.name
 
-def stages(config: TrainConfig) -> list[Stage]:
-    """Return the stages of a run in order; the step count runs through all of them."""
-    result: list[Stage] = []
-    for name in STAGES:
-        stage: StageConfig = getattr(config, name)
+
+def spans(config: TrainConfig) -> list[Span]:
+    """Return the stages of a run in order, without those of 0 steps.
+
+    Example:
+        >>> first, last = (Stage(name, Supervised(), steps=steps) for name, steps in (("first", 2), ("last", 3)))
+        >>> [(each.name, each.start, each.end) for each in spans(TrainConfig(stages=(first, last)))]
+        [('first', 0, 2), ('last', 2, 5)]
+    """
+    result: list[Span] = []
+    for stage in config.stages:
         if stage.steps:
             start = result[-1].end if result else 0
-            result.append(Stage(name, stage, start, start + stage.steps))
+            result.append(Span(stage, start, start + stage.steps))
     return result
 
 
-def stage_at(config: TrainConfig, step: int) -> Stage:
+def span_at(config: TrainConfig, step: int) -> Span:
     """Return the stage that takes ``step``; the last stage also stands for the end of the run."""
-    every = stages(config)
-    return next((stage for stage in every if step < stage.end), every[-1])
+    every = spans(config)
+    return next((span for span in every if step < span.end), every[-1])
+
+
+def matches(patterns: Sequence[str], name: str) -> bool:
+    """Say whether a parameter is named by patterns, and by none that begin with ``!``.
+
+    Args:
+        patterns: as of ``Stage.trains``; ``*`` stands for any characters.
+        name: of the parameter, such as ``phase_0/conv_D/kernel``.
+
+    Example:
+        >>> [matches(("*", "!fusion/*"), name) for name in ("phase_0/rho", "fusion/decoder/kernel")]
+        [True, False]
+    """
+    out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    into = [pattern for pattern in patterns if not pattern.startswith("!")]
+    return any(fnmatchcase(name, each) for each in into) and not any(fnmatchcase(name, each) for each in out)

@@ -1,6 +1,6 @@
 """The compiled programs of a training stage: begin, step and evaluate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,23 +11,12 @@ from beartype import beartype
 from jaxtyping import Array, Float, Int, jaxtyped
 
 from atlf_jax.array_types import Batch
-from atlf_jax.training.objective import OBJECTIVES, Model, Outcome, Variables
+from atlf_jax.objectives import Model, Outcome, Variables
 from atlf_jax.training.optimiser import make_optimiser, make_schedule
 from atlf_jax.training.sharding import replicated, split
-from atlf_jax.training.stages import Stage, TrainConfig
+from atlf_jax.training.stages import Span, TrainConfig, matches
 
-__all__ = ["ADAPTER", "FUSION", "TRAINED", "Programs", "TrainState", "adopt", "compile_stage", "initialise"]
-
-FUSION = "fusion"  # the parameters of the fusion process lie under this name
-ADAPTER = "ct_adapter"  # those of the CT adapters lie under this name, of one in each phase
-
-TRAINED: dict[str, Callable[[tuple[str, ...]], bool]] = {  # which parameters a stage changes, by their path
-    "autoencode": lambda path: path[0] == FUSION,
-    "fusion": lambda path: path[0] == FUSION,
-    "reconstruction": lambda path: path[0] != FUSION and ADAPTER not in path,
-    "adapters": lambda path: ADAPTER in path,
-    "joint": lambda path: True,
-}
+__all__ = ["Programs", "TrainState", "adopt", "compile_stage", "initialise", "trained_names"]
 
 
 class TrainState(NamedTuple):
@@ -100,6 +89,12 @@ def adopt(start: Variables, state: TrainState, *, mesh: jax.sharding.Mesh) -> tu
     return state, words
 
 
+def trained_names(params: Variables, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the parameters that a stage trains."""
+    names = ["/".join(path) for path in _flat(params)]
+    return [name for name in names if matches(patterns, name)]
+
+
 def _flat(tree: Variables) -> dict[tuple[str, ...], Array]:
     """Return the arrays of nested dictionaries by their paths: Flax has this too, and training does without Flax."""
     return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
@@ -116,29 +111,27 @@ def _nested(flat: dict[tuple[str, ...], Array]) -> Variables:
     return tree
 
 
-def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.sharding.Mesh) -> Programs:
+def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sharding.Mesh) -> Programs:
     """Return the programs of a stage; each compiles when first called.
 
     A stage begins from the averaged parameters of the one before, with a new optimiser. Only the parameters that it
     trains are differentiated, so frozen parts cost no backward pass. Step k draws from ``fold_in(key(seed), k)``.
 
     Args:
-        stage: its name is a row of ``OBJECTIVES`` and ``TRAINED``.
+        span: the stage, and the step at which it begins.
         config: what the stages share.
         model: the network.
         mesh: the devices.
     """
-    if stage.name == "reconstruction":
-        model = getattr(model, "unadapted", model)
-    accumulate = config.accumulate
-    schedule = make_schedule(stage.config, updates=stage.config.steps // accumulate)
-    optimiser = make_optimiser(stage.config, accumulate=accumulate)
-    objective, is_trained = OBJECTIVES[stage.name], TRAINED[stage.name]
+    stage, accumulate = span.stage, config.accumulate
+    schedule = make_schedule(stage, updates=stage.steps // accumulate)
+    optimiser = make_optimiser(stage, accumulate=accumulate)
+    objective = stage.objective
 
     def parts(params: Variables) -> tuple[Variables, Variables]:
         """Split into what the stage trains and what it leaves."""
         flat = _flat(params)
-        trained = {path: leaf for path, leaf in flat.items() if is_trained(path)}
+        trained = {path: leaf for path, leaf in flat.items() if matches(stage.trains, "/".join(path))}
         return _nested(trained), _nested({path: leaf for path, leaf in flat.items() if path not in trained})
 
     def whole(trained: Variables, frozen: Variables) -> Variables:
@@ -155,14 +148,14 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
 
         def loss(trained: Variables) -> tuple[Array, Outcome]:
             variables = {"params": whole(trained, frozen), **state.model_state}
-            outcome = objective(model, variables, batch, config=config.loss, key=key)
+            outcome = objective(model, variables, batch, key=key)
             return outcome.loss, outcome._replace(pictures={})
 
         (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
         trained = optax.apply_updates(trained, updates)
-        rate = schedule((state.step - stage.start) // accumulate)
-        done = state.step - stage.start + 1  # batches seen in this stage
+        rate = schedule((state.step - span.start) // accumulate)
+        done = state.step - span.start + 1  # batches seen in this stage
         decay = jnp.where(done % accumulate == 0, average_decay(done // accumulate, limit=config.ema_decay), 1.0)
         average, frozen_average = parts(state.average)
         average = optax.incremental_update(trained, average, 1 - decay)
@@ -179,7 +172,7 @@ def compile_stage(stage: Stage, *, config: TrainConfig, model: Model, mesh: jax.
         return state, metrics
 
     def evaluate(variables: Variables, batch: Batch) -> Outcome:
-        return objective(model, variables, batch, config=config.loss, key=None)._replace(state={})
+        return objective(model, variables, batch, key=None)._replace(state={})
 
     everywhere, batches = replicated(mesh), split(mesh)
     return Programs(

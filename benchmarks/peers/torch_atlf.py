@@ -115,16 +115,15 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _check_covered(config: Any) -> None:
     f, r = config.fusion, config.reconstruction
-    wanted = [(r, "share_phases", (False,)), (r, "dc", ("soft", "none")), (r, "skip", ("before_dc",))]
-    wanted += [(r, "shrink", ("soft",)), (r, "adain", ("conv", "none")), (r, "adain_alpha", (1.0,))]
+    wanted = [(r, "dc", ("soft", "none")), (r, "skip", ("before_dc",))]
+    wanted += [(r, "shrink", ("soft",)), (r, "adain", ("conv", "none"))]
     if r.avat:
         wanted += [(r, "avat_sampling", ("dat",)), (r, "offset_tanh", (True,)), (r, "spb_position", (True,))]
-        wanted += [(r, "spb_logit", ("stripe1d",)), (r, "dpa_paths", ("conv",)), (r, "dpa_selector", ("pooled",))]
+        wanted += [(r, "spb_logit", ("stripe1d",))]
         wanted += [(r, "path_act", ("none",)), (r, "gumbel_hard", (True,)), (r, "mu_classes", range(1, 7))]
     if config.use_fusion:
-        wanted += [(f, "encoder", ("cddfuse",)), (f, "share_encoder", (True,)), (f, "gfab", ("bfe", "bfe_dw"))]
+        wanted += [(f, "encoder", ("cddfuse",)), (f, "gfab", ("bfe", "bfe_dw"))]
         wanted += [(f, "lfab", ("inn",)), (f, "lrfm", ("pixel",)), (f, "lrfm_order", ("sum_last",))]
-        wanted += [(f, "lrfm_subnet", (False,)), (f, "post_fuse_layers", (False,)), (f, "decoder_skip", ("none",))]
     for part, field, choices in wanted:
         if getattr(part, field) not in choices:
             raise ValueError(f"the PyTorch peer covers {field} in {tuple(choices)}, got {getattr(part, field)!r}")
@@ -689,7 +688,7 @@ class Update(nn.Module):
         self.conv_D = _conv(inputs * c.stride**2, c.width)
         self.avat = AVAT(c, query_chunk) if c.avat and styled else None
         self.adain = FusedStyle(c.stride**2, c.width, c.neutral_start) if c.adain != "none" and styled else None
-        self.brb = BRB(c.width, c.brb_levels, c.brb_width_factor)
+        self.brb = BRB(c.width, c.brb_levels, 1)
         self.conv_G = _conv(c.width, channels * c.stride**2)
 
     def forward(

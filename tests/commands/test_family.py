@@ -61,12 +61,13 @@ def test_the_console_script(capsys, monkeypatch) -> None:
 
 
 def test_an_experiment_by_name_is_the_file_of_configs() -> None:
-    files = {
-        file.relative_to(ROOT / "configs").with_suffix("").as_posix(): file for file in ROOT.glob("configs/**/*.py")
-    }
-    assert experiments() == {name: file for name, file in files.items() if name != "benchmark/base"}
-    for name in ("phantom_smoke", "benchmark/dc_cnn"):
-        assert load_config(name) == load_config(files[name])
+    files = {file.stem: str(file) for file in (ROOT / "configs").glob("*.py")}
+    found = experiments()
+    assert {name.partition(":")[0] for name in found} == files.keys()
+    for name in ("phantom_smoke", "benchmark:dc_cnn"):
+        file, _, argument = name.partition(":")
+        assert found[name] == files[file] + f":{argument}" * bool(argument)
+        assert load_config(name) == load_config(found[name])
     config, workdir = parse_experiment(["phantom_smoke", "--train.seed=3"])
     assert config == parse_experiment([f"--config={files['phantom_smoke']}", "--train.seed=3"])[0]
     assert workdir == Path("runs/phantom_smoke") and config.train.seed == 3
@@ -92,7 +93,7 @@ def test_an_unknown_experiment_is_told_with_what_may_be_meant(capsys) -> None:
             "Error parsing --train.joint.steps: invalid literal for int() with base 10: 'many'",
         ),
         ("--train.joint.steps=-1", "steps and warmup_steps must be >= 0, got -1 and 0"),
-        (f"--mask.kind={'long' * 100}", "invalid choice 'longlong"),
+        (f"--mask.kind={'long' * 100}", "unknown mask 'longlong"),
         ("quickly", "Unrecognized options: quickly"),
     ],
 )

@@ -34,7 +34,7 @@ from atlf_jax.ops import (
 
 F32 = 2e-6  # of the maximum; float32 transforms and sums over a dozen coils were within 5e-7
 SHAPE = (32, 40)
-LINES = make_mask(MaskConfig("random_exact", acceleration=2.0, center_fraction=0.25), SHAPE, seed=0).mask
+LINES = make_mask(MaskConfig("random_exact", acceleration=2.0, center_fraction=0.25), SHAPE, seed=0).samples
 
 
 def rng(seed=0):

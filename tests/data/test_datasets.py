@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintParamViolation
 from PIL import Image
 
 from atlf_jax.data import (
@@ -13,6 +14,7 @@ from atlf_jax.data import (
     FastMRIConfig,
     PhantomConfig,
     PreparedConfig,
+    dataset_settings,
     open_source,
     validate_example,
 )
@@ -36,15 +38,15 @@ def config(request, tmp_path):
     for case in CASES:
         kspace = (rng.standard_normal((2, 16, 16)) + 1j * rng.standard_normal((2, 16, 16))).astype(np.complex64)
         write_kspace(tmp_path / f"file{case}.h5", kspace, attributes={"patient_id": case})
-    small = DataConfig(
-        dataset=request.param,
-        aanlib=AANLIBConfig(root=str(tmp_path)),
-        fastmri=FastMRIConfig(root=str(tmp_path)),
-        phantom=PhantomConfig(subjects=11, slices=2, size=16),
-        prepared=PreparedConfig(root=f"{tmp_path}_prepared"),
-    )
-    assert isinstance(getattr(small, request.param), DATASETS[request.param][0])
-    return small
+    small = {
+        "aanlib": AANLIBConfig(root=str(tmp_path)),
+        "fastmri": FastMRIConfig(root=str(tmp_path)),
+        "phantom": PhantomConfig(subjects=11, slices=2, size=16),
+        "prepared": PreparedConfig(root=f"{tmp_path}_prepared"),
+    }
+    config = DataConfig(small[request.param])
+    assert config.dataset == request.param and type(config.source) is DATASETS[request.param]
+    return config
 
 
 def test_records_are_valid_and_named_once(config):
@@ -78,6 +80,13 @@ def test_a_record_does_not_depend_on_its_split(config):
     everything = {example.name: example for example in open_source(config, "all")}
     for example in open_source(config, "test"):
         np.testing.assert_array_equal(example.target, everything[example.name].target)
+
+
+def test_what_is_no_dataset_is_refused():
+    with pytest.raises(BeartypeCallHintParamViolation, match="source=3 violates type hint"):
+        DataConfig(3)
+    with pytest.raises(ValueError, match="did you mean 'phantom'"):
+        dataset_settings("phantm")
 
 
 def test_negative_workers_are_refused():

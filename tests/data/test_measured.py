@@ -23,7 +23,7 @@ def found(kspace):
 @pytest.mark.parametrize("kind", ["random", "equispaced", "magic", "gaussian_1d", "poisson_disc", "gaussian_2d"])
 @pytest.mark.parametrize("coils", [(), (3,)])
 def test_a_mask_is_found_back(kind, coils):
-    mask = make_mask(MaskConfig(kind, 4.0, 0.1), SHAPE, seed=0).mask
+    mask = make_mask(MaskConfig(kind, 4.0, 0.1), SHAPE, seed=0).samples
     got = found(np.where(mask, noise(2, *coils, *SHAPE), 0))
     np.testing.assert_array_equal(got, mask)
     assert not is_box(got)

@@ -315,7 +315,7 @@ MASKS = [MaskConfig("random"), MaskConfig("variable_density_2d", center_radius=0
 @pytest.mark.parametrize("shape", [(24, 24), (25, 31)])
 def test_undersampling_measures_the_picture_and_scales_all_by_one_number(config, shape):
     pair = complex_example(shape)
-    mask = make_mask(config, shape, seed=3).mask
+    mask = make_mask(config, shape, seed=3).samples
     record = undersample(pair, mask, np.random.default_rng(0), record=7)
     full = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(pair.target.astype(np.complex128)), norm="ortho"))
     zero_filled = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(full * mask), norm="ortho"))
@@ -336,7 +336,7 @@ def test_undersampling_measures_the_picture_and_scales_all_by_one_number(config,
 @pytest.mark.parametrize("config", MASKS, ids=lambda config: config.kind)
 def test_nothing_but_measured_samples_reaches_the_measurement(config):
     pair = complex_example((24, 24))
-    mask = make_mask(config, (24, 24), seed=3).mask
+    mask = make_mask(config, (24, 24), seed=3).samples
     hidden = ifft2c_numpy(np.where(mask, 0, 10 * fft2c_numpy(complex_example((24, 24), seed=9).target)))
     a = undersample(pair, mask, np.random.default_rng(0))
     b = undersample(pair._replace(target=pair.target + hidden), mask, np.random.default_rng(0))

@@ -3,9 +3,10 @@
 import pytest
 
 from atlf_jax.evaluation import report
-from atlf_jax.evaluation.scoring import EvaluationConfig, choose_panels, evaluate
+from atlf_jax.evaluation.scoring import choose_panels, evaluate
+from atlf_jax.evaluation.trial import EvaluationConfig
 
-from .tiny_slices import MASKS, Slices, halfway
+from .tiny_slices import MASKS, Slices, halfway, trial
 
 
 @pytest.fixture(scope="session")
@@ -17,15 +18,14 @@ def slices():
 def study(slices):
     """Evaluate ``halfway`` under both masks."""
     models, config = {"half<way>": halfway}, EvaluationConfig(batch_size=2, bootstrap=100, panels=3)
-    rows = evaluate(models, slices, masks=MASKS, config=config)
-    panels = choose_panels(models, slices, rows, masks=MASKS, config=config)
+    tried = trial(models, slices, MASKS, config=config)
+    rows = evaluate(tried)
     methods = {"half<way>": report.Method(parameters=12345, checkpoint="runs/half", config={"name": "half"})}
     return report.Study(
+        trial=tried,
         dataset="aanlib",
         split="valid",
-        config=config,
         methods=methods,
         rows=rows,
-        panels=panels,
-        acquisition={"noise": 0.0},
+        panels=choose_panels(tried, rows),
     )

@@ -12,6 +12,7 @@ from atlf_jax.commands import audit as audit_command
 from atlf_jax.data import AcquisitionConfig, PhantomConfig, PhantomSource
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation import audit
+from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
 
 SIZE = 128
@@ -34,7 +35,7 @@ class Changed:
 
 
 def found(change, **options):
-    return {item.name: item for item in audit.audit(Changed(change), **options)}
+    return {item.name: item for item in audit.audit(Trial(Changed(change), **options))}
 
 
 def names(results):
@@ -81,7 +82,9 @@ def test_clean_heads_have_no_flaw():
 
 
 def test_magnitudes():
-    results = found(np.abs, masks=[MaskConfig("random", (4.0, 8.0), (0.08, 0.04)), MaskConfig("radial", 4.0)])
+    results = found(
+        np.abs, masks=(MaskConfig("random", 4.0, 0.08), MaskConfig("random", 8.0, 0.04), MaskConfig("radial", 4.0))
+    )
     assert names(results) == {"magnitude only"}
     words = results["magnitude only"].sentence
     assert "random 4x, centre 0.08: 0.2" in words and "random 8x" in words and "radial 4x: 0.2" in words
@@ -137,11 +140,11 @@ def test_clipping_and_empty_air():
 
 def test_records_are_read_once_and_empty_ones_left_out():
     source = Changed(lambda image: image)
-    audit.audit(source)
+    audit.audit(Trial(source))
     assert source.read == list(range(4))
     assert audit.measure(np.zeros((32, 32), np.complex64)) is None
     with pytest.raises(ValueError, match="none of the 4 records holds an image"):
-        audit.audit(Changed(lambda image: 0 * image))
+        audit.audit(Trial(Changed(lambda image: 0 * image)))
 
 
 def test_sizes_may_differ_and_be_odd():
@@ -166,15 +169,15 @@ def test_the_command(tmp_path, capsys):
 def test_the_table_fits_80_columns():
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(audit.table(audit.audit(Changed(rounded))))
+        console.print(audit.table(audit.audit(Trial(Changed(rounded)))))
     assert "…" not in capture.get() and "zero-padded" in capture.get()
 
 
 @pytest.mark.data
 def test_the_atlas(data_dir):
-    from atlf_jax.data import DataConfig, open_source
+    from atlf_jax.data import AANLIBConfig
 
-    results = {item.name: item for item in audit.audit(open_source(DataConfig(dataset="aanlib"), "valid"))}
+    results = {item.name: item for item in audit.audit(Trial(AANLIBConfig(split="valid").open()))}
     assert names(results) == {
         "magnitude only", "8 bit", "zero-padded k-space", "filtered", "clipped", "empty background"
     }  # fmt: skip

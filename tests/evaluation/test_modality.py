@@ -5,15 +5,21 @@ import numpy as np
 import pytest
 
 from atlf_jax.array_types import Reconstruction
-from atlf_jax.evaluation import modality
-from atlf_jax.evaluation.scoring import REPORTED, ZERO_FILLED, EvaluationConfig, evaluate
+from atlf_jax.evaluation import changes, modality
+from atlf_jax.evaluation.scoring import evaluate, leading, reported
+from atlf_jax.evaluation.trial import ZERO_FILLED, EvaluationConfig
 from atlf_jax.masks import MaskConfig
+from atlf_jax.metrics import METRICS
 from atlf_jax.ops import adjoint
 
-from .tiny_slices import SIZE, Slices
+from .tiny_slices import SIZE, Slices, trial
 
 MASK = MaskConfig("random", 2.0, 0.25)
-SHARED = {"masks": [MASK], "config": EvaluationConfig(batch_size=5)}
+GAINS = leading(METRICS)
+
+
+def trial_of(models, source=None):
+    return trial(models, source or Slices(), (MASK,), config=EvaluationConfig(batch_size=5))
 
 
 def trusting(measurement):
@@ -28,7 +34,7 @@ def careful(measurement):
 
 def test_ablations_exchange_the_ct_and_nothing_else():
     source = Slices()
-    for name, change in modality.ABLATIONS.items():
+    for name, change in changes.ABLATIONS.items():
         for index in range(len(source)):
             before, after = source[index], change(source, index)
             assert (after.name, after.subject) == (before.name, before.subject)
@@ -44,15 +50,15 @@ def test_ablations_exchange_the_ct_and_nothing_else():
 
 def test_one_subject_has_no_other():
     with pytest.raises(ValueError, match="the split holds only one; choose another split"):
-        modality.of_another_subject(Slices(names=("n1", "n2")), 0)
-    rows = modality.ablate_ct({"careful": careful}, Slices(names=("n1", "n2")), **SHARED)
+        changes.of_another_subject(Slices(names=("n1", "n2")), 0)
+    rows = modality.ablate_ct(trial_of({"careful": careful}, Slices(names=("n1", "n2"))))
     assert {row.method for row in rows} == {"careful, CT zero", "careful, CT of another slice"}
     with pytest.raises(ValueError, match="subject north has only one slice"):
-        modality.of_another_slice(Slices(names=("n1", "s1")), 0)
+        changes.of_another_slice(Slices(names=("n1", "s1")), 0)
 
 
 def test_only_who_sees_the_ct_changes_with_it():
-    rows = modality.ablate_ct({"trusting": trusting, "careful": careful}, Slices(), **SHARED)
+    rows = modality.ablate_ct(trial_of({"trusting": trusting, "careful": careful}))
     psnr = {(row.method, row.name): row.values["psnr"] for row in rows}
     assert ZERO_FILLED not in {row.method for row in rows} and len(rows) == 2 * 3 * 5
     for name in Slices().names:
@@ -62,18 +68,18 @@ def test_only_who_sees_the_ct_changes_with_it():
 
 def test_a_sweep_starts_at_the_untouched_ct_and_a_careful_method_stays():
     models = {"trusting": trusting, "careful": careful}
-    points = modality.sweep(models, Slices(), **SHARED, sweeps={"CT shift [px]": (0.0, 3.0)})
-    psnr = {(point.method, point.amount): point.psnr for point in points}
+    points = modality.sweep(trial_of(models), {"CT shift [px]": (0.0, 3.0)})
+    psnr = {(point.method, point.amount): point.values["psnr"] for point in points}
     assert psnr["careful", 0.0] == psnr["careful", 3.0] == psnr[ZERO_FILLED, 3.0]
     assert psnr["trusting", 0.0] != psnr["trusting", 3.0]
-    noisy = modality.sweep({}, Slices(), **SHARED, sweeps={"noise [of the peak]": (0.0, 0.2)})
-    for metric in modality.GAINS:
-        assert getattr(noisy[0], metric) > getattr(noisy[1], metric)
+    noisy = modality.sweep(trial_of({}), {"noise [of the peak]": (0.0, 0.2)})
+    for metric in GAINS:
+        assert noisy[0].values[metric] > noisy[1].values[metric]
 
 
 def test_a_lesion_in_the_ct_shows_in_who_trusts_it_alone():
     models = {"trusting": trusting, "careful": careful}
-    found = modality.hallucination(models, Slices(), **SHARED, contrast=0.1)
+    found = modality.hallucination(trial_of(models), contrast=0.1)
     shown = {}
     for item in found:
         shown.setdefault((item.method, item.painted), []).append(item.shown)
@@ -86,33 +92,32 @@ def test_a_lesion_lies_in_the_body():
     example = Slices()[0]
     body = np.zeros((SIZE, SIZE), bool)
     body[4:12, 4:20] = True
-    mark = modality.lesion(example._replace(target=np.where(body, 1, 0).astype(np.complex64)), radius=0.02)
+    mark = changes.lesion(example._replace(target=np.where(body, 1, 0).astype(np.complex64)), radius=0.02)
     assert mark.max() == 1 and body[np.unravel_index(mark.argmax(), mark.shape)]
     assert mark[~body].max() < 0.01
 
 
 def test_the_error_of_the_zero_filled_image_lies_in_the_null_space():
-    shares = modality.null_space_share({"blank": lambda m: Reconstruction(0 * careful(m).image)}, Slices(), mask=MASK)
+    shares = modality.null_space_share(trial_of({"blank": lambda m: Reconstruction(0 * careful(m).image)}), MASK)
     assert 0 < shares["blank"] < shares[ZERO_FILLED] <= 1
 
 
 def test_the_section_tells_everything():
-    section = modality.ct_section({"trusting": trusting}, Slices(), **SHARED)
+    section = modality.ct_section(trial_of({"trusting": trusting}))
     assert {fact["method"] for fact in section.facts} == {ZERO_FILLED, "trusting"}
     assert {point["sweep"] for point in section.numbers["sweeps"]} == modality.SWEEPS.keys()
     axes = {axis.get_xlabel(): axis for axis in section.figure(False).axes}
-    assert len(axes) == len(modality.SWEEPS) * len(modality.GAINS)
+    assert len(axes) == len(modality.SWEEPS) * len(GAINS)
     ylims = {name: axis.get_ylim() for name, axis in axes.items() if name.endswith(": SSIM, body")}
     assert len(ylims) == len(modality.SWEEPS) and len(set(ylims.values())) == 1  # one scale for each score
 
 
 def test_what_the_ct_brings_is_told_by_all_metrics_whole_and_in_the_body():
     models = {"trusting": trusting, "careful": careful}
-    config = EvaluationConfig(batch_size=5)
-    rows = evaluate(models, Slices(), masks=[MASK], config=config)
-    section = modality.ct_gains(rows + modality.ablate_ct(models, Slices(), masks=[MASK], config=config))
+    tried = trial_of(models)
+    section = modality.ct_gains(evaluate(tried) + modality.ablate_ct(tried))
     assert list(section.facts[0]) == ["over", "method", "PSNR [dB]", "SSIM", "PSNR [dB], body", "SSIM, body"]
-    assert len(section.facts) == 2 * 3 and {item["metric"] for item in section.numbers} == set(REPORTED)
+    assert len(section.facts) == 2 * 3 and {item["metric"] for item in section.numbers} == set(reported(tuple(METRICS)))
     careful_row = next(fact for fact in section.facts if fact["method"] == "careful")
     assert {careful_row[name] for name in ("PSNR [dB]", "PSNR [dB], body")} == {"+0.00 (0/5)"}
     item = next(

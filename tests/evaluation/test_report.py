@@ -17,10 +17,14 @@ from rich.console import Console
 
 from atlf_jax.evaluation import report
 from atlf_jax.evaluation.audit import audit
-from atlf_jax.evaluation.figures import error_limits
-from atlf_jax.evaluation.scoring import REPORTED, Score
+from atlf_jax.evaluation.pictures import error_limits
+from atlf_jax.evaluation.scoring import Score, leading, reported
 from atlf_jax.evaluation.statistics import summarise
+from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig, stored_mask
+from atlf_jax.metrics import METRICS
+
+REPORTED = reported(list(METRICS))
 
 
 class Page(HTMLParser):
@@ -78,7 +82,7 @@ def test_the_page_says_every_number_of_the_summary(written):
         for number in (f"{mask['nominal']:g}", f"{mask['effective']:.2f}", f"{mask['coverage']:.3f}", mask["hash"]):
             assert number in said
     for item in facts["comparisons"]:
-        if item["metric"] in report.COMPARED:
+        if item["metric"] in leading(METRICS):
             assert report.number(item["difference"], item["metric"], signed=True) in said
             assert f"{item['slice_p']:.2g}" in said
     assert all(remark in said for remark in facts["remarks"])
@@ -215,7 +219,7 @@ def test_cautions_follow_the_data(study):
 
 
 def test_what_flatters_is_told(study, slices, tmp_path):
-    found = audit(slices, masks=[MaskConfig("random", 2.0, 0.25)])
+    found = audit(Trial(slices, (MaskConfig("random", 2.0, 0.25),)))
     assert found[0].found and not all(item.found for item in found)
     facts, page = report.write(tmp_path, dataclasses.replace(study, audit=found))
     loaded = json.loads((tmp_path / "summary.json").read_text())["audit"]

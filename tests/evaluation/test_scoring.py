@@ -10,23 +10,14 @@ import pytest
 from atlf_jax import metrics
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.data import AcquisitionConfig, evaluation_batches
-from atlf_jax.evaluation.scoring import (
-    LOWER_IS_BETTER,
-    REPORTED,
-    EvaluationConfig,
-    body,
-    choose_panels,
-    evaluate,
-    mask_label,
-    reconstruct_slices,
-    single_masks,
-    without_black,
-)
+from atlf_jax.evaluation.scoring import body, choose_panels, evaluate
+from atlf_jax.evaluation.slices import reconstruct_slices
 from atlf_jax.evaluation.statistics import summarise
-from atlf_jax.masks import MaskConfig, make_mask, seed_from_name
+from atlf_jax.evaluation.trial import EvaluationConfig, without_black
+from atlf_jax.masks import MaskConfig, make_mask, mask_label, seed_from_name
 from atlf_jax.models import ZeroFilled
 
-from .tiny_slices import MASKS, SIZE, Slices, halfway
+from .tiny_slices import MASKS, SIZE, Slices, halfway, trial
 
 LINES, POINTS = MASKS
 BY_TWO = EvaluationConfig(batch_size=2)
@@ -42,7 +33,7 @@ def table(rows, metric="psnr"):
 
 
 def test_the_zero_filled_row_is_the_magnitude_of_the_adjoint_in_the_units_of_the_source():
-    (row,) = evaluate({}, Slices(("n1",), gain=7.0), masks=[LINES])
+    (row,) = evaluate(trial({}, Slices(("n1",), gain=7.0)))
     target = np.abs(Slices(("n1",), gain=7.0)[0].target).astype(float)
     sampled = make_mask(LINES, (SIZE, SIZE), seed=seed_from_name("n1")).mask
     kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(target), norm="ortho")) * sampled
@@ -63,7 +54,7 @@ def test_scores_in_the_body_leave_out_what_is_wrong_outside():
     ((batch, _),) = evaluation_batches(source, mask=LINES, batch_size=1)
     target = np.abs(batch.target[0]) * batch.scale[0]
     wrong = jnp.asarray(np.where(body(target), batch.target, batch.target + 0.5 / batch.scale[0]))
-    rows = evaluate({"wrong": lambda _: Reconstruction(wrong)}, source, masks=[LINES], config=BY_ONE)
+    rows = evaluate(trial({"wrong": lambda _: Reconstruction(wrong)}, source, config=BY_ONE))
     assert body(target).sum() == 12 * 12
     assert rows[1].values["psnr"] == pytest.approx(-10 * np.log10(0.25 * 0.75), abs=1e-3)
     assert rows[1].values["psnr_body"] > 100 and rows[1].values["nmse_body"] < 1e-10
@@ -80,7 +71,7 @@ def test_the_body_is_the_largest_part_with_its_holes():
 
 
 def test_a_model_that_is_zero_filled_scores_the_same(slices):
-    rows = evaluate({"same": zero_filled}, slices, masks=MASKS, config=BY_TWO)
+    rows = evaluate(trial({"same": zero_filled}, slices, masks=MASKS, config=BY_TWO))
     pairs = {}
     for row in rows:
         pairs.setdefault((row.mask, row.name), []).append(row.values)
@@ -95,7 +86,7 @@ def test_a_perfect_reconstruction_scores_infinity_and_one():
     def oracle(_):
         return Reconstruction(jnp.asarray(batch.target))
 
-    rows = evaluate({"oracle": oracle}, source, masks=[LINES], config=EvaluationConfig(batch_size=1))
+    rows = evaluate(trial({"oracle": oracle}, source, config=EvaluationConfig(batch_size=1)))
     assert rows[1].method == "oracle"
     perfect = {"psnr": np.inf, "ssim": pytest.approx(1, abs=1e-6), "nmse": 0, "hfen": 0}
     assert rows[1].values == perfect | {f"{name}_body": value for name, value in perfect.items()}
@@ -104,7 +95,7 @@ def test_a_perfect_reconstruction_scores_infinity_and_one():
 
 
 def test_rows_tell_the_mask_that_was_drawn(slices):
-    rows = evaluate({}, slices, masks=MASKS, config=BY_TWO)
+    rows = evaluate(trial({}, slices, masks=MASKS, config=BY_TWO))
     assert [row.name for row in rows] == 2 * ["n1", "n2", "n3", "s1", "s2"]
     assert [row.subject for row in rows] == 2 * (3 * ["north"] + 2 * ["south"])
     for row, mask in zip(rows, 5 * [LINES] + 5 * [POINTS], strict=True):
@@ -115,8 +106,8 @@ def test_rows_tell_the_mask_that_was_drawn(slices):
 
 
 def test_the_batch_size_changes_nothing(slices):
-    three = table(evaluate({"half": halfway}, slices, masks=MASKS, config=EvaluationConfig(batch_size=3)))
-    one = table(evaluate({"half": halfway}, slices, masks=MASKS, config=EvaluationConfig(batch_size=1)))
+    three = table(evaluate(trial({"half": halfway}, slices, masks=MASKS, config=EvaluationConfig(batch_size=3))))
+    one = table(evaluate(trial({"half": halfway}, slices, masks=MASKS, config=EvaluationConfig(batch_size=1))))
     assert list(three) == list(one)
     np.testing.assert_allclose(list(three.values()), list(one.values()), rtol=1e-5)
 
@@ -129,7 +120,7 @@ def test_a_model_is_traced_once_for_each_shape_of_mask(slices):
         return zero_filled(measurement)
 
     masks = [LINES, MaskConfig("random", 3.0, 0.2), POINTS]
-    evaluate({"counted": counted}, slices, masks=masks, config=BY_TWO)
+    evaluate(trial({"counted": counted}, slices, masks=masks, config=BY_TWO))
     assert traces == [(2, 1, SIZE), (2, SIZE, SIZE)]
 
 
@@ -138,35 +129,33 @@ def test_seconds_hold_no_compilation(slices):
         time.sleep(1)
         return zero_filled(measurement)
 
-    rows = evaluate({"slow": slow_to_trace}, slices, masks=[LINES], config=BY_TWO)
+    rows = evaluate(trial({"slow": slow_to_trace}, slices, config=BY_TWO))
     assert all(row.seconds < 0.4 for row in rows)  # a second for two slices otherwise
 
 
 def test_phase_and_noise_reach_the_measurement(slices):
-    clean, noisy = (
-        evaluate({}, slices, masks=[LINES], acquisition=AcquisitionConfig(noise=noise)) for noise in (0.0, 0.1)
-    )
+    clean, noisy = (evaluate(trial({}, slices, acquisition=AcquisitionConfig(noise=noise))) for noise in (0.0, 0.1))
     assert all(a.values["psnr"] > b.values["psnr"] for a, b in zip(clean, noisy, strict=True))
-    assert not any(row.real for row in evaluate({}, Slices(phase=0.5), masks=[LINES]))
+    assert not any(row.real for row in evaluate(trial({}, Slices(phase=0.5))))
 
 
 def test_fastmri_gives_one_row_a_subject(slices):
     config = EvaluationConfig(profile="fastmri", batch_size=2)
-    rows = evaluate({"half": halfway}, slices, masks=[LINES], config=config)
+    rows = evaluate(trial({"half": halfway}, slices, config=config))
     assert [(row.name, row.method) for row in rows] == [
         ("north", "zero-filled"),
         ("north", "half"),
         ("south", "zero-filled"),
         ("south", "half"),
     ]
-    panels = list(reconstruct_slices({"half": halfway}, slices, mask=LINES, batch_size=2))
+    panels = list(reconstruct_slices(trial({"half": halfway}, slices, config=BY_TWO), LINES))
     south = [panel for panel in panels if panel.subject == "south"]
     images, target = (np.stack(x) for x in ([p.images["half"] for p in south], [p.target for p in south]))
     expected = metrics.score("fastmri", images, target)
     inside = metrics.score("fastmri", images, target, body=np.stack([body(image) for image in target]))
     expected |= {f"{name}_body": value for name, value in inside.items()}
     assert rows[3].values == {name: pytest.approx(float(value), rel=1e-5) for name, value in expected.items()}
-    assert [panel.record for panel in choose_panels({"half": halfway}, slices, rows, masks=[LINES], config=config)] in (
+    assert [panel.record for panel in choose_panels(trial({"half": halfway}, slices, config=config), rows)] in (
         [1, 4],
         [4, 1],
     )  # the middle slices
@@ -174,8 +163,8 @@ def test_fastmri_gives_one_row_a_subject(slices):
 
 def test_panels_run_from_worst_to_best_and_are_what_was_scored(slices):
     config = EvaluationConfig(batch_size=2, panels=3)
-    rows = evaluate({"half": halfway}, slices, masks=MASKS, config=config)
-    panels = choose_panels({"half": halfway}, slices, rows, masks=MASKS, config=config)
+    rows = evaluate(trial({"half": halfway}, slices, masks=MASKS, config=config))
+    panels = choose_panels(trial({"half": halfway}, slices, MASKS, config=config), rows)
     for mask in map(mask_label, MASKS):
         ranked = sorted((r for r in rows if (r.mask, r.method) == (mask, "half")), key=lambda row: row.values["psnr"])
         shown = [panel for panel in panels if panel.mask == mask]
@@ -185,38 +174,37 @@ def test_panels_run_from_worst_to_best_and_are_what_was_scored(slices):
             psnr = -10 * np.log10(np.mean((panel.images["half"] - panel.target) ** 2))
             assert psnr == pytest.approx(table(rows)[mask, "half", panel.name], rel=1e-5)
             assert set(panel.fused) == {"half"}
-            assert panel.ct is not None and panel.sampling.mask.shape[-1] == SIZE
+            assert panel.ct is not None and panel.sampling.samples.shape[-1] == SIZE
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(0, []), (1, [2]), (2, [0, 4]), (9, [0, 1, 2, 3, 4])])
 def test_any_number_of_panels(slices, count, ranks):
     config = EvaluationConfig(batch_size=2, panels=count)
-    rows = evaluate({}, slices, masks=[LINES], config=config)
+    rows = evaluate(trial({}, slices, config=config))
     ranked = sorted(rows, key=lambda row: row.values["psnr"])
-    panels = choose_panels({}, slices, rows, masks=[LINES], config=config)
+    panels = choose_panels(trial({}, slices, config=config), rows)
     assert [panel.name for panel in panels] == [ranked[rank].name for rank in ranks]
 
 
-def test_a_family_of_accelerations_is_scored_one_by_one():
-    family = MaskConfig("random", (2.0, 4.0), (0.25, 0.1))
-    singles = single_masks([family, POINTS])
-    assert [mask_label(mask) for mask in singles] == [
+def test_a_trial_names_its_masks(slices):
+    masks = (MaskConfig("random", 2.0, 0.25), MaskConfig("random", 4.0, 0.1), POINTS)
+    assert trial({}, slices, masks).labels == (
         "random 2x, centre 0.25",
         "random 4x, centre 0.1",
         "variable_density_2d 3x",
-    ]
+    )
     assert mask_label(MaskConfig("random", 2.0, center_lines=4)) == "random 2x, 4 lines"
 
 
 def test_what_cannot_be_scored_is_refused(slices):
     with pytest.raises(ValueError, match="several masks are called 'variable_density_2d 3x'"):
-        evaluate({}, slices, masks=[POINTS, dataclasses.replace(POINTS, decay=0.2)])
+        evaluate(trial({}, slices, masks=[POINTS, dataclasses.replace(POINTS, decay=0.2)]))
     with pytest.raises(ValueError, match="named 'zero-filled', the name of the baseline"):
-        evaluate({"zero-filled": halfway}, slices, masks=[LINES])
+        evaluate(trial({"zero-filled": halfway}, slices))
     with pytest.raises(ValueError, match="5 records and 0 masks, wanted at least one"):
-        evaluate({}, slices, masks=[])
+        evaluate(trial({}, slices, ()))
     with pytest.raises(ValueError, match="0 records"):
-        evaluate({}, Slices(()), masks=[LINES])
+        evaluate(trial({}, Slices(())))
 
 
 @pytest.mark.parametrize(
@@ -227,8 +215,36 @@ def test_a_wrong_setting_is_named(wrong):
         EvaluationConfig(**wrong)
 
 
-def test_directions_are_of_known_metrics():
-    assert set(REPORTED) > LOWER_IS_BETTER
+OWN = """
+import jax.numpy as jnp
+from atlf_jax.metrics import Metric
+
+
+def sharpness(prediction, target, peak, body):
+    return jnp.abs(jnp.diff(prediction)).mean((-2, -1))
+
+
+error = Metric(lambda p, t, peak, body: jnp.mean(abs(p - t), (-2, -1), where=body), lower_is_better=True, unit="AU")
+"""
+
+
+@pytest.mark.parametrize("profile", ["picture", "fastmri"])
+def test_metrics_of_the_user_s_own_file(slices, tmp_path, profile):
+    file = tmp_path / "own_metrics.py"
+    file.write_text(OWN)
+    names = (f"{file}:error", f"{file}:sharpness")
+    tried = trial({"half": halfway}, slices, config=EvaluationConfig(profile=profile, metrics=names, panels=3))
+    rows = evaluate(tried)
+    assert set(rows[0].values) == {*names, *(f"{name}_body" for name in names)}
+    half = [row for row in rows if row.method == "half"]
+    worst = max(half, key=lambda row: row.values[names[0]])
+    assert choose_panels(tried, rows)[0].record == worst.record  # the first is what slices are ranked by
+    found = {(item.method, item.metric): item for item in summarise(rows, samples=10)}
+    assert found["half", names[0]].worst == worst.values[names[0]]
+    with pytest.raises(ValueError, match="defines no metric 'eror'; did you mean error"):
+        EvaluationConfig(metrics=(f"{file}:eror",))
+    with pytest.raises(ValueError, match="metrics are psnr, psnr; wanted at least one, each once"):
+        EvaluationConfig(metrics=("psnr", "psnr"))
 
 
 class Dark(Slices):
@@ -245,9 +261,9 @@ class Dark(Slices):
 
 def test_a_black_slice_is_left_out_and_named(slices, caplog):
     with caplog.at_level(logging.WARNING):
-        rows = evaluate({"half": halfway}, Dark({1}), masks=[LINES], config=BY_TWO)
+        rows = evaluate(trial({"half": halfway}, Dark({1}), config=BY_TWO))
     assert "MR is black and there is nothing to reconstruct: n2" in caplog.text
-    whole = [row for row in evaluate({"half": halfway}, slices, masks=[LINES], config=BY_TWO) if row.name != "n2"]
+    whole = [row for row in evaluate(trial({"half": halfway}, slices, config=BY_TWO)) if row.name != "n2"]
     assert [(row.name, row.method, row.record) for row in rows] == [(row.name, row.method, row.record) for row in whole]
     assert [row.values["psnr"] for row in rows] == [pytest.approx(row.values["psnr"], rel=1e-5) for row in whole]
     source, names = without_black(Dark({1, 3}))
@@ -258,7 +274,7 @@ def test_a_black_slice_is_left_out_and_named(slices, caplog):
 def test_of_volumes_only_black_ones_are_left_out():
     source, names = without_black(Dark({1, 3, 4}), profile="fastmri")
     assert names == ["s1", "s2"] and len(source) == 3
-    rows = evaluate({}, Dark({1, 3, 4}), masks=[LINES], config=EvaluationConfig(profile="fastmri"))
+    rows = evaluate(trial({}, Dark({1, 3, 4}), config=EvaluationConfig(profile="fastmri")))
     assert [row.name for row in rows] == ["north"]
 
 
@@ -266,7 +282,7 @@ def test_nothing_but_black_is_refused():
     with pytest.raises(ValueError, match="the MR of all 5 slices is black"):
         without_black(Dark({0, 1, 2, 3, 4}))
     with pytest.raises(ValueError, match="the MR of all 5 slices is black"):
-        evaluate({}, Dark({0, 1, 2, 3, 4}), masks=[LINES])
+        evaluate(trial({}, Dark({0, 1, 2, 3, 4})))
 
 
 def broken(measurement):
@@ -276,14 +292,14 @@ def broken(measurement):
 
 
 def test_a_reconstruction_of_nan_has_no_score_and_is_shown_as_the_worst(slices):
-    rows = evaluate({"broken": broken}, slices, masks=[LINES], config=EvaluationConfig(batch_size=5, panels=1))
+    rows = evaluate(trial({"broken": broken}, slices, config=EvaluationConfig(batch_size=5, panels=1)))
     values = {(row.method, row.name): row.values for row in rows}
     assert all(math.isnan(value) for value in values["broken", "n1"].values())
     assert all(math.isfinite(value) for key, row in values.items() if key != ("broken", "n1") for value in row.values())
     means = {(item.method, item.metric): item for item in summarise(rows, samples=10)}
     assert means["broken", "psnr"].mean == means["zero-filled", "psnr"].mean  # both without n1
     config = EvaluationConfig(batch_size=5, panels=3)
-    panels = choose_panels({"broken": broken}, slices, rows, masks=[LINES], config=config)
+    panels = choose_panels(trial({"broken": broken}, slices, config=config), rows)
     assert panels[0].name == "n1"
 
 
@@ -296,8 +312,8 @@ class Mixed(Slices):
 
 
 def test_slices_of_several_sizes_are_scored_together():
-    rows = evaluate({"half": halfway}, Mixed(), masks=MASKS, config=EvaluationConfig(batch_size=4))
-    one = evaluate({"half": halfway}, Mixed(), masks=MASKS, config=BY_ONE)
+    rows = evaluate(trial({"half": halfway}, Mixed(), masks=MASKS, config=EvaluationConfig(batch_size=4)))
+    one = evaluate(trial({"half": halfway}, Mixed(), masks=MASKS, config=BY_ONE))
     assert [(row.name, row.record, row.mask_hash) for row in rows] == [
         (row.name, row.record, row.mask_hash) for row in one
     ]
@@ -305,7 +321,7 @@ def test_slices_of_several_sizes_are_scored_together():
     with pytest.raises(
         ValueError, match=r"subject north have sizes \[\(20, 24\), \(24, 24\)\].* by the profile picture"
     ):
-        evaluate({}, Mixed(), masks=[LINES], config=EvaluationConfig(profile="fastmri"))
+        evaluate(trial({}, Mixed(), config=EvaluationConfig(profile="fastmri")))
 
 
 def test_a_batch_is_no_larger_than_the_source():
@@ -315,7 +331,7 @@ def test_a_batch_is_no_larger_than_the_source():
         shapes.append(measurement.kspace.shape)
         return zero_filled(measurement)
 
-    evaluate({"noted": noted}, Slices(("n1", "n2")), masks=[LINES], config=EvaluationConfig(batch_size=100_000))
+    evaluate(trial({"noted": noted}, Slices(("n1", "n2")), config=EvaluationConfig(batch_size=100_000)))
     assert shapes == [(2, SIZE, SIZE)]
 
 
@@ -325,5 +341,5 @@ def test_two_volumes_of_a_subject_are_scored_apart():
             example = super().__getitem__(index)
             return example._replace(name=f"file{index // 2}_{index % 2:03d}", subject="one")
 
-    rows = evaluate({}, Files(), masks=[LINES], config=EvaluationConfig(profile="fastmri"))
+    rows = evaluate(trial({}, Files(), config=EvaluationConfig(profile="fastmri")))
     assert [(row.name, row.subject) for row in rows] == [("file0", "one"), ("file1", "one"), ("file2", "one")]

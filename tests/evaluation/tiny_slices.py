@@ -5,6 +5,7 @@ import numpy as np
 
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.data import Example
+from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
 from atlf_jax.ops import adjoint
 
@@ -29,6 +30,11 @@ class Slices:
         picture *= self.gain * (1.0 if name[0] == "n" else 0.3)
         target = (picture * np.exp(1j * self.phase)).astype(np.complex64)
         return Example(name, {"n": "north", "s": "south"}[name[0]], ct, target)
+
+
+def trial(models, source, masks=MASKS[:1], **settings):
+    """Return the trial of models on a source."""
+    return Trial(source, tuple(masks), models, **settings)
 
 
 def halfway(measurement: Measurement) -> Reconstruction:

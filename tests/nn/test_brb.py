@@ -78,22 +78,19 @@ def test_zero_threshold_is_no_shrinkage():
 
 def test_levels_start_from_the_published_block():
     d = maps(0, 2, 7, 10, 8)  # odd sides at both levels
-    variables = BRB(8, levels=3, width_factor=2).init(jax.random.key(0), d)
+    variables = BRB(8, levels=3).init(jax.random.key(0), d)
     one = {"params": {name: variables["params"][name] for name in (*NAMES, "theta")}}
-    deep, flat = jax.jit(BRB(8, levels=3, width_factor=2).apply)(variables, d), jax.jit(BRB(8).apply)(one, d)
+    deep, flat = jax.jit(BRB(8, levels=3).apply)(variables, d), jax.jit(BRB(8).apply)(one, d)
     for ours, theirs in zip(deep, flat, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)  # adds exact zeros; the compiler may order sums anew
 
 
-def test_levels_have_the_widths_told_and_reach_every_parameter():
+def test_levels_have_one_width_and_reach_every_parameter():
     d = maps(0, 1, 6, 6, 4)
-    block = BRB(4, levels=3, width_factor=2)
+    block = BRB(4, levels=3)
     variables = block.init(jax.random.key(0), d)
 
-    def level(width):
-        return 4 * 9 * width**2 + 1
-
-    assert count(variables) == level(4) + 2 * 4 * 8 + level(8) + 2 * 8 * 16 + level(16)
+    assert count(variables) == 3 * (4 * 9 * 4**2 + 1) + 2 * 2 * 4 * 4
     random = jax.tree.map(lambda x: x + 0.1, variables)
     gradient = jax.jit(jax.grad(lambda v: jnp.square(block.apply(v, d)[0]).sum()))
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(gradient(random)))

@@ -161,20 +161,9 @@ def test_parameter_counts():
         (LRFM(128), 128, 132_228),
         (LRFM(64, order="diagram"), 64, 33_280),
         (LRFM(64, rank=1), 64, 2 * 65 * 64 + 1 + 64),
-        (LRFM(64, kind="pooled"), 64, 33_348),
-        (LRFM(64, subnet=True), 64, 33_348 + 2 * (2 * 64 + 3 * 65 * 64)),
     ):
         params = jax.eval_shape(module.init, KEY, *[jnp.zeros((1, 2, 2, width))] * 2)["params"]
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == number, module
-
-
-def test_pooled_kind_gates_the_sum(maps, fusion):
-    ct, mr = map(np.asarray, maps)
-    pooled, params = fusion(kind="pooled")
-    pixel, _ = fusion()
-    gate = np.asarray(pixel(params, ct.mean((1, 2)), mr.mean((1, 2))))
-    wanted = (ct + mr) / (1 + np.exp(-gate))[:, None, None]
-    np.testing.assert_allclose(pooled(params, ct, mr), wanted, rtol=1e-10)
 
 
 def test_without_fusion_features_are_added(maps):
@@ -183,34 +172,12 @@ def test_without_fusion_features_are_added(maps):
     np.testing.assert_array_equal(module.apply({}, *maps), maps[0] + maps[1])
 
 
-def test_subnet_precedes_the_fusion(maps, fusion, variables_of):
-    module = LRFM(5, subnet=True)
-    variables = variables_of(module, *maps)
-    params, inputs = variables["params"], []
-    for name, x in zip(("ct", "mr"), map(np.asarray, maps), strict=True):
-        net, statistics = params[f"subnet_{name}"], variables["batch_stats"][f"subnet_{name}"]["norm"]
-        x = (x - np.asarray(statistics["mean"])) / np.sqrt(np.asarray(statistics["var"]) + 1e-5)
-        x = x * np.asarray(net["norm"]["scale"]) + np.asarray(net["norm"]["bias"])
-        for i in range(3):
-            x = np.maximum(x @ np.asarray(net[f"linear_{i}"]["kernel"]) + np.asarray(net[f"linear_{i}"]["bias"]), 0)
-        inputs.append(x)
-    pixel, _ = fusion()
-    wanted = pixel({k: v for k, v in params.items() if not k.startswith("subnet")}, *inputs)
-    ours = jax.jit(module.apply)(variables, *maps)
-    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)  # flax keeps the running statistics in float32
-    train = jax.jit(lambda v, *inputs: module.apply(v, *inputs, deterministic=False, mutable=["batch_stats"]))
-    _, state = train(variables, *maps)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state["batch_stats"], variables["batch_stats"])
-    assert all(jax.tree.leaves(moved))
-
-
 @pytest.mark.parametrize(
     ("fields", "widths", "message"),
     [
         ({"order": "last"}, (4, 4), "LRFM order: got 'last'"),
         ({"kind": "token"}, (4, 4), "LRFM kind: got 'token'"),
         ({"start": "zeros"}, (4, 4), "LRFM start: got 'zeros'"),
-        ({"kind": "pooled"}, (4, 3), "got 4 and 3 features, wanted 4 twice"),
         ({"kind": "sum"}, (4, 3), "got 4 and 3 features, wanted 4 twice"),
         ({"start": "sum", "rank": 1}, (4, 4), "rank 1"),
         ({"start": "sum"}, (4, 3), "got widths 4, 3 -> 4"),

@@ -26,7 +26,7 @@ def randomised(variables, scale=0.5):
 
 @cache
 def compiled(module):
-    return jax.jit(partial(module.apply, queries=20, deterministic=True))
+    return jax.jit(partial(module.apply, deterministic=True))
 
 
 def run(module, variables, x, mu_index=None):
@@ -34,7 +34,7 @@ def run(module, variables, x, mu_index=None):
 
 
 def start(module, x):
-    return jax.jit(partial(module.init, queries=20, deterministic=True))(KEY, x, None)
+    return jax.jit(partial(module.init, deterministic=True))(KEY, x, None)
 
 
 # --- gumbel_softmax ---
@@ -108,15 +108,15 @@ def test_selector_equals_the_published_formula():
     h = np.maximum(numpy_norm(h) * p["norm1"]["scale"] + p["norm1"]["bias"], 0)
     h = numpy_norm(h) * p["norm2"]["scale"] + p["norm2"]["bias"]
     expected = h @ p["logits"]["kernel"] + p["logits"]["bias"]
-    np.testing.assert_allclose(select(selector, variables, x, mu_index)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(select(selector, variables, x, mu_index), expected, atol=1e-5)
 
 
 def test_controllable_unit_starts_as_the_identity():
     x = maps()
     variables = initialise(PathSelector(), x)
-    with_unit = select(PathSelector(), variables, x, jnp.array([0, 1, 2]))[0]
+    with_unit = select(PathSelector(), variables, x, jnp.array([0, 1, 2]))
     rest = {k: v for k, v in variables["params"].items() if k not in ("scale", "shift")}
-    without = select(PathSelector(mu_classes=0), {"params": rest}, x, None)[0]
+    without = select(PathSelector(mu_classes=0), {"params": rest}, x, None)
     np.testing.assert_allclose(with_unit, without, atol=1e-6)
 
 
@@ -125,26 +125,9 @@ def test_no_mu_means_the_last_class():
     variables = randomised(initialise(PathSelector(), x))
     last, first = jnp.full(3, 5), jnp.zeros(3, int)
     np.testing.assert_array_equal(
-        select(PathSelector(), variables, x, None)[0], select(PathSelector(), variables, x, last)[0]
+        select(PathSelector(), variables, x, None), select(PathSelector(), variables, x, last)
     )
-    assert (select(PathSelector(), variables, x, None)[0] != select(PathSelector(), variables, x, first)[0]).any()
-
-
-def test_dpcdun_order():
-    """One selector with two heads, its unit around a biased 3x3 convolution, biased towards execution."""
-    x = maps()
-    selector = PathSelector(heads=2, order="dpcdun")
-    variables = initialise(selector, x)
-    p = variables["params"]
-    assert count(p) == (9 * F * F + F) + 2 * 6 * F + (F * F // 4 + F // 4) + 2 * (F // 4 * 2 + 2)
-    np.testing.assert_allclose(p["logits_0"]["bias"], [0.1, 2.0])
-    # the unit acts on the map before pooling and without a norm: doubling the convolution doubles the pooled vector
-    p["hidden"]["bias"] = jnp.zeros(F // 4)
-    p["conv"]["kernel"] = 2 * p["conv"]["kernel"]
-    doubled = select(selector, variables, x, None)[1] - p["logits_1"]["bias"][None]
-    p["conv"]["kernel"] = p["conv"]["kernel"] / 2
-    single = select(selector, variables, x, None)[1] - p["logits_1"]["bias"][None]
-    np.testing.assert_allclose(doubled, 2 * single, atol=1e-6)
+    assert (select(PathSelector(), variables, x, None) != select(PathSelector(), variables, x, first)).any()
 
 
 # --- keys and values ---
@@ -176,10 +159,9 @@ def test_each_choice_is_its_path_and_its_cost(path_act):
     for key_path, value_path in ((0, 0), (0, 1), (1, 0), (1, 1)):
         forced(variables, "select_key", key_path)
         forced(variables, "select_value", value_path)
-        keys, values, executed, cost = run(module, variables, x)
+        keys, values, cost = run(module, variables, x)
         np.testing.assert_allclose(keys, act(numpy_paths(x, p, "key")[key_path]), atol=1e-5)
         np.testing.assert_allclose(values, act(numpy_paths(x, p, "value")[value_path]), atol=1e-5)
-        np.testing.assert_allclose(executed, 1)
         np.testing.assert_allclose(cost, (costs[key_path] + costs[value_path]) / 2, rtol=1e-6)
 
 
@@ -197,7 +179,7 @@ def test_soft_cost_lies_between_the_cheapest_and_one_and_rises_with_the_dearer_p
     forced(variables, "select_key", 0)
     for bias in (-3.0, 0.0, 3.0):
         variables["params"]["select_value"]["logits"]["bias"] = jnp.array([0.0, bias])
-        costs.append(np.asarray(run(module, variables, x)[3]))
+        costs.append(np.asarray(run(module, variables, x)[2]))
     assert (np.diff(costs, axis=0) > 0).all()
     assert np.min(costs) >= F / (F + 9)
     assert np.max(costs) <= 1
@@ -216,55 +198,22 @@ def test_mu_steers_the_choice_and_without_classes_does_nothing():
     without = [run(module, variables, x, mu) for mu in (first, last)]
     for a, b in zip(*without, strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(without[0][3], 0)
+    np.testing.assert_array_equal(without[0][2], 0)
 
 
 def test_training_draws_and_inference_does_not():
     x, module = maps(batch=1).repeat(64, axis=0), DynamicPaths()
     variables = start(module, x)  # even odds at first, up to the logits of the kernel
 
-    train = jax.jit(partial(module.apply, queries=20, deterministic=False))
+    train = jax.jit(partial(module.apply, deterministic=False))
 
     def draw(seed):
         rngs = {"gumbel": jax.random.key(seed)}
         return train(variables, x, None, rngs=rngs)
 
-    keys, values, _, cost = draw(0)
+    keys, values, cost = draw(0)
     assert len(np.unique(np.asarray(keys)[:, 0, 0, 0])) == 2  # both paths among 64 equal examples
     assert len(np.unique(np.round(cost, 5))) == 3  # key and value draw apart: both cheap, both dear, and one each
     np.testing.assert_array_equal(draw(0)[0], keys)
     assert (draw(1)[0] != keys).any()
     assert len(np.unique(np.asarray(run(module, variables, x)[0])[:, 0, 0, 0])) == 1
-
-
-def test_skip_paths():
-    x, module = maps(), DynamicPaths(paths="skip")
-    variables = randomised(start(module, x))
-    third = numpy_paths_skip(x, variables["params"])
-    macs = np.array((2 * 20 * F, 2 * 20 * F + 2 * F * (F + 9), 0))
-    for path, expected in enumerate(((x, x), third, (0 * x, 0 * x))):
-        forced(variables, "select", path)
-        keys, values, executed, cost = run(module, variables, x)
-        np.testing.assert_allclose(keys, expected[0], atol=1e-5)
-        np.testing.assert_allclose(values, expected[1], atol=1e-5)
-        np.testing.assert_array_equal(executed, float(path != 2))
-        np.testing.assert_allclose(cost, macs[path] / macs.max(), rtol=1e-6)
-
-
-def numpy_paths_skip(x, params):
-    p = jax.tree.map(np.asarray, params)
-    identity = {"kernel": np.eye(F), "bias": np.zeros(F)}
-    return tuple(numpy_paths(x, {f"{name}_p1": identity} | p, name)[1] for name in ("key", "value"))
-
-
-def test_dpcdun_selector_feeds_both_choices():
-    x, module = maps(), DynamicPaths(selector="dpcdun")
-    variables = start(module, x)
-    assert {name for name in variables["params"] if name.startswith("select")} == {"select"}
-    logits = variables["params"]["select"]
-    for head, path in ((0, 0), (1, 1)):
-        logits[f"logits_{head}"] = {"kernel": jnp.zeros((F // 4, 2)), "bias": jnp.zeros(2).at[path].set(5.0)}
-    p = jax.tree.map(np.asarray, variables["params"])
-    keys, values, _, _ = run(module, variables, x)
-    np.testing.assert_allclose(keys, numpy_paths(x, p, "key")[0], atol=1e-5)
-    np.testing.assert_allclose(values, numpy_paths(x, p, "value")[1], atol=1e-5)

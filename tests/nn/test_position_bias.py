@@ -2,15 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.ndimage import map_coordinates
 
-from atlf_jax.nn.position_bias import (
-    STRIPE_BINS,
-    log_displacement_bias,
-    stripe_pair_bias,
-    stripe_row_bias,
-    table_bias,
-)
+from atlf_jax.nn.position_bias import STRIPE_BINS, stripe_pair_bias, stripe_row_bias
 
 ANGLES = np.deg2rad((0, 45, 90, 135))
 
@@ -75,25 +68,3 @@ def test_a_table_knows_only_the_distance_to_its_stripe(x64, direction):
 
     np.testing.assert_allclose(bias(displacement + 2.5 * along), bias(displacement), atol=1e-12)
     assert abs(bias(displacement + 2.5 * normal) - bias(displacement)) > 1e-3
-
-
-def test_table_bias_equals_map_coordinates(x64):
-    h, w, table = 4, 5, random(0, 2, 7, 9, 3)
-    displacement = np.random.default_rng(1).uniform(-1, 1, size=(2, 2, 3, 6, 2)) * (h - 1, w - 1)
-    ours = table_bias(jnp.asarray(table), jnp.asarray(displacement))
-    for b in range(2):
-        for head in range(6):
-            group, member = divmod(head, 3)
-            points = np.moveaxis(displacement[b, group] + (h - 1, w - 1), -1, 0)
-            expected = map_coordinates(table[group, :, :, member], points, order=1, mode="nearest")
-            np.testing.assert_allclose(ours[b, head], expected, atol=1e-12)
-
-
-def test_log_displacement_bias_equals_numpy(x64):
-    hidden, out = random(0, 3, 5), random(1, 5, 2)
-    d = np.random.default_rng(2).uniform(-1, 1, size=(2, 3, 4, 6, 2))
-    scaled = np.sign(d) * np.log2(np.abs(d) * 8 + 1) / np.log2(8)
-    expected = np.maximum(scaled @ hidden[:2] + hidden[2], 0) @ out  # [b, groups, n, m, heads of a group]
-    ours = log_displacement_bias(jnp.asarray(hidden), jnp.asarray(out), jnp.asarray(d))
-    for head in range(6):
-        np.testing.assert_allclose(ours[:, head], expected[:, head // 2, ..., head % 2], atol=1e-12)

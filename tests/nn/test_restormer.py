@@ -200,7 +200,7 @@ def test_cddfuse_encoder_is_a_convolution_and_then_its_blocks(x64, normal, varia
 
 
 def test_cddfuse_decoder_equals_its_plain_form(x64, normal, variables_of):
-    features, skip = normal(2, 2, 5, 7, 8), normal(2, 5, 7, 1)
+    features = normal(2, 2, 5, 7, 8)
     decoder = RestormerDecoder(width=8, blocks=1, heads=2)
     variables = variables_of(decoder, *features)
 
@@ -211,13 +211,9 @@ def test_cddfuse_decoder_equals_its_plain_form(x64, normal, variables_of):
         y = conv(y, params["output_0"]["kernel"])
         return conv(jnp.where(y > 0, y, 0.01 * y), params["output_1"]["kernel"])
 
-    @jax.jit
-    def ours(variables, features, skip):
-        return decoder.apply(variables, *features), decoder.apply(variables, *features, skip)
-
     logits = jax.jit(plain)(variables, features)
-    for image, wanted in zip(ours(variables, features, skip), (logits, logits + skip), strict=True):
-        np.testing.assert_allclose(image, 1 / (1 + np.exp(-wanted)), rtol=1e-10)
+    image = jax.jit(decoder.apply)(variables, *features)
+    np.testing.assert_allclose(image, 1 / (1 + np.exp(-logits)), rtol=1e-10)
 
 
 def test_published_scaffold_equals_its_plain_form(x64, normal, variables_of):
@@ -228,8 +224,7 @@ def test_published_scaffold_equals_its_plain_form(x64, normal, variables_of):
     @jax.jit
     def ours(variables, image, features):
         encoding, decoding = variables
-        decoded = decoder.apply(decoding, *features), decoder.apply(decoding, *features, image)
-        return *encoder.apply(encoding, image), *decoded
+        return *encoder.apply(encoding, image), decoder.apply(decoding, *features)
 
     @jax.jit
     def plain(variables, image, features):
@@ -242,10 +237,10 @@ def test_published_scaffold_equals_its_plain_form(x64, normal, variables_of):
         y = jax.nn.relu(batch_norm(y, params["enlarge_norm"], statistics["enlarge_norm"]))
         y = conv_batch_norm(jnp.concatenate([y, features[1]], -1), decoding, "fuse")
         y = y @ params["output"]["kernel"] + params["output"]["bias"].reshape(1, 1, 1, 1)
-        return local_features, quarter, y, y + image
+        return local_features, quarter, y
 
     wanted = plain(variables, image, features)
-    assert [a.shape for a in wanted] == [(2, 8, 12, 4), (2, 2, 3, 8), (2, 8, 12, 1), (2, 8, 12, 1)]
+    assert [a.shape for a in wanted] == [(2, 8, 12, 4), (2, 2, 3, 8), (2, 8, 12, 1)]
     for a, b in zip(ours(variables, image, features), wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)  # flax keeps the running statistics in float32
 
@@ -265,37 +260,8 @@ def test_published_scaffold_updates_its_statistics_only_in_training(normal, vari
         assert all(jax.tree.leaves(moved))
 
 
-def test_unet_encoder_works_at_full_resolution_and_sees_three_levels(x64, normal, variables_of):
-    image = normal(1, 9, 14, 1)
-    encoder = RestormerEncoder("unet", width=8, blocks=4, heads=2)
-    variables = variables_of(encoder, image)
-    apply = jax.jit(encoder.apply)
-    y = apply(variables, image)
-    assert y.shape == (1, 9, 14, 8)
-    # sides that 4 does not divide are continued at the border
-    padded = jnp.pad(image, ((0, 0), (0, 3), (0, 2), (0, 0)), mode="edge")
-    np.testing.assert_allclose(y, apply(variables, padded)[:, :9, :14], rtol=1e-10)
-    # each level adds to the output through its skip
-    for name in ("up_0", "up_1"):
-        silent = {"params": variables["params"] | {name: jax.tree.map(jnp.zeros_like, variables["params"][name])}}
-        assert float(jnp.abs(apply(silent, image) - y).max()) > 1e-3
-    blocks = {name: p for name, p in variables["params"].items() if name.startswith("block")}
-    assert {name: p["norm1"]["scale"].size for name, p in blocks.items()} == {
-        "block_0": 8,
-        "block_1": 16,
-        "block_2": 32,
-        "block_3": 32,
-    }
-    assert [p["attn"]["temperature"].size for _, p in sorted(blocks.items())] == [2, 4, 8, 8]
-
-
 @pytest.mark.parametrize("module", [RestormerEncoder, RestormerDecoder])
 def test_unknown_kind_is_refused(module):
     inputs = [jnp.zeros((1, 4, 4, 1))] * (2 if module is RestormerDecoder else 1)
     with pytest.raises(ValueError, match="got 'vit', wanted 'cddfuse'"):
         jax.eval_shape(module("vit").init, KEY, *inputs)
-
-
-def test_unet_refuses_fewer_blocks_than_levels():
-    with pytest.raises(ValueError, match="got blocks=2, wanted 3"):
-        jax.eval_shape(RestormerEncoder("unet", blocks=2).init, KEY, jnp.zeros((1, 8, 8, 1)))

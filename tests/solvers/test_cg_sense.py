@@ -14,8 +14,8 @@ def phantom():
     sigpy = pytest.importorskip("sigpy")
     image = jnp.asarray(sigpy.shepp_logan((128, 128)), jnp.complex64)
     config = MaskConfig("equispaced", acceleration=4, center_lines=24)
-    seed = next(s for s in range(20) if make_mask(config, (128, 128), seed=s).mask[0, 0])  # offset 0
-    mask = jnp.asarray(make_mask(config, (128, 128), seed=seed).mask)
+    seed = next(s for s in range(20) if make_mask(config, (128, 128), seed=s).samples[0, 0])  # offset 0
+    mask = jnp.asarray(make_mask(config, (128, 128), seed=seed).samples)
     maps = birdcage_maps((128, 128), 8)
     return image, maps, mask, forward(image, mask, maps)
 

@@ -19,7 +19,8 @@ from atlf_jax.commands import card as card_command
 from atlf_jax.commands import pack as pack_command
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import DataConfig, PreparedConfig, open_source
-from atlf_jax.evaluation.scoring import EvaluationConfig, evaluate
+from atlf_jax.evaluation.scoring import evaluate
+from atlf_jax.evaluation.trial import EvaluationConfig, Trial
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
 from atlf_jax.trained import Network, files, load, network
@@ -30,7 +31,7 @@ from tests.models.conftest import measure, random_variables, small
 @pytest.fixture(scope="module")
 def trained():
     """A small network, not trained, with a folder of data in its configuration."""
-    config = Config(name="tiny", model=small(), data=DataConfig(prepared=PreparedConfig(root="/home/somebody/scans")))
+    config = Config(name="tiny", model=small(), data=DataConfig(PreparedConfig(root="/home/somebody/scans")))
     variables = random_variables(build(config.model), measure()[0])
     return Network(config, variables, {"step": 7, "stage": "joint", "psnr": 20.5})
 
@@ -61,7 +62,7 @@ def test_what_is_read_is_what_was_packed(trained, packed, tmp_path):
     assert jax.tree.structure(found.variables) == jax.tree.structure(trained.variables)
     jax.tree.map(np.testing.assert_array_equal, found.variables, trained.variables)
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
-    assert found.config.data.prepared.root == "" and b"somebody" not in packed.read_bytes()
+    assert found.config.data.source.root == "" and b"somebody" not in packed.read_bytes()
     trained.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == packed.read_bytes()
 
@@ -145,7 +146,7 @@ def test_a_header_without_a_mask_has_the_default(packed, tmp_path):
         return {name: value for name, value in header.items() if name != "sha256"} | {"format": 1, "config": config}
 
     file = changed(packed, tmp_path / "x.safetensors", header=without)
-    assert load(file).config.mask == MaskConfig()
+    assert load(file).config.masks == (MaskConfig(),)
 
 
 def test_files_of_the_first_format_are_read_without_a_digest(packed, tmp_path):
@@ -203,7 +204,7 @@ def test_what_a_header_holds_is_read_once(packed, monkeypatch):
         files, "safe_open", lambda *arguments, **options: opened.append(1) or safe_open(*arguments, **options)
     )
     found = load(packed)
-    assert found.trained_for.masks == (found.config.mask,) and found.calibration is None and found.parameters
+    assert found.trained_for.masks == found.config.masks and found.calibration is None and found.parameters
     assert repr(found) == f"Network('tiny', {found.parameters:,} parameters, step 7)"
     assert len(opened) == 1
 
@@ -347,5 +348,5 @@ def test_a_card_tells_what_its_weights_do(data_dir, name, method):
     source = open_source(trained.config.data, "valid")
     example = next(example for example in map(source.__getitem__, range(len(source))) if example.name == record)
     model = jax.tree_util.Partial(build(trained.config.model).apply, trained.variables)
-    rows = evaluate({name: model}, [example], masks=[trained.config.mask], config=EvaluationConfig(batch_size=1))
+    rows = evaluate(Trial([example], trained.config.masks, {name: model}, config=EvaluationConfig(batch_size=1)))
     assert rows[1].values["psnr"] == pytest.approx(float(psnr), abs=0.006)  # of two digits

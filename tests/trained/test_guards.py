@@ -10,17 +10,26 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.config import Config
-from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, PhantomConfig, PhantomSource, PreparedConfig
+from atlf_jax.data import (
+    AcquisitionConfig,
+    AugmentConfig,
+    DataConfig,
+    FastMRIConfig,
+    PhantomConfig,
+    PhantomSource,
+    PreparedConfig,
+)
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import PRESETS, ATLFConfig, ReconstructionConfig
+from atlf_jax.models.atlf.objectives import ADAPTERS, PHASES, Reconstruct
 from atlf_jax.trained import guards
-from atlf_jax.training import StageConfig, TrainConfig
+from atlf_jax.training import Stage, TrainConfig
 from tests.networks import network_of
 
 HEAD = PhantomSource(PhantomConfig(size=128, subjects=4, slices=8, split="valid"))[4]
 SHAPE = (128, 128)
-MASK = atlf.make_mask(MaskConfig("random", 4.0, 0.08), SHAPE, seed=1).mask
+MASK = atlf.make_mask(MaskConfig("random", 4.0, 0.08), SHAPE, seed=1).samples
 KSPACE = fft2c_numpy(HEAD.target)
 TRAINED = guards.TrainedFor(masks=(MaskConfig("random", 4.0, 0.08),), sizes=(SHAPE,), dataset="prepared")
 
@@ -87,7 +96,7 @@ def test_reconstruct_warns_once_a_call():
 
 
 def drawn(kind, acceleration, centre=0.08, seed=3):
-    return atlf.make_mask(MaskConfig(kind, acceleration, centre), SHAPE, seed=seed).mask
+    return atlf.make_mask(MaskConfig(kind, acceleration, centre), SHAPE, seed=seed).samples
 
 
 @pytest.mark.parametrize(
@@ -111,9 +120,9 @@ def test_untrained_measurements(mask, options, words):
 
 @pytest.mark.parametrize("kind", ["random", "equispaced", "gaussian_1d"])
 def test_trained_masks_pass(kind):
-    trained = guards.TrainedFor(masks=(MaskConfig(kind, (4.0, 6.0), (0.08, 0.05)),))
+    trained = guards.TrainedFor(masks=(MaskConfig(kind, 4.0, 0.08), MaskConfig(kind, 6.0, 0.05)))
     for seed in range(1000, 1010):
-        mask = atlf.make_mask(trained.masks[0], SHAPE, seed=seed).mask
+        mask = atlf.make_mask(trained.masks[seed % 2], SHAPE, seed=seed).samples
         assert guards.unseen_sampling(trained, mask, shape=SHAPE) == []
 
 
@@ -126,12 +135,12 @@ def test_several_families_may_be_trained():
 
 
 def test_networks_that_can_do_without_a_ct_are_known():
-    one = StageConfig(steps=1)
-    augment, adapters, joint = (
-        AugmentConfig(ct_dropout=0.2),
-        TrainConfig(adapters=one),
-        TrainConfig(adapters=one, joint=one),
+    stages = (
+        Stage("reconstruction", Reconstruct(adapters=False), PHASES, 1),
+        Stage("adapters", Reconstruct(), ADAPTERS, 1),
+        Stage("joint", Reconstruct(), steps=1),
     )
+    augment, adapters, joint = AugmentConfig(ct_dropout=0.2), TrainConfig(stages=stages[:2]), TrainConfig(stages=stages)
     blind = ATLFConfig(use_fusion=False, use_ct=False, reconstruction=ReconstructionConfig(adain="none"))
     for config, known in (
         (Config(), False),
@@ -145,29 +154,27 @@ def test_networks_that_can_do_without_a_ct_are_known():
 
 
 def test_what_a_configuration_trains():
-    config = Config(
-        data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=64, contrast="t1")), mask=MaskConfig("radial")
-    )
+    config = Config(data=DataConfig(PhantomConfig(size=64, contrast="t1")), masks=(MaskConfig("radial"),))
     trained = guards.trained_for(config)
     assert trained == guards.TrainedFor((MaskConfig("radial"),), ((64, 64),), "phantom", "t1", 0.0, 0.0, ("brain",))
     cropped = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=(32, 0)))
     assert guards.trained_for(cropped).sizes == ((64, 64), (32, 64))
-    unknown = dataclasses.replace(config, data=DataConfig(dataset="prepared"))
+    unknown = dataclasses.replace(config, data=DataConfig(PreparedConfig()))
     assert guards.trained_for(unknown).sizes == ()
-    sized = DataConfig(dataset="prepared", prepared=PreparedConfig(size=(32, 48)))
+    sized = DataConfig(PreparedConfig(size=(32, 48)))
     assert guards.trained_for(dataclasses.replace(config, data=sized)).sizes == ((32, 48),)
 
 
 def test_other_data():
     trained = guards.TrainedFor((MaskConfig(),), dataset="phantom", contrast="t2")
     assert guards.unseen_dataset(trained, DataConfig()) == []
-    t1 = DataConfig(phantom=PhantomConfig(contrast="t1"), acquisition=AcquisitionConfig(phase=0.5, noise=0.01))
+    t1 = DataConfig(PhantomConfig(contrast="t1"), acquisition=AcquisitionConfig(phase=0.5, noise=0.01))
     assert guards.unseen_dataset(trained, t1) == [
         "the contrast t1 was never trained, t2 was",
         "a simulated phase of 0.5 was never trained, 0 was",
         "a simulated noise of 0.01 was never trained, 0 was",
     ]
-    assert guards.unseen_dataset(trained, DataConfig(dataset="fastmri")) == [
+    assert guards.unseen_dataset(trained, DataConfig(FastMRIConfig())) == [
         "the dataset fastmri was never trained, phantom was"
     ]
 

@@ -49,7 +49,7 @@ def test_the_expected_error_is_the_spread_by_the_calibration():
 def test_the_check_of_a_ct_wants_a_network_that_can_do_without():
     image = np.zeros((1, 64, 64), np.float32)
     image[:, 16:48, 20:44] = np.random.default_rng(0).random((1, 32, 24)) + 1
-    mask = jnp.asarray(make_mask(MaskConfig("random", 2.0, 0.1), (64, 64), seed=1).mask)[None]
+    mask = jnp.asarray(make_mask(MaskConfig("random", 2.0, 0.1), (64, 64), seed=1).samples)[None]
     kspace = atlf.ops.forward(jnp.asarray(image, jnp.complex64), mask)
     without_and_with = network_of(trusting, config=Config(augment=AugmentConfig(ct_dropout=0.2)))
     assert without_and_with.check_ct(atlf.Measurement(kspace, mask, 0.9 * image)).gain > 10
@@ -76,11 +76,11 @@ def test_what_is_wrong_with_a_measurement_is_said_by_all_that_take_one():
 
 def test_a_run_of_an_earlier_version_is_loaded(tmp_path):
     """Its configuration has fewer fields, and its files no checksums; what it lacks has today's default."""
-    config = Config(name="old", model=BASELINES["dc_cnn"], mask=MaskConfig("radial", 6.0))
+    config = Config(name="old", model=BASELINES["dc_cnn"], masks=(MaskConfig("radial", 6.0),))
     variables = random_variables(build(config.model), measure()[0])
     record = to_dict(config)
-    for name in ("more_masks", "augment"):
-        del record[name]
+    del record["augment"]
+    (record["mask"],) = record.pop("masks")
     del record["data"]["acquisition"]
     state = TrainState(jnp.int32(7), {}, variables["params"], {}, ())
     with Checkpoints(tmp_path / "run", record) as checkpoints:

@@ -37,7 +37,7 @@ def test_a_real_picture_mirrored_both_ways_has_the_conjugate_kspace():
 
 def test_masks_keep_their_hash_where_they_are_symmetric():
     for kind, shape in (("variable_density_2d", (32, 24)), ("random", (32, 24))):
-        mask = make_mask(MaskConfig(kind, 3.0, 0.2), shape, seed=1).mask
+        mask = make_mask(MaskConfig(kind, 3.0, 0.2), shape, seed=1).samples
 
         def hash_of(samples):
             return stored_mask(np.asarray(samples), layout="centered").hash

@@ -31,7 +31,7 @@ def measured(kind, coils=0):
     """Two slices of uniform noise as images, their mask and, where wanted, coil maps."""
     rng = np.random.default_rng(0)
     truth = rng.random((2, *SHAPE)).astype(np.float32)
-    mask = np.stack([make_mask(MaskConfig(kind, 3.0, MIDDLE), SHAPE, seed=seed).mask for seed in range(2)])
+    mask = np.stack([make_mask(MaskConfig(kind, 3.0, MIDDLE), SHAPE, seed=seed).samples for seed in range(2)])
     maps = None
     if coils:
         maps = normalise_maps(jnp.asarray(rng.standard_normal((2, coils, *SHAPE, 2)) @ [1, 1j], jnp.complex64))
@@ -40,7 +40,7 @@ def measured(kind, coils=0):
 
 @pytest.mark.parametrize("kind", ["random", "equispaced_fraction", "variable_density_2d", "radial"])
 def test_samples_are_withheld_outside_the_middle(kind):
-    mask = np.stack([make_mask(MaskConfig(kind, 3.0, MIDDLE), SHAPE, seed=seed).mask for seed in range(2)])
+    mask = np.stack([make_mask(MaskConfig(kind, 3.0, MIDDLE), SHAPE, seed=seed).samples for seed in range(2)])
     withheld = withhold(mask)
     assert withheld.shape == mask.shape and not (withheld & ~mask).any()
     h, w = SHAPE

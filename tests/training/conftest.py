@@ -15,12 +15,20 @@ from jaxtyping import Array
 from atlf_jax.array_types import Batch, FusionFeatures, Measurement, Reconstruction
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, Example, evaluation_batches
 from atlf_jax.masks import MaskConfig
+from atlf_jax.models.atlf.network import Extras
+from atlf_jax.models.atlf.objectives import ADAPTERS, FUSION_PROCESS, PHASES, Autoencode, Fuse, Reconstruct
+from atlf_jax.models.atlf.phase import ADAPTER
 from atlf_jax.ops.operators import adjoint
-from atlf_jax.training import StageConfig, TrainConfig, fit
-from atlf_jax.training.stages import STAGES
-from atlf_jax.training.step import ADAPTER
+from atlf_jax.training import Stage, TrainConfig, fit
 
 SIDE = 16
+STAGES = {  # those of ATLF-Net, whose parts ``Tiny`` has
+    "autoencode": (Autoencode(), FUSION_PROCESS),
+    "fusion": (Fuse(), FUSION_PROCESS),
+    "reconstruction": (Reconstruct(adapters=False), PHASES),
+    "adapters": (Reconstruct(), ADAPTERS),
+    "joint": (Reconstruct(beta_fusion=0.1), ("*",)),
+}
 MASK = MaskConfig(kind="random", acceleration=2.0, center_fraction=0.2)
 
 
@@ -40,7 +48,7 @@ class Fusion(nn.Module):
 
 
 class Tiny(nn.Module):
-    """x + gate * convolution of (re x, im x, fused); has every part of the interface that training asks for."""
+    """x + gate * convolution of (re x, im x, fused); has every part that ATLF-Net's objectives ask for."""
 
     use_fusion: bool = True
     mu_values: tuple[float, ...] = (0.5, 0.25)
@@ -91,7 +99,13 @@ class Tiny(nn.Module):
         if self.fails_on_dark_ct:
             dark = measurement.ct.max((1, 2), keepdims=True) < 1
             image = jnp.where(dark, jnp.nan, image)
-        return Reconstruction(image, fused, jnp.square(update).mean((1, 2, 3)), cost, features)
+        return Reconstruction(image, fused, extras=Extras(jnp.square(update).mean((1, 2, 3)), cost, features))
+
+
+def stage(name: str, **settings: Any) -> Stage:
+    """Return one of ``STAGES`` with other settings."""
+    objective, trains = STAGES[name]
+    return Stage(name, objective, trains, **({"learning_rate": 1e-2} | settings))
 
 
 def start_image(measurement: Measurement) -> Array:
@@ -153,14 +167,15 @@ def batch() -> Batch:
 
 @pytest.fixture
 def train_config() -> Callable[..., TrainConfig]:
-    """Make a configuration of short stages: ``train_config(fusion=2, joint=3, batch_size=4)``."""
+    """Make a configuration of short stages: ``train_config(fusion=2, joint={"steps": 3}, batch_size=4)``."""
 
     def make(**settings: Any) -> TrainConfig:
+        stages = []
         for name in STAGES:
-            if isinstance(settings.get(name), int):
-                settings[name] = StageConfig(steps=settings[name], learning_rate=1e-2)
+            asked = settings.pop(name, 0)
+            stages.append(stage(name, **(asked if isinstance(asked, dict) else {"steps": asked})))
         defaults = {"batch_size": 4, "ema_decay": 0.9, "log_every": 1, "eval_every": 100, "save_every": 100}
-        return TrainConfig(**(defaults | settings))
+        return TrainConfig(stages=tuple(stages), **(defaults | settings))
 
     return make
 

@@ -9,8 +9,9 @@ from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.coils import noise_draw, simulate_maps
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation.audit import audit
-from atlf_jax.evaluation.modality import Changed, _painter
+from atlf_jax.evaluation.changes import Changed, painter
 from atlf_jax.evaluation.scoring import evaluate
+from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
 from tests.training.conftest import Discs
 
@@ -49,20 +50,20 @@ def test_a_network_learns_from_records_with_coils(run, train_config, source, acq
 
 
 def test_measured_coils_are_scored_on_their_own_magnitude():
-    rows = evaluate({}, Scans(4), masks=[MASK], acquisition=MEASURED)
+    rows = evaluate(Trial(Scans(4), (MASK,), acquisition=MEASURED))
     assert [row.name for row in rows] == [f"disc{index:02d}" for index in range(4)]
     assert all(24 < row.values["psnr"] < 32 and not row.real for row in rows)  # 26.5 to 28.4
     full = MaskConfig(kind="equispaced", acceleration=1.0, center_fraction=0.5)
-    rows = evaluate({}, Scans(4), masks=[full], acquisition=MEASURED)
+    rows = evaluate(Trial(Scans(4), (full,), acquisition=MEASURED))
     assert all(row.values["psnr"] > 44 for row in rows)  # 46.6 and more: what low-resolution maps cost at 16 x 16
 
 
 def test_a_lesion_painted_into_measured_coils_is_in_their_kspace():
     example = Scans()[3]
-    painted = Changed(Scans(), _painter("mr", 0.5))[3]
+    painted = Changed(Scans(), painter("mr", 0.5))[3]
     np.testing.assert_allclose(np.linalg.norm(ifft2c_numpy(painted.kspace), axis=0), painted.target.real, atol=1e-5)
     assert np.abs(painted.target - example.target).max() > 0.2
 
 
 def test_the_audit_sees_the_phase_that_was_measured():
-    assert not audit(Scans(4))[0].found and audit(Discs(4))[0].found
+    assert not audit(Trial(Scans(4)))[0].found and audit(Trial(Discs(4)))[0].found

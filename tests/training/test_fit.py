@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from atlf_jax.data import evaluation_batches
+from atlf_jax.objectives import Outcome
 from atlf_jax.program import Interrupted
 from atlf_jax.signals import Interruption
-from atlf_jax.training import LossConfig, StageConfig, load, stage_at, stages
+from atlf_jax.training import load, span_at, spans
 from atlf_jax.training.checkpoint import Checkpoints, Reached, read_meta
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
-from atlf_jax.training.objective import OBJECTIVES, Outcome
 from atlf_jax.training.sharding import data_mesh
 from atlf_jax.training.step import Programs, TrainState
-from tests.training.conftest import MASK
+from tests.training.conftest import MASK, STAGES
 
 fit_module = importlib.import_module("atlf_jax.training.fit")  # the package's name is that of its function
 
@@ -59,12 +59,12 @@ def interrupt_after(monkeypatch) -> Callable[[int, int], None]:
 
 def test_stages_follow_each_other_and_skip_empty_ones(train_config) -> None:
     config = train_config(autoencode=2, reconstruction=3, joint=1)
-    assert [(s.name, s.start, s.end) for s in stages(config)] == [
+    assert [(s.name, s.start, s.end) for s in spans(config)] == [
         ("autoencode", 0, 2),
         ("reconstruction", 2, 5),
         ("joint", 5, 6),
     ]
-    assert [stage_at(config, step).name[:2] for step in range(7)] == ["au", "au", "re", "re", "re", "jo", "jo"]
+    assert [span_at(config, step).name[:2] for step in range(7)] == ["au", "au", "re", "re", "re", "jo", "jo"]
 
 
 def test_all_stages_run_in_one_go(train_config, run) -> None:
@@ -90,7 +90,7 @@ def test_validation_counts_each_record_once(train_config, run, discs, tiny) -> N
     workdir = run(train_config(reconstruction=2, batch_size=4), valid_source=discs(5, group="v"))
     _, variables = load(workdir)
     scores = [
-        OBJECTIVES["reconstruction"](tiny(), variables, jax.tree.map(jnp.asarray, batch), config=LossConfig(), key=None)
+        STAGES["reconstruction"][0](tiny(), variables, jax.tree.map(jnp.asarray, batch), key=None)
         for batch, _ in evaluation_batches(discs(5), mask=MASK, batch_size=1)
     ]
     (line,) = lines(workdir, "valid")
@@ -139,7 +139,7 @@ def test_a_finished_run_can_be_made_longer(train_config, run, capsys) -> None:
 
 
 def test_best_and_latest_are_both_kept(train_config, run) -> None:
-    worse = StageConfig(steps=6, learning_rate=10.0, schedule="constant")  # so that the first validation is the best
+    worse = {"steps": 6, "learning_rate": 10.0, "schedule": "constant"}  # so that the first validation is the best
     workdir = run(train_config(reconstruction=worse, eval_every=2, save_every=2, ema_decay=0.0))
     psnr = [line["psnr"] for line in lines(workdir, "valid")]
     best = 2 * (1 + int(np.argmax(psnr)))
@@ -180,7 +180,7 @@ def test_a_non_finite_loss_stops_with_step_records_and_checkpoint(train_config, 
 def test_a_run_begins_with_another_ones_arrays(train_config, run, tiny, tmp_path, capsys) -> None:
     """What has the same name and shape is taken, the rest begins as it does without; a resumed run does not ask."""
     variables = load(run(train_config(reconstruction=3), model=tiny(use_fusion=False)))[1]
-    barely = train_config(reconstruction=StageConfig(steps=1, learning_rate=1e-9))
+    barely = train_config(reconstruction={"steps": 1, "learning_rate": 1e-9})
     capsys.readouterr()
     start = partial(jax.tree.map, lambda leaf: jnp.asarray(np.array(leaf)), variables)  # puts arrays on the device
     begun = load(run(barely, workdir=tmp_path / "begun", start=start))[1]["params"]
@@ -194,7 +194,7 @@ def test_a_run_begins_with_another_ones_arrays(train_config, run, tiny, tmp_path
     def gone() -> dict:
         raise FileNotFoundError
 
-    longer = train_config(reconstruction=StageConfig(steps=2, learning_rate=1e-9))
+    longer = train_config(reconstruction={"steps": 2, "learning_rate": 1e-9})
     run(longer, workdir=tmp_path / "begun", start=gone)
     with pytest.raises(FileNotFoundError):
         run(longer, workdir=tmp_path / "new", start=gone)
@@ -207,13 +207,13 @@ def test_a_run_that_would_begin_with_nothing_is_refused(train_config, run) -> No
 
 
 def test_nothing_to_train_is_refused(train_config, run) -> None:
-    with pytest.raises(ValueError, match=r"every stage has 0 steps; set for example train\.reconstruction\.steps"):
+    with pytest.raises(ValueError, match=r"every stage has 0 steps; set for example train\.joint\.steps"):
         run(train_config())
 
 
 def test_a_fusion_stage_without_a_fusion_process_is_refused(train_config, run, tiny) -> None:
     for stage in ("autoencode", "fusion"):
-        with pytest.raises(ValueError, match=f"stage {stage} needs a model with a fusion process, and Tiny"):
+        with pytest.raises(ValueError, match=rf"stage {stage} trains fusion/\*, and no parameter of Tiny"):
             run(train_config(**{stage: 1}), model=tiny(use_fusion=False))
 
 
@@ -233,7 +233,7 @@ def test_a_folder_with_another_model_is_refused(train_config, run) -> None:
 
 def test_a_checkpoint_in_a_stage_now_skipped_is_refused(train_config, run) -> None:
     run(train_config(fusion=2))
-    with pytest.raises(ValueError, match="the checkpoint is in stage fusion, which has 0 steps here"):
+    with pytest.raises(ValueError, match="the checkpoint is in stage fusion, which has no steps here"):
         run(train_config(reconstruction=4))
 
 

@@ -7,12 +7,16 @@ import pytest
 
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import AcquisitionConfig, AugmentConfig, DataConfig, PhantomConfig, PreparedConfig, open_source
+from atlf_jax.earlier import migrated
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import DCCNNConfig
-from atlf_jax.training import LossConfig, StageConfig, TrainConfig
+from atlf_jax.objectives import Supervised
+from atlf_jax.training import Stage, TrainConfig
 from atlf_jax.training.identity import changes, describe_data, shared_subjects
 
-TRAIN = TrainConfig(fusion=StageConfig(steps=10), reconstruction=StageConfig(steps=20, schedule="constant"))
+FIRST = Stage("fusion", Supervised(), steps=10)
+MAIN = Stage("reconstruction", Supervised(), steps=20, schedule="constant")
+TRAIN = TrainConfig(stages=(FIRST, MAIN, Stage("joint", Supervised())))
 CONFIG = Config(model=DCCNNConfig(width=8), train=TRAIN)
 
 
@@ -24,35 +28,46 @@ def change(part: str, **fields) -> Config:
     return dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **fields)})
 
 
+def stage(name: str, **fields) -> Config:
+    return dataclasses.replace(CONFIG, train=TRAIN.with_stage(name, **fields))
+
+
+def stages(*them: Stage) -> Config:
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(TRAIN, stages=them))
+
+
 @pytest.mark.parametrize(
     ("config", "name", "pair"),
     [
-        (change("mask", acceleration=8.0), "mask.acceleration", (4.0, 8.0)),
+        (dataclasses.replace(CONFIG, masks=(MaskConfig(acceleration=8.0),)), "masks.0.acceleration", (4.0, 8.0)),
         (change("train", seed=1), "train.seed", (0, 1)),
         (change("train", batch_size=8), "train.batch_size", (4, 8)),
         (change("train", ema_decay=0.5), "train.ema_decay", (0.999, 0.5)),
-        (change("train", loss=LossConfig(l1=1.0)), "train.loss.l1", (0.0, 1.0)),
+        (stage("fusion", objective=Supervised(l1=1.0)), "train.fusion.objective.l1", (0.0, 1.0)),
+        (stage("fusion", trains=("a/*",)), "train.fusion.trains", (["*"], ["a/*"])),
+        (stages(MAIN), "train.fusion.steps", (10, 0)),
+        (stages(Stage("new", Supervised(), steps=1), FIRST, MAIN), "train.new.steps", (0, 1)),
         (change("model", width=16), "model.width", (8, 16)),
         (change("data", train_split="inner_train"), "data.train_split", ("train", "inner_train")),
-        (change("data", phantom=PhantomConfig(seed=3)), "data.phantom.seed", (0, 3)),
+        (change("data", source=PhantomConfig(seed=3)), "data.source.seed", (0, 3)),
         (change("data", acquisition=AcquisitionConfig(noise=0.1)), "data.acquisition.noise", (0.0, 0.1)),
         (dataclasses.replace(CONFIG, augment=AugmentConfig(flip=False)), "augment.flip", (True, False)),
-        (change("train", fusion=StageConfig(steps=10, learning_rate=1e-3)), "train.fusion.learning_rate", (1e-4, 1e-3)),
-        (change("train", fusion=StageConfig(steps=12)), "train.fusion.steps", (10, 12)),
+        (stage("fusion", learning_rate=1e-3), "train.fusion.learning_rate", (1e-4, 1e-3)),
+        (stage("fusion", steps=12), "train.fusion.steps", (10, 12)),
         (
-            change("train", reconstruction=StageConfig(steps=25, schedule="cosine")),
+            stage("reconstruction", steps=25, schedule="cosine"),
             "train.reconstruction.steps",
             (20, 25),
         ),
         (
-            change("train", reconstruction=StageConfig(steps=2, schedule="constant")),
+            stage("reconstruction", steps=2),
             "train.reconstruction.steps",
             (20, 2),
         ),
         (
-            dataclasses.replace(CONFIG, more_masks=(MaskConfig(kind="radial"),)),
-            "more_masks",
-            ([], to_dict(dataclasses.replace(CONFIG, more_masks=(MaskConfig(kind="radial"),)))["more_masks"]),
+            dataclasses.replace(CONFIG, masks=(MaskConfig(), MaskConfig(kind="radial"))),
+            "masks",
+            (1, 2),
         ),
     ],
 )
@@ -73,14 +88,16 @@ def test_another_experiment_is_told_by_name(config, name, pair) -> None:
         (change("train", eval_every=1, picture_every=2), {"train.eval_every", "train.picture_every"}),
         (change("data", workers=2), {"data.workers"}),
         (
-            change("train", joint=StageConfig(steps=5, learning_rate=1e-3)),
+            stage("joint", steps=5, learning_rate=1e-3),
             {"train.joint.steps", "train.joint.learning_rate"},
         ),
         (
-            change("train", reconstruction=StageConfig(steps=25, schedule="constant")),
+            stage("reconstruction", steps=25),
             {"train.reconstruction.steps"},
         ),
-        (change("data", prepared=PreparedConfig(root="elsewhere", keep=2)), set()),  # a dataset that is not read
+        (change("data", source=PhantomConfig(split="all")), set()),  # it is replaced
+        (stages(FIRST, MAIN), set()),  # a stage of 0 steps more or less
+        (stages(FIRST, MAIN, Stage("last", Supervised(), steps=3)), {"train.last.steps"}),
     ],
 )
 def test_what_changes_nothing_of_what_is_computed_is_free(config, names) -> None:
@@ -89,18 +106,15 @@ def test_what_changes_nothing_of_what_is_computed_is_free(config, names) -> None
 
 
 def test_settings_of_a_stage_are_free_until_it_has_begun() -> None:
-    longer = record(change("train", reconstruction=StageConfig(steps=30, learning_rate=1e-3)))
+    longer = record(stage("reconstruction", steps=30, learning_rate=1e-3, schedule="cosine"))
     names = {f"train.reconstruction.{name}" for name in ("steps", "learning_rate", "schedule")}
     assert changes(record(), longer, step=10).free.keys() == names
     assert changes(record(), longer, step=11).others.keys() == names
 
 
 def test_a_folder_may_move_and_its_data_may_not_change() -> None:
-    first, moved = (
-        dataclasses.replace(CONFIG, data=DataConfig(dataset="prepared", prepared=PreparedConfig(root=root)))
-        for root in ("a", "b")
-    )
-    assert changes(record(first), record(moved), step=15).free == {"data.prepared.root": ("a", "b")}
+    first, moved = (dataclasses.replace(CONFIG, data=DataConfig(PreparedConfig(root=root))) for root in ("a", "b"))
+    assert changes(record(first), record(moved), step=15).free == {"data.source.root": ("a", "b")}
     found = changes(record(first), record(moved, train="91 records"), step=15)
     assert found.others == {"records to train on": ("90 records", "91 records")}
 
@@ -113,17 +127,27 @@ def test_records_of_other_versions_lack_fields() -> None:
     assert "model.kind" in changes(record(), atlf, step=15).others  # of models every field counts
 
 
+def test_records_of_earlier_versions_are_of_the_same_experiment() -> None:
+    older = copy.deepcopy(record())
+    config = older["config"]
+    config["mask"], config["more_masks"] = config.pop("masks")[0], []
+    settings = config["data"].pop("source")
+    config["data"] |= {"dataset": settings.pop("kind"), "phantom": settings, "prepared": {"root": "elsewhere"}}
+    older = migrated(older)  # as checkpoints are read
+    assert changes(older, record(), step=15) == ({}, {})
+    other = dataclasses.replace(CONFIG, data=DataConfig(PreparedConfig()))
+    assert changes(older, record(other), step=15).others["data.source.kind"] == ("phantom", "prepared")
+
+
 def test_a_refusal_fits_a_line() -> None:
-    everything = record(Config(mask=MaskConfig(kind="radial", acceleration=10.0), train=TrainConfig(seed=5)))
+    everything = record(Config(masks=(MaskConfig(kind="radial", acceleration=10.0),), train=TrainConfig(seed=5)))
     found = changes(record(), everything, step=15)
     message = found.refusal("runs/aanlib_4x")
     assert len(found.others) > 10 and len(message) <= 250 and " more)" in message and "--resume_changed" in message
 
 
 def test_sources_tell_their_subjects_and_what_they_hold(discs) -> None:
-    train, valid = (
-        open_source(DataConfig(phantom=PhantomConfig(size=16, slices=1)), split) for split in ("train", "valid")
-    )
+    train, valid = (open_source(DataConfig(PhantomConfig(size=16, slices=1)), split) for split in ("train", "valid"))
     assert shared_subjects(train, valid) == []
     assert shared_subjects(train, train) == sorted({train[index].subject for index in range(len(train))})
     assert shared_subjects(discs(3), discs(12)) == ["s00", "s01", "s02"]

@@ -32,8 +32,8 @@ from atlf_jax.training import StageConfig, TrainConfig
 def get_config() -> Config:
     return Config(
         model=DCCNNConfig(cascades=1, depth=2, width=4),
-        data=DataConfig(dataset="phantom", phantom=PhantomConfig(size=16, subjects=10, slices=16)),
-        mask=MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),
+        data=DataConfig(PhantomConfig(size=16, subjects=10, slices=16)),
+        masks=(MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),),
         train=TrainConfig(
             reconstruction=StageConfig(steps={steps}), batch_size=2, log_every=1, eval_every=7, save_every=4
         ),

@@ -5,12 +5,17 @@ import numpy as np
 import optax
 import pytest
 
-from atlf_jax.training import StageConfig
+from atlf_jax.objectives import Supervised
+from atlf_jax.training import Stage
 from atlf_jax.training.optimiser import make_optimiser, make_schedule
 
 
+def stage(**settings) -> Stage:
+    return Stage("one", Supervised(), **settings)
+
+
 def rates(updates: int, **settings) -> np.ndarray:
-    schedule = make_schedule(StageConfig(steps=updates, learning_rate=2.0, **settings), updates=updates)
+    schedule = make_schedule(stage(steps=updates, learning_rate=2.0, **settings), updates=updates)
     return np.array([schedule(jnp.int32(count)) for count in range(updates + 1)])
 
 
@@ -31,7 +36,7 @@ def test_step_halves_at_each_sixth_down_to_the_floor() -> None:
     np.testing.assert_allclose(got, np.repeat([2, 1, 0.5, 0.25, 0.2, 0.2, 0.2], 2)[:13], rtol=1e-6)
 
 
-def update(config: StageConfig, gradients: list[float], *, parameter: float = 1.0, accumulate: int = 1) -> list[float]:
+def update(config: Stage, gradients: list[float], *, parameter: float = 1.0, accumulate: int = 1) -> list[float]:
     """Return the parameter after each gradient."""
     optimiser = make_optimiser(config, accumulate=accumulate)
     values, params = [], {"a": jnp.float32(parameter)}
@@ -44,32 +49,32 @@ def update(config: StageConfig, gradients: list[float], *, parameter: float = 1.
 
 
 def test_adam_moves_by_the_learning_rate() -> None:
-    config = StageConfig(steps=10, learning_rate=0.01, schedule="constant")
+    config = stage(steps=10, learning_rate=0.01, schedule="constant")
     np.testing.assert_allclose(update(config, [0.5, 0.5]), [0.99, 0.98], rtol=1e-5)
 
 
 def test_the_gradient_is_clipped() -> None:
-    config = StageConfig(steps=10, learning_rate=0.01, schedule="constant", clip_norm=0.5)
+    config = stage(steps=10, learning_rate=0.01, schedule="constant", clip_norm=0.5)
     assert update(config, [0.5, 100.0]) == pytest.approx(update(config, [0.5, 0.5]))
-    loose = StageConfig(steps=10, learning_rate=0.01, schedule="constant", clip_norm=100.0)
+    loose = stage(steps=10, learning_rate=0.01, schedule="constant", clip_norm=100.0)
     assert update(loose, [0.5, 100.0]) != pytest.approx(update(loose, [0.5, 0.5]))
 
 
 def test_adamw_decays_the_parameters_too() -> None:
-    plain = StageConfig(steps=10, learning_rate=0.01, schedule="constant", optimiser="adamw")
-    decayed = StageConfig(steps=10, learning_rate=0.01, schedule="constant", optimiser="adamw", weight_decay=0.5)
+    plain = stage(steps=10, learning_rate=0.01, schedule="constant", optimiser="adamw")
+    decayed = stage(steps=10, learning_rate=0.01, schedule="constant", optimiser="adamw", weight_decay=0.5)
     assert update(plain, [0.5])[0] - update(decayed, [0.5])[0] == pytest.approx(0.01 * 0.5, rel=1e-4)
 
 
 def test_accumulation_makes_one_update_of_the_mean() -> None:
-    config = StageConfig(steps=4, learning_rate=0.01, schedule="constant", clip_norm=100.0)
+    config = stage(steps=4, learning_rate=0.01, schedule="constant", clip_norm=100.0)
     single = update(config, [2.0, 1.0])
     assert update(config, [1.0, 3.0, 0.5, 1.5], accumulate=2) == pytest.approx([1, single[0], single[0], single[1]])
 
 
 def test_accumulation_shortens_the_schedule() -> None:
-    config = StageConfig(steps=20, learning_rate=0.01, final_fraction=0.0)
-    halves = StageConfig(steps=10, learning_rate=0.01, final_fraction=0.0)
+    config = stage(steps=20, learning_rate=0.01, final_fraction=0.0)
+    halves = stage(steps=10, learning_rate=0.01, final_fraction=0.0)
     assert update(config, [1.0] * 20, accumulate=2)[-1] == pytest.approx(update(halves, [1.0] * 10)[-1], rel=1e-5)
 
 
@@ -86,4 +91,4 @@ def test_accumulation_shortens_the_schedule() -> None:
 )
 def test_wrong_settings_are_refused(settings, message) -> None:
     with pytest.raises(ValueError, match=message):
-        StageConfig(**settings)
+        stage(**settings)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.training import Stage, StageConfig, TrainConfig
-from atlf_jax.training.objective import OBJECTIVES
+from atlf_jax.models.atlf.phase import ADAPTER
+from atlf_jax.training import Span, TrainConfig
 from atlf_jax.training.sharding import data_mesh, place, replicated
-from atlf_jax.training.step import ADAPTER, TRAINED, average_decay, compile_stage, initialise
+from atlf_jax.training.step import average_decay, compile_stage, initialise
+from tests.training.conftest import stage as stage_of
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def mesh():
 @pytest.fixture
 def programs(mesh, tiny):
     def make(name: str, *, model=None, start=0, ema_decay=0.5, **settings):
-        stage = Stage(name, StageConfig(steps=8, learning_rate=1e-2, schedule="constant"), start, start + 8)
+        span = Span(stage_of(name, steps=8, schedule="constant"), start, start + 8)
         config = TrainConfig(ema_decay=ema_decay, **settings)
-        return compile_stage(stage, config=config, model=model or tiny(), mesh=mesh)
+        return compile_stage(span, config=config, model=model or tiny(), mesh=mesh)
 
     return make
 
@@ -34,10 +35,6 @@ def differs(a, b) -> dict[str, bool]:
     """Say for each top-level name whether its arrays differ."""
     pairs = {name: zip(jax.tree.leaves(a[name]), jax.tree.leaves(b[name]), strict=True) for name in a}
     return {name: any(not np.array_equal(x, y) for x, y in pair) for name, pair in pairs.items()}
-
-
-def test_the_tables_have_the_same_stages() -> None:
-    assert OBJECTIVES.keys() == TRAINED.keys()
 
 
 def test_adapters_are_left_out_before_their_stage(programs, tiny, batch, mesh) -> None:

@@ -1,4 +1,6 @@
-"""From a batch to a loss: each term, the draw of mu, what the fusion losses look at."""
+"""From a batch to a loss by ATLF-Net's objectives: each term, the draw of mu, what the fusion losses look at."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 
 from atlf_jax import losses, metrics
-from atlf_jax.training import LossConfig
-from atlf_jax.training.objective import OBJECTIVES, Model, zero_filled
+from atlf_jax.models.atlf.objectives import Fuse, Reconstruct
+from atlf_jax.objectives import Model, zero_filled
+from tests.training.conftest import STAGES
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def variables(tiny, batch):
 
 
 def outcome(stage, model, variables, batch, *, key=None, **weights):
-    return OBJECTIVES[stage](model, variables, batch, config=LossConfig(**weights), key=key)
+    return dataclasses.replace(STAGES[stage][0], **weights)(model, variables, batch, key=key)
 
 
 def test_the_models_meet_the_protocol(tiny) -> None:
@@ -40,7 +43,7 @@ def test_reconstruction_terms_are_the_weighted_losses(tiny, variables, batch) ->
         "l1": 3 * losses.l1(result.image, target),
         "charbonnier": 0.1 * losses.charbonnier(result.image, target),
         "ssim": 0.5 * losses.ssim_magnitude(result.image, target),
-        "symmetry": 0.2 * result.symmetry,
+        "symmetry": 0.2 * result.extras.symmetry,
     }
     assert got.terms.keys() == expected.keys()
     for name, value in expected.items():
@@ -126,7 +129,7 @@ def test_the_fusion_losses_look_at_the_chosen_mr(tiny, variables, batch, kind) -
     np.testing.assert_allclose(got.terms["autoencode"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stage", list(OBJECTIVES))
+@pytest.mark.parametrize("stage", STAGES)
 def test_pictures_are_one_row_of_the_batch(tiny, variables, batch, stage) -> None:
     pictures = outcome(stage, tiny(), variables, batch).pictures
     assert list(pictures)[0] == "ct" and "zero-filled" in pictures
@@ -138,6 +141,8 @@ def test_pictures_are_one_row_of_the_batch(tiny, variables, batch, stage) -> Non
 
 def test_wrong_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="loss weights must be >= 0, got .*'l1': -1.0"):
-        LossConfig(l1=-1.0)
+        Reconstruct(l1=-1.0)
     with pytest.raises(ValueError, match="one of the loss weights mse, l1, charbonnier, ssim must be above 0"):
-        LossConfig(mse=0.0)
+        Reconstruct(mse=0.0)
+    with pytest.raises(ValueError, match="eta_gap must be >= 0, got -1.0"):
+        Fuse(eta_gap=-1.0)

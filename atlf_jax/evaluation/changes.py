@@ -1,0 +1,203 @@
+"""Changes of the CT-MR pairs of a source: the CT taken away, exchanged or moved, lesions painted in.
+
+Each leaves names, subjects, masks and noise alone, so that a variant is compared with the untouched pairs slice by
+slice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy
+from beartype import beartype
+from jaxtyping import Float32
+
+from atlf_jax.data import Example, Source
+from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy, move_ct
+from atlf_jax.masks import seed_from_name
+
+__all__ = [
+    "ABLATIONS",
+    "Change",
+    "Changed",
+    "has_ct",
+    "held",
+    "lesion",
+    "mover",
+    "of_another_slice",
+    "of_another_subject",
+    "painter",
+    "possible_ablations",
+    "zeros",
+]
+
+Change = Callable[[Source, int], Example]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A source whose records are changed on reading."""
+
+    source: Source
+    change: Change  # (source, index) -> the changed record
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.change(self.source, index)
+
+
+def zeros(source: Source, index: int) -> Example:
+    """Take the CT away: zeros, as a network is told that there is none."""
+    example = source[index]
+    return example._replace(ct=np.zeros_like(example.ct))
+
+
+def of_another_subject(source: Source, index: int) -> Example:
+    """Give the CT of the next subject, at the same height between its first and last slice."""
+    volumes = _volumes(source)
+    subjects = list(volumes)
+    example = source[index]
+    if len(subjects) < 2:
+        raise ValueError("the CT of another subject was asked for, and the split holds only one; choose another split")
+    own = volumes[example.subject]
+    other = volumes[subjects[(subjects.index(example.subject) + 1) % len(subjects)]]
+    height = own.index(index) / max(1, len(own) - 1)
+    return _with_ct(example, source[other[round(height * (len(other) - 1))]])
+
+
+def of_another_slice(source: Source, index: int) -> Example:
+    """Give the CT of the same subject half a volume away."""
+    example = source[index]
+    own = _volumes(source)[example.subject]
+    if len(own) < 2:
+        raise ValueError(f"the CT of another slice was asked for, and subject {example.subject} has only one slice")
+    return _with_ct(example, source[own[(own.index(index) + len(own) // 2) % len(own)]])
+
+
+ABLATIONS: dict[str, Change] = {
+    "CT zero": zeros,
+    "CT of another subject": of_another_subject,
+    "CT of another slice": of_another_slice,
+}
+
+
+@beartype
+def has_ct(source: Source) -> bool:
+    """Say whether any record has a CT that is not 0 everywhere; records are read up to the first that has."""
+    return any(source[index].ct.any() for index in range(len(source)))
+
+
+@beartype
+def possible_ablations(source: Source) -> dict[str, Change]:
+    """Return the rows of ``ABLATIONS`` that a source can be given.
+
+    Of a split of one subject that of another subject is left out, and where a subject has one slice that of another.
+    """
+    volumes = _volumes(source)
+    impossible = {of_another_subject} if len(volumes) == 1 else set()
+    impossible |= {of_another_slice} if min(map(len, volumes.values())) == 1 else set()
+    return {name: change for name, change in ABLATIONS.items() if change not in impossible}
+
+
+@beartype
+def held(source: Source, change: Change) -> Source:
+    """Return a changed source that keeps what it has read: exchanged and moved CTs are asked for once a mask."""
+    return _Held(Changed(source, change))
+
+
+@beartype
+def mover(name: str, amount: float) -> Change:
+    """Return the change that moves the CT, each slice's in its own direction, drawn from its name.
+
+    Args:
+        name: a row of ``modality.SWEEPS`` about the CT.
+        amount: in its unit.
+    """
+    kind = name.split()[1]  # shift, rotation or elastic
+
+    def change(source: Source, index: int) -> Example:
+        example = source[index]
+        rng = np.random.default_rng(seed_from_name(example.name))
+        return example._replace(ct=move_ct(example.ct, rng, **{kind: amount}))
+
+    return change
+
+
+@beartype
+def painter(painted: str, contrast: float) -> Change:
+    """Return the change that paints ``lesion`` into the CT ("ct") or the MR ("mr") alone.
+
+    Args:
+        painted: where.
+        contrast: of the lesion, in units of the image's maximum.
+    """
+
+    def change(source: Source, index: int) -> Example:
+        example = source[index]
+        mark = lesion(example)
+        if painted == "ct":
+            return example._replace(ct=np.clip(example.ct + contrast * mark, 0, 1))
+        size = contrast * np.abs(example.target).max()
+        phase = np.exp(1j * np.angle(example.target))
+        if example.kspace is not None:  # the coils see it as strongly, against each other, as what lies there
+            images = ifft2c_numpy(example.kspace)
+            strength = np.maximum(np.linalg.norm(images, axis=0), np.finfo(np.float32).tiny)
+            images = (images * (1 + size * mark / strength)).astype(np.complex64)
+            example = example._replace(kspace=fft2c_numpy(images))
+        return example._replace(target=(example.target + size * mark * phase).astype(np.complex64))
+
+    return change
+
+
+@beartype
+def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h w"]:
+    """Draw a round lesion of height 1 inside the body, at a place that follows from the record's name.
+
+    Args:
+        example: its MR says where the body is: above a tenth of the maximum, holes filled.
+        radius: standard deviation of the Gaussian, in image sides: smaller than what the centre of k-space resolves.
+    """
+    magnitude = np.abs(example.target)
+    h, w = magnitude.shape
+    body = scipy.ndimage.binary_fill_holes(magnitude > 0.1 * magnitude.max())
+    deep = scipy.ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1]
+    rows, columns = np.nonzero(deep >= 0.5 * deep.max())
+    place = np.random.default_rng(seed_from_name(example.name)).integers(len(rows))
+    y, x = np.ogrid[:h, :w]
+    square = (y - rows[place]) ** 2 + (x - columns[place]) ** 2
+    return np.exp(-square / (2 * (radius * min(h, w)) ** 2)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A source that keeps what it has read."""
+
+    source: Source
+    read: dict[int, Example] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        if index not in self.read:
+            self.read[index] = self.source[index]
+        return self.read[index]
+
+
+def _volumes(source: Source) -> dict[str, list[int]]:
+    """Return the records of each subject, in order."""
+    volumes: dict[str, list[int]] = {}
+    for index in range(len(source)):
+        volumes.setdefault(source[index].subject, []).append(index)
+    return volumes
+
+
+def _with_ct(example: Example, other: Example) -> Example:
+    if other.ct.shape != example.ct.shape:
+        raise ValueError(
+            f"{example.name} is {example.ct.shape} and {other.name}, whose CT it was to have, is {other.ct.shape}: "
+            "exchange CTs only where all slices have one size"
+        )
+    return example._replace(ct=other.ct)

@@ -1,0 +1,82 @@
+"""How scores are written: digits, units, headings and signs, the same on the terminal and on the page."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from beartype import beartype
+
+from atlf_jax.evaluation.scoring import BODY_ENDING
+from atlf_jax.metrics import find_metric
+
+__all__ = ["cell", "count", "heading", "interval", "number", "p_value", "spread", "title"]
+
+
+@beartype
+def number(value: float | None, metric: str, *, signed: bool = False) -> str:
+    """Write a score with the digits that belong to its metric; infinity as its sign, an undefined one as a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:{'+' if signed else ''}.{find_metric(metric).decimals}f}".replace("-", "−")
+
+
+@beartype
+def spread(result: Mapping[str, Any]) -> str:
+    """Write mean and standard deviation over subjects."""
+    mean, deviation = (number(result[key], result["metric"]) for key in ("mean", "deviation"))
+    return mean if deviation == "–" else f"{mean} ± {deviation}"
+
+
+@beartype
+def interval(result: Mapping[str, Any]) -> str:
+    """Write the bootstrap interval over subjects; empty where there is none."""
+    if result["interval"] is None:
+        return ""
+    low, high = (number(end, result["metric"]) for end in result["interval"])
+    return f"[{low}, {high}]"
+
+
+@beartype
+def title(metric: str) -> str:
+    """Name a score in a table; of a metric of a user's own file the name alone.
+
+    Example:
+        >>> title("psnr"), title("ssim_body")
+        ('PSNR [dB]', 'SSIM, body')
+    """
+    name = metric.removesuffix(BODY_ENDING)
+    unit = find_metric(name).unit
+    return f"{name.rpartition(':')[2].upper()}{f' [{unit}]' if unit else ''}{', body' if name != metric else ''}"
+
+
+@beartype
+def heading(metric: str) -> str:
+    """Name a score with an arrow to the better side."""
+    return f"{title(metric)} {'↓' if find_metric(metric).lower_is_better else '↑'}"
+
+
+@beartype
+def p_value(value: float | None) -> str:
+    """Write the p of a test; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.2g}"
+
+
+@beartype
+def count(amount: int, noun: str) -> str:
+    """Write a number of things.
+
+    Example:
+        >>> count(1, "slice"), count(1200, "slice")
+        ('1 slice', '1,200 slices')
+    """
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+@beartype
+def cell(value: Any) -> str:
+    """Write what stands in a table of a section."""
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")

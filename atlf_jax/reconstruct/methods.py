@@ -1,0 +1,190 @@
+"""Classical solvers in the place of a network, and the rules that choose their regularisation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from jaxtyping import Bool, jaxtyped
+
+from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.ops import forward
+from atlf_jax.reconstruct.slices import Record, Settings, in_batches, measure
+from atlf_jax.solvers import COIL_SOLVERS, SOLVERS
+
+__all__ = ["METHODS", "Method", "Regularisation", "Solver", "choose_regularisation", "solver_of", "withhold"]
+
+Method = Literal[
+    "network", "zero_filled", "cg_sense", "total_variation", "l1_wavelet", "guided_total_variation", "grappa"
+]
+Rule = Literal["withheld", "discrepancy"]
+Regularisation = float | Rule
+METHODS: tuple[Method, ...] = get_args(Method)
+_ALL = SOLVERS | COIL_SOLVERS
+_FINE = tuple(10.0 ** (exponent / 2) for exponent in range(-8, -1))  # 1e-4, 3.2e-4, ... .1
+GRIDS: dict[str, tuple[float, ...]] = {
+    "cg_sense": tuple(10.0 ** (exponent / 2) for exponent in range(-6, 1)),  # 1e-3, 3.2e-3, ... 1
+    "total_variation": _FINE,
+    "l1_wavelet": _FINE,
+    "guided_total_variation": _FINE,
+    "grappa": tuple(10.0**exponent for exponent in range(-4, 0)),  # its fit is slow
+}
+SHARE = 1 / 16  # of what is measured outside the centre that is withheld
+DRAWS = 4  # how often, over all slices that are looked at
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A classical solver with its regularisation: a function of a measurement, as a network is.
+
+    The measurement has ``max|A^H y| = 1``, so that one regularisation does for data in any unit.
+    """
+
+    method: str
+    regularisation: Any
+
+    def __call__(self, measurement: Measurement) -> Reconstruction:
+        """Reconstruct a batch."""
+        return _ALL[self.method](measurement, regularisation=self.regularisation)
+
+
+class Chosen(NamedTuple):
+    """A solver with a number for its regularisation, and how that was chosen."""
+
+    solver: Solver
+    facts: dict[str, Any]
+
+
+@beartype
+def solver_of(method: str, regularisation: Regularisation, *, coils: int, has_ct: bool) -> Solver | None:
+    """Return the solver that is meant, or None for the zero-filled image.
+
+    Args:
+        method: of ``METHODS``, but a network.
+        regularisation: a number, or the rule that chooses it.
+        coils: 0 or 1 where there is one.
+        has_ct: whether there is a CT.
+
+    Raises:
+        ValueError: the method needs coils or a CT that are not there, or there is none of that name.
+    """
+    if method == "zero_filled":
+        return None
+    if method not in _ALL:
+        raise ValueError(f"method is {method!r}, wanted one of {', '.join(METHODS)}")
+    if method in COIL_SOLVERS and coils < 2:
+        raise ValueError(f"{method} needs several coils, and k-space has one; take total_variation or l1_wavelet")
+    if method == "guided_total_variation" and not has_ct:
+        raise ValueError("guided_total_variation needs a CT, and there is none; give one, or take total_variation")
+    if not isinstance(regularisation, str) and not (np.isfinite(regularisation) and regularisation >= 0):
+        raise ValueError(f"regularisation is {regularisation}, wanted a number >= 0, 'withheld' or 'discrepancy'")
+    return Solver(method, regularisation)
+
+
+def choose_regularisation(solver: Solver, records: Sequence[Record], settings: Settings) -> Chosen:
+    """Give a solver the number that its rule chooses on a few slices; one that has a number keeps it.
+
+    "withheld": a sixteenth of the measured lines (of points, samples) outside the calibration centre is left out, the
+    solver reconstructs from the others, and of a short grid the regularisation is taken whose images predict what was
+    left out best; over four draws, since lines are few.
+    "discrepancy": the largest of the grid whose image misses the measured samples by no more than their noise, which
+    must be known (whitened coils); where none does, the smallest.
+
+    Args:
+        solver: its regularisation is a number or a rule.
+        records: a few slices.
+        settings: as all slices are solved with.
+
+    Raises:
+        ValueError: the discrepancy rule, and the noise is not known.
+
+    Source: cross-validation; Morozov 1966 for the discrepancy principle.
+    """
+    rule = solver.regularisation
+    if not isinstance(rule, str):
+        return Chosen(solver, {"regularisation": float(rule), "regularisation_rule": "given"})
+    if rule == "discrepancy" and settings.whitening is None:
+        raise ValueError(
+            "the discrepancy rule needs the noise, and it is not known; give a noise covariance, or take the rule "
+            "withheld"
+        )
+    grid = GRIDS[solver.method]
+    errors = np.zeros(len(grid))
+    samples = energy = 0.0
+    for _, fields in in_batches(records, replaced(settings, batch_size=1)):
+        found = measure(fields, settings)
+        whole, unit = found.measurement, float(np.asarray(found.scale).ravel()[0]) ** 2
+        masks = [np.asarray(whole.mask)]
+        if rule == "withheld":
+            masks = [withhold(masks[0], settings.calibration, fold=fold) for fold in range(-(-DRAWS // len(records)))]
+        for asked in masks:
+            given = _without(whole, asked) if rule == "withheld" else whole
+            wanted = _at(asked, whole.kspace)
+            samples += float(np.sum(np.broadcast_to(_lifted(asked, whole.kspace), whole.kspace.shape)))
+            energy += float(jnp.sum(jnp.abs(wanted) ** 2)) * unit
+            for place, value in enumerate(grid):
+                image = replaced(solver, regularisation=value)(given).image
+                error = forward(image, asked, whole.coil_maps) - wanted
+                errors[place] += float(jnp.sum(jnp.abs(error) ** 2)) * unit
+    if rule == "withheld":
+        best = int(np.argmin(errors))
+    else:
+        below = np.flatnonzero(errors <= samples)  # the noise of a whitened sample has variance 1
+        best = int(below[-1]) if below.size else 0
+    chosen = grid[best]
+    relative = np.sqrt(errors / energy) if energy else errors
+    facts = {
+        "regularisation": chosen,
+        "regularisation_rule": rule,
+        "regularisation_grid": list(grid),
+        "regularisation_errors": [round(float(error), 6) for error in relative],
+    }
+    return Chosen(replaced(solver, regularisation=chosen), facts)
+
+
+@jaxtyped(typechecker=beartype)
+def withhold(mask: Bool[np.ndarray, "b #h w"], centre: tuple[int, int], *, fold: int = 0) -> Bool[np.ndarray, "b #h w"]:
+    """Draw what is left out of a mask, none of it from the calibration centre: whole lines of a mask of lines.
+
+    Args:
+        mask: True = acquired.
+        centre: rows and columns of the calibration centre.
+        fold: number of the draw; draws have nothing in common, until all is used up.
+
+    Returns:
+        True = left out; shaped as ``mask``. Of lines single samples would be easy to predict from their neighbours.
+
+    Example:
+        >>> out = withhold(np.ones((1, 1, 64), bool), (64, 8))
+        >>> int(out.sum()), int(out[..., 28:36].sum())
+        (4, 0)
+    """
+    sides = mask.shape[-2:]
+    rows, columns = (
+        np.ones(side, bool) if side == 1 else np.abs(np.arange(side) - side // 2 + 0.5) <= part / 2
+        for side, part in zip(sides, centre, strict=True)
+    )
+    out = np.zeros_like(mask)
+    for each, of_one in zip(out, mask & ~(rows[:, None] & columns), strict=True):
+        places = np.random.default_rng(0).permutation(np.flatnonzero(of_one))
+        count = max(1, round(SHARE * len(places)))
+        each.flat[np.roll(places, -fold * count)[:count]] = True
+    return out
+
+
+def _lifted(mask: Any, kspace: Array) -> Array:
+    """Give a mask the axis of coils that k-space may have."""
+    return jnp.asarray(mask)[:, None] if kspace.ndim == 4 else jnp.asarray(mask)
+
+
+def _at(mask: Any, kspace: Array) -> Array:
+    return jnp.where(_lifted(mask, kspace), kspace, 0)
+
+
+def _without(measurement: Measurement, out: np.ndarray) -> Measurement:
+    """Return the measurement without some samples."""
+    mask = jnp.asarray(measurement.mask & ~out)
+    return measurement._replace(kspace=_at(mask, measurement.kspace), mask=mask)
