@@ -18,7 +18,7 @@ __all__ = [
     "LEFT_OUT",
     "MANIFEST",
     "NAME",
-    "PAIRING_WORDS",
+    "PAIRING_REMARKS",
     "PARTS",
     "PICTURE",
     "check_records",
@@ -32,7 +32,7 @@ FORMAT = 1  # raise it when what is written changes, so that subjects are made a
 DIGEST = "sha256"
 LEFT_OUT = "left out"  # in place of a split, for pairs of poor registration
 PICTURE = "picture"  # in place of a window, for CT that was windowed before it came here
-PAIRING_WORDS = {  # by the pairing of a dataset; said in training and in reports
+PAIRING_REMARKS = {  # by the pairing of a dataset; said in training and in reports
     "unpaired": (
         "CT and MR are of different people (unpaired): what a CT of the same person would bring is not measured here."
     ),

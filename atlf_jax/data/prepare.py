@@ -24,7 +24,7 @@ from beartype import beartype
 
 from atlf_jax.data.aanlib import SPLITS, AANLIBConfig, AANLIBSource
 from atlf_jax.data.ct import AIR, clean_ct
-from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
+from atlf_jax.data.dicom import ScannedVolume, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
 from atlf_jax.data.files import PARTIAL, NotWritten, check_writable, fingerprint, sha256_of, write_file
 from atlf_jax.data.inputs import FileError, contains, read_json, read_png, read_table
@@ -491,7 +491,7 @@ def _stack(images: Sequence[np.ndarray]) -> Volume:
     return Volume(np.ascontiguousarray(data, np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]), codes=(0, 1), through=2)
 
 
-def _read_label(path: Path, mr: Scan) -> Volume:
+def _read_label(path: Path, mr: ScannedVolume) -> Volume:
     """Read the labels of an MR: a volume on its grid, or one picture a slice in the order of its files' names."""
     if path.is_file():
         label = read_scan(path, "MR").volume

@@ -23,7 +23,7 @@ from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import Mask, make_mask, seed_from_name
 
-__all__ = ["Finding", "Traits", "audit", "findings", "measure", "table"]
+__all__ = ["DataProperty", "Traits", "audit", "findings", "image_traits", "table"]
 
 REAL = 1e-6  # part of the energy; real images have 1e-16, a phase of 0.1 rad 3e-3
 LEVELS = 256  # 8 bit
@@ -37,7 +37,7 @@ BINS = 64  # of |k| along an axis, from the zero frequency to the edge
 INNER, OUTER = 0.4, 0.9  # where a step is looked for, in parts of that
 
 
-class Finding(NamedTuple):
+class DataProperty(NamedTuple):
     """One property of the data, whether it is there or not."""
 
     name: str
@@ -62,7 +62,7 @@ class Traits(NamedTuple):
 
 
 @jaxtyped(typechecker=beartype)
-def measure(image: Complex[np.ndarray, "h w"]) -> Traits | None:
+def image_traits(image: Complex[np.ndarray, "h w"]) -> Traits | None:
     """Measure one fully sampled image; None where it is zero everywhere.
 
     Args:
@@ -86,7 +86,7 @@ def measure(image: Complex[np.ndarray, "h w"]) -> Traits | None:
 
 
 @beartype
-def audit(trial: Trial) -> list[Finding]:
+def audit(trial: Trial) -> list[DataProperty]:
     """Look at every record of a trial once and say what flatters scores on it.
 
     Args:
@@ -99,7 +99,7 @@ def audit(trial: Trial) -> list[Finding]:
     drawn: dict[str, list[Mask]] = {label: [] for label in trial.labels}
     for index in range(len(trial.source)):
         example = trial.source[index]
-        if (traits := measure(_scanned(example))) is not None:
+        if (traits := image_traits(_scanned(example))) is not None:
             measured.append(traits)
         for mask, label in zip(trial.masks, trial.labels, strict=True):
             drawn[label].append(make_mask(mask, example.target.shape, seed=seed_from_name(example.name)))
@@ -107,7 +107,7 @@ def audit(trial: Trial) -> list[Finding]:
         raise ValueError(f"none of the {len(trial.source)} records holds an image that is not zero everywhere")
     found = findings(measured, acquisition=trial.acquisition)
     if drawn and found[0].found:
-        found[0] = found[0]._replace(sentence=f"{found[0].sentence} {_coverage_words(drawn)}")
+        found[0] = found[0]._replace(sentence=f"{found[0].sentence} {_coverage_sentence(drawn)}")
     return found
 
 
@@ -120,11 +120,11 @@ def _scanned(example: Example) -> Complex[np.ndarray, "h w"]:
 
 
 @beartype
-def findings(measured: Sequence[Traits], *, acquisition: AcquisitionConfig = AcquisitionConfig()) -> list[Finding]:
-    """Pool what was measured on the slices, hold it against the thresholds and put it in words.
+def findings(measured: Sequence[Traits], *, acquisition: AcquisitionConfig = AcquisitionConfig()) -> list[DataProperty]:
+    """Pool what was measured on the slices, compare it with the thresholds and describe each result in a sentence.
 
     Args:
-        measured: what ``measure`` returned, at least once.
+        measured: what ``image_traits`` returned, at least once.
         acquisition: phase and noise that are simulated before the k-space is made.
     """
     profiles = np.mean([traits.profiles for traits in measured], axis=0)
@@ -143,7 +143,7 @@ def findings(measured: Sequence[Traits], *, acquisition: AcquisitionConfig = Acq
 
 
 @beartype
-def table(found: Sequence[Finding]) -> Table:
+def table(found: Sequence[DataProperty]) -> Table:
     """Set findings as a table for a terminal of 80 columns."""
     built = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     built.add_column("what", max_width=12)
@@ -160,7 +160,7 @@ def table(found: Sequence[Finding]) -> Table:
     return built
 
 
-def _coverage_words(drawn: Mapping[str, Sequence[Mask]]) -> str:
+def _coverage_sentence(drawn: Mapping[str, Sequence[Mask]]) -> str:
     """Say how much of a real image's k-space masks give away."""
     return "; ".join(
         f"{label}: {np.mean([1 / mask.effective for mask in masks]):.3f} sampled, "
@@ -169,79 +169,81 @@ def _coverage_words(drawn: Mapping[str, Sequence[Mask]]) -> str:
     )
 
 
-def _magnitude_only(phase: float, acquisition: AcquisitionConfig) -> Finding:
+def _magnitude_only(phase: float, acquisition: AcquisitionConfig) -> DataProperty:
     real = phase <= REAL
     if real and acquisition.phase:
-        words = f"The images have no phase; each is given a smooth one of up to {acquisition.phase:g} rad."
+        sentence = f"The images have no phase; each is given a smooth one of up to {acquisition.phase:g} rad."
     elif real:
-        words = (
+        sentence = (
             "The images have no phase, so their k-space is Hermitian: each sample also tells its mirror image, and a "
             "mask gives away more than it samples (Shimron et al., PNAS 2022)."
         )
     else:
-        words = "The images have a phase."
+        sentence = "The images have a phase."
     found = real and not acquisition.phase
-    return Finding("magnitude only", found, phase, "at most", REAL, "of the energy", words)
+    return DataProperty("magnitude only", found, phase, "at most", REAL, "of the energy", sentence)
 
 
-def _eight_bit(measured: Sequence[Traits]) -> Finding:
+def _eight_bit(measured: Sequence[Traits]) -> DataProperty:
     levels = max(traits.levels for traits in measured)
     limit = min(LEVELS, min(traits.pixels for traits in measured) // 4)  # tiny images cannot hold more
-    words = f"A slice has up to {levels} distinct magnitudes."
+    sentence = f"A slice has up to {levels} distinct magnitudes."
     if levels <= limit:
-        words += " Rounding to grey levels took small structure and most of the noise away."
-    return Finding("8 bit", levels <= limit, float(levels), "at most", float(limit), "levels", words)
+        sentence += " Rounding to grey levels took small structure and most of the noise away."
+    return DataProperty("8 bit", levels <= limit, float(levels), "at most", float(limit), "levels", sentence)
 
 
-def _zero_padded(step: float, filled: Sequence[float]) -> Finding:
+def _zero_padded(step: float, filled: Sequence[float]) -> DataProperty:
     ends = [
         f"{end:.0%} of the way to the edge along the {axis}"
         for axis, end in zip(("rows", "columns"), filled, strict=True)
         if end < 1
     ]
-    words = "The power of k-space falls without a step."
+    sentence = "The power of k-space falls without a step."
     if ends:
-        words = (
+        sentence = (
             f"K-space is filled to {' and '.join(ends)}, then its power drops: the images were interpolated from a "
             "smaller k-space, and masks leave out samples that held little."
         )
-    return Finding("zero-padded k-space", bool(ends), step, "at least", STEP, "dB", words)
+    return DataProperty("zero-padded k-space", bool(ends), step, "at least", STEP, "dB", sentence)
 
 
-def _compressed(blocks: Float[np.ndarray, "2 8"]) -> Finding:
+def _compressed(blocks: Float[np.ndarray, "2 8"]) -> DataProperty:
     ordered = np.sort(blocks, axis=1)
     ratio = float((ordered[:, -1] / np.maximum(ordered[:, -2], np.finfo(float).tiny)).min())
-    words = "Pixels differ no more often at one place modulo 8 than at others."
+    sentence = "Pixels differ no more often at one place modulo 8 than at others."
     if ratio >= BLOCKS:
-        words = (
+        sentence = (
             "Pixels differ most often at the borders of blocks of 8 x 8: the images were JPEG files, whose fine detail "
             "is simpler than a scan's."
         )
-    return Finding("lossy compression", ratio >= BLOCKS, ratio, "at least", BLOCKS, "times", words)
+    return DataProperty("lossy compression", ratio >= BLOCKS, ratio, "at least", BLOCKS, "times", sentence)
 
 
-def _filtered(fall: float) -> Finding:
-    words = "Power falls to the edge of k-space no faster than a power law."
+def _filtered(fall: float) -> DataProperty:
+    sentence = "Power falls to the edge of k-space no faster than a power law."
     if fall >= FALL:
-        words = (
+        sentence = (
             f"Towards the edge of k-space power lies {fall:.1f} dB below the power law of its middle: the images were "
             "filtered, interpolated or smoothed, and there is less detail to recover."
         )
-    return Finding("filtered", fall >= FALL, fall, "at least", FALL, "dB", words)
+    return DataProperty("filtered", fall >= FALL, fall, "at least", FALL, "dB", sentence)
 
 
-def _clipped(share: float) -> Finding:
-    words = "Few pixels share the largest value of their slice."
+def _clipped(share: float) -> DataProperty:
+    sentence = "Few pixels share the largest value of their slice."
     if share >= SATURATED:
-        words = f"{share:.1%} of the pixels that are not 0 share their slice's largest value: bright detail is gone."
-    return Finding("clipped", share >= SATURATED, share, "at least", SATURATED, "of the body", words)
+        sentence = f"{share:.1%} of the pixels that are not 0 share their slice's largest value: bright detail is gone."
+    return DataProperty("clipped", share >= SATURATED, share, "at least", SATURATED, "of the body", sentence)
 
 
-def _empty(share: float) -> Finding:
-    words = f"{share:.1%} of the pixels are exactly 0."
+def _empty(share: float) -> DataProperty:
+    sentence = f"{share:.1%} of the pixels are exactly 0."
     if share >= EMPTY:
-        words += " Air without noise, or removed tissue, is easily reproduced and lifts means over the whole picture."
-    return Finding("empty background", share >= EMPTY, share, "at least", EMPTY, "of the image", words)
+        sentence += (
+            " Air without noise, or removed tissue, is easily reproduced and lifts means over the whole picture."
+        )
+    return DataProperty("empty background", share >= EMPTY, share, "at least", EMPTY, "of the image", sentence)
 
 
 def _profiles(image: np.ndarray) -> np.ndarray:

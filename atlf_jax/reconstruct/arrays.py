@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.data.transforms import CT_WINDOWS, CTWindows, ct_shape, window_ct
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask, as_whole_number, is_lazy
 from atlf_jax.ops import whitening_matrix
@@ -19,11 +20,10 @@ from atlf_jax.reconstruct.slices import (
     Record,
     Settings,
     calibration_sides,
-    solve,
+    reconstruct_records,
     too_small_a_centre,
 )
 from atlf_jax.trained.guards import GuardWarning, Placement, unseen_sampling
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, check_windows, error_scale, load, windows_of
 
 __all__ = ["reconstruct"]
@@ -38,7 +38,7 @@ def reconstruct(
     ct: Any = None,
     ct_window: CTWindows | None = None,
     coil_maps: Any = None,
-    model: Model | str | Path | None = None,
+    model: Reconstructor | str | Path | None = None,
     method: Method | None = None,
     regularisation: Regularisation = "withheld",
     coils: CoilMaps | None = None,
@@ -189,7 +189,7 @@ def reconstruct(
             model, [record(index) for index in probe_indices(slices)], examined.settings
         )
     placement = Placement(mask)
-    results = list(solve(map(record, range(slices)), examined.settings, model, placement))
+    results = list(reconstruct_records(map(record, range(slices)), examined.settings, model, placement))
     judgement = judge_images(examined.findings, results, model, placement, check_ct=check_ct)
     judgement.raise_if_refused(force=force)
     worth_saying = [str(finding) for finding in judgement.findings]
@@ -239,7 +239,7 @@ def _has_coils(
 
 
 def _stack_of_ct(
-    ct: Any, window: CTWindows | None, shape: tuple[int, int, int], *, single: bool, model: Model | None
+    ct: Any, window: CTWindows | None, shape: tuple[int, int, int], *, single: bool, model: Reconstructor | None
 ) -> tuple[Any, int]:
     """Return the CT as ``[slices, *k, h, w]``, and its number of windows."""
     if ct is None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from atlf_jax import command_line
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.config import to_dict
 from atlf_jax.data.dicom import is_multiframe
 from atlf_jax.data.fastmri import centre_crop
@@ -59,11 +60,10 @@ from atlf_jax.reconstruct.slices import (
     Result,
     Settings,
     calibration_sides,
-    solve,
+    reconstruct_records,
     too_small_a_centre,
 )
 from atlf_jax.trained.guards import Placement, unseen_sampling, unseen_scan_kind, unseen_windows
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, check_windows, error_scale, load
 from atlf_jax.trained.withheld import WithheldErrors
 
@@ -285,7 +285,7 @@ class _Study:
         self,
         scan: Scan,
         examined: Examined,
-        model: Model | None,
+        model: Reconstructor | None,
         console: Console,
         folder: Path,
         *,
@@ -313,7 +313,7 @@ class _Study:
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("slices", total=len(scan))
             records = (self._record(index) for index in range(len(scan)))
-            for index, result in enumerate(solve(records, self._settings, self._model, self.placement)):
+            for index, result in enumerate(reconstruct_records(records, self._settings, self._model, self.placement)):
                 self._first = self._first or time.perf_counter() - start
                 nothing = np.zeros((0, 0))
                 self._numbers.append(result._replace(image=nothing, start=nothing, error=None))

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from atlf_jax.data.measured import measured
+from atlf_jax.array_types import Reconstructor
+from atlf_jax.data.measured import find_measured
 from atlf_jax.reconstruct.judgement import Finding, Judgement, centre_findings, graded, noise_level
 from atlf_jax.reconstruct.methods import Solver
 from atlf_jax.reconstruct.slices import (
@@ -18,10 +19,9 @@ from atlf_jax.reconstruct.slices import (
     calibration_sides,
     check_record,
     in_batches,
-    measure,
+    prepare_batch,
 )
 from atlf_jax.trained.guards import Placement
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, check_does_without_ct
 from atlf_jax.trained.withheld import WithheldErrors, gain_interval, withheld_energy_and_error
 
@@ -53,7 +53,7 @@ def probe_indices(slices: int) -> list[int]:
     return list(dict.fromkeys(int(part * (slices - 1) + 0.5) for part in PROBES))
 
 
-def examine(records: Sequence[Record], settings: Settings, model: Model | None) -> Examined:
+def examine(records: Sequence[Record], settings: Settings, model: Reconstructor | None) -> Examined:
     """Look at a few slices before the work: what of the measurement makes a reconstruction doubtful?
 
     Args:
@@ -96,7 +96,9 @@ class _Probes:
 
     def __init__(self, records: Sequence[Record], settings: Settings) -> None:
         self.records, self.settings = records, settings
-        self.batches = [(len(batch), measure(fields, settings)) for batch, fields in in_batches(records, settings)]
+        self.batches = [
+            (len(batch), prepare_batch(fields, settings)) for batch, fields in in_batches(records, settings)
+        ]
 
     def mean(self, name: str) -> float:
         """Return the mean over slices of a field of ``Measured``."""
@@ -106,7 +108,7 @@ class _Probes:
 
 def _of_lines(records: Sequence[Record]) -> tuple[list[Finding], Bool[np.ndarray, "#h w"] | None]:
     """Find what is said to be acquired and holds zeros alone in every slice, and what was measured then."""
-    found = measured(lambda index: records[index].kspace, len(records))
+    found = find_measured(lambda index: records[index].kspace, len(records))
     empty = records[0].mask & ~found
     if not empty.any():
         return [], None
@@ -163,7 +165,7 @@ def _of_noise(probes: _Probes, network: Network) -> list[Finding]:
     )
 
 
-def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
+def _of_withheld_samples(probes: _Probes, model: Reconstructor) -> list[Finding]:
     """Ask whether the network predicts measured samples that it is not shown better than zeros do."""
     energy, error = np.sum(
         [
@@ -189,7 +191,7 @@ def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
 def judge_images(
     findings: Sequence[Finding],
     results: Sequence[Result],
-    model: Model | None,
+    model: Reconstructor | None,
     placement: Placement,
     *,
     check_ct: bool,
@@ -236,7 +238,7 @@ def ct_benefit(pairs: Sequence[WithheldErrors]) -> tuple[list[Finding], str]:
     return [Finding("CT benefit", "doubtful", reason, "register it to the MR, or leave it out")], reason
 
 
-def check_for_ct_check(model: Model | None, *, has_ct: bool) -> None:
+def check_for_ct_check(model: Reconstructor | None, *, has_ct: bool) -> None:
     """Refuse to ask what a CT brings where there is none, or the network cannot do without.
 
     Raises:

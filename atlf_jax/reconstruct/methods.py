@@ -12,7 +12,7 @@ from jaxtyping import Bool, jaxtyped
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.ops import forward
-from atlf_jax.reconstruct.slices import Record, Settings, in_batches, measure
+from atlf_jax.reconstruct.slices import Record, Settings, in_batches, prepare_batch
 from atlf_jax.solvers import COIL_SOLVERS, SOLVERS
 
 __all__ = ["METHODS", "Method", "Regularisation", "Solver", "choose_regularisation", "solver_of", "withhold"]
@@ -115,7 +115,7 @@ def choose_regularisation(solver: Solver, records: Sequence[Record], settings: S
     errors = np.zeros(len(grid))
     samples = energy = 0.0
     for _, fields in in_batches(records, replaced(settings, batch_size=1)):
-        found = measure(fields, settings)
+        found = prepare_batch(fields, settings)
         whole, unit = found.measurement, float(np.asarray(found.scale).ravel()[0]) ** 2
         masks = [np.asarray(whole.mask)]
         if rule == "withheld":

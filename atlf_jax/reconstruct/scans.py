@@ -18,14 +18,13 @@ from atlf_jax.data.arrays import npy_bytes, write_cfl
 from atlf_jax.data.coils import espirit_maps_numpy
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.derived import write_derived_series
-from atlf_jax.data.dicom import Scan as FromDisk
-from atlf_jax.data.dicom import is_multiframe, is_same_person, read_scan
+from atlf_jax.data.dicom import ScannedVolume, is_multiframe, is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
 from atlf_jax.data.files import fingerprint, write_file
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
 from atlf_jax.data.kspace import CONVERTERS, ENDINGS, format_of, read_kspace
 from atlf_jax.data.lines import Choice
-from atlf_jax.data.measured import in_words, is_box, measured
+from atlf_jax.data.measured import describe_empty, find_measured, is_box
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import ITK, Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
@@ -227,7 +226,7 @@ class _VolumeScan:
     ct: Float32[np.ndarray, "s *k h w"] | None
     facts: dict[str, Any]
     source: Path
-    origin: FromDisk
+    origin: ScannedVolume
     windows: int = 1
     coils: int = 0
     contrast: str = ""
@@ -368,7 +367,7 @@ def _open_volume(
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
     file = KSpaceFile(path)  # stays open as long as its slices are read
-    found = measured(file.__getitem__, len(file)) & file.acquired
+    found = find_measured(file.__getitem__, len(file)) & file.acquired
     drawn, how, warnings = _sampled(path, file.shape, file.mask, found, mask, sampling, full=file.acquired)
     facts = {
         "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
@@ -419,9 +418,9 @@ def _open_kspace(
         )
     shape = samples.shape[-2:]
     check_memory(path, 32 * int(np.prod(samples.shape[1:], dtype=object)), f"slices {samples.shape[1:]}")
-    found = measured(samples.__getitem__, len(samples))
+    found = find_measured(samples.__getitem__, len(samples))
     if raw.mask is None and not (sampling.file or sampling.retrospective):
-        empty = "" if found.all() else f" ({in_words(found)})"
+        empty = "" if found.all() else f" ({describe_empty(found)})"
         raise FileError(
             path,
             f"does not say which samples were acquired{empty}",
@@ -431,7 +430,7 @@ def _open_kspace(
     if (raw.mask is None or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(
             path,
-            f"is not fully sampled: {in_words(found)}",
+            f"is not fully sampled: {describe_empty(found)}",
             "give its mask with --sampling.file in place of --sampling.retrospective",
         )
     own = None if sampling.retrospective else raw.mask
@@ -495,7 +494,7 @@ def _data_file(path: Path) -> Path:
 
 def _maps_of_reference(calibration: Complex64[np.ndarray, "s c h w"], path: Path) -> Complex64[np.ndarray, "s c h w"]:
     """Estimate coil maps from a reference scan of its own."""
-    known = measured(calibration.__getitem__, len(calibration))
+    known = find_measured(calibration.__getitem__, len(calibration))
     sides = calibration_sides(known, calibration.shape[-2:])
     if min(sides) < SMALLEST_CENTRE:
         raise FileError(path, "has a reference scan without a fully sampled centre", "give maps by --kspace.coil_maps")
@@ -529,7 +528,9 @@ def _sampled(
     warnings = []
     if own is None and not sampling.file and not is_box(found):
         own = found  # a mask drawn over it would take zeros for samples
-        warnings.append(f"{in_words(found)}: it was undersampled, the other samples are its mask, and none is drawn")
+        warnings.append(
+            f"{describe_empty(found)}: it was undersampled, the other samples are its mask, and none is drawn"
+        )
     if own is None:
         drawn, how = _mask(shape, config, sampling, path)
         claimed = drawn.samples & full
@@ -546,7 +547,7 @@ def _sampled(
             how = {"kind": "of the empty samples of k-space"}
     joined = claimed & found
     if (claimed & ~found).any():
-        warnings.append(f"{in_words(found)}: they do not count as acquired, whatever the mask says")
+        warnings.append(f"{describe_empty(found)}: they do not count as acquired, whatever the mask says")
     if not joined.any():
         raise FileError(path, "has no sample that its mask and its k-space share", "give the mask of this scan")
     if joined.shape != drawn.samples.shape or (joined != drawn.samples).any():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
-from atlf_jax.array_types import Array, Measurement
+from atlf_jax.array_types import Array, Measurement, Reconstructor
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -25,7 +25,6 @@ from atlf_jax.ops import (
     rss,
 )
 from atlf_jax.trained.guards import Placement
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.uncertainty import spread
 from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
@@ -40,7 +39,8 @@ __all__ = [
     "check_record",
     "in_batches",
     "measure",
-    "solve",
+    "prepare_batch",
+    "reconstruct_records",
     "too_small_a_centre",
 ]
 
@@ -130,8 +130,8 @@ def kernel_side(sides: tuple[int, int]) -> int:
     return max(2, min(KERNEL, (min(sides) + 1) // 3))
 
 
-def solve(
-    records: Iterable[Record], settings: Settings, model: Model | None, placement: Placement | None = None
+def reconstruct_records(
+    records: Iterable[Record], settings: Settings, model: Reconstructor | None, placement: Placement | None = None
 ) -> Iterator[Result]:
     """Reconstruct slices in batches of one size as they come.
 
@@ -157,7 +157,7 @@ def solve(
 
     number = 0
     for batch, fields in in_batches(checked(), settings):
-        found = measure(fields, settings)
+        found = prepare_batch(fields, settings)
         measurement, start, scale = found.measurement, found.start, found.scale
         image, maps = start / scale.astype(start.dtype), measurement.coil_maps
         if model is not None:
@@ -199,7 +199,7 @@ def in_batches(records: Iterable[Record], settings: Settings) -> Iterator[tuple[
         yield batch, [None if field[0] is None else np.stack(field) for field in zip(*padded, strict=True)]
 
 
-def _magnitude(model: Model, hard: bool, measurement: Measurement) -> Array:
+def _magnitude(model: Reconstructor, hard: bool, measurement: Measurement) -> Array:
     """Return the magnitude of what is handed out for a measurement."""
     image = model(measurement).image
     if hard:
@@ -219,10 +219,13 @@ class Measured(NamedTuple):
     fell_back: Bool[Array, " b"]  # low-resolution maps in place of ESPIRiT's
 
 
-def measure(fields: list, settings: Settings) -> Measured:
+def prepare_batch(fields: list, settings: Settings) -> Measured:
     """Return a batch of ``in_batches`` on the device: coils mixed, maps and phase found, divided by the scale."""
     static = (settings.coils, settings.calibration, settings.virtual_coils, settings.hold_phase)
     return _measure(*fields, settings.whitening, *static)
+
+
+measure = prepare_batch  # its name in earlier versions
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8))

@@ -6,8 +6,10 @@ helps; ``guards`` compares a measurement with what was trained; ``export`` write
 package; ``pytorch`` takes in weights of published PyTorch code.
 """
 
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.trained.guards import GuardWarning, TrainedFor
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, load, load_model, load_pretrained
+
+Model = Reconstructor  # its name in earlier versions
 
 __all__ = ["GuardWarning", "Model", "Network", "TrainedFor", "load", "load_model", "load_pretrained"]

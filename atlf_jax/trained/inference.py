@@ -1,7 +1,7 @@
 """A trained network as a function of measurements of any size, in as little memory as the machine allows."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,18 +10,16 @@ import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
 
-from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction, Reconstructor
 from atlf_jax.models import ModelConfig, build, multiple_of
 from atlf_jax.nn.backend import accelerated
 from atlf_jax.ops import fft2c, ifft2c, normalise_maps
 
-__all__ = ["Model", "as_function", "for_any_size", "in_turn"]
-
-Model = Callable[[Measurement], Reconstruction]
+__all__ = ["as_function", "for_any_size", "in_turn"]
 
 
 @beartype
-def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
+def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Reconstructor:
     """Return a network with its variables as a compiled function of a measurement, for images of any size.
 
     Args:
@@ -35,7 +33,7 @@ def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
     return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple_of(config)), apply))
 
 
-def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
+def in_turn(model: Reconstructor, measurement: Measurement) -> Reconstruction:
     """Call a network with one example after the other on a CPU, and with all at once on an accelerator.
 
     A CPU is busy with one: it takes no longer so, and the memory of one (docs/DESIGN.md, 48).
@@ -59,7 +57,7 @@ def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
     return lax.map(alone, jax.tree.map(lambda part: jnp.broadcast_to(part, (count, *part.shape[1:])), measurement))
 
 
-def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
+def for_any_size(model: Reconstructor, measurement: Measurement, *, multiple: int) -> Reconstruction:
     """Call a network that wants sides of a multiple with images of any size.
 
     k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil

@@ -12,10 +12,10 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Float
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Measurement, Reconstruction, Reconstructor
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask
 from atlf_jax.trained.guards import TrainedFor, trained_for, unseen_sampling
-from atlf_jax.trained.inference import Model, as_function
+from atlf_jax.trained.inference import as_function
 from atlf_jax.trained.uncertainty import Calibration, spread
 from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
@@ -63,7 +63,7 @@ class Network:
         return f"Network({self.config.name!r}, {self.parameters:,} parameters{step})"
 
     @cached_property
-    def function(self) -> Model:
+    def function(self) -> Reconstructor:
         """The compiled function ``Measurement -> Reconstruction``, which checks nothing (see ``as_function``)."""
         return as_function(self.config.model, self.variables)
 
@@ -219,7 +219,7 @@ def load(
 load_model = load_pretrained = load
 
 
-def check_windows(model: Model | None, windows: int) -> None:
+def check_windows(model: Reconstructor | None, windows: int) -> None:
     """Refuse a CT through another number of windows than the network's, where it is known (see ``Network``).
 
     Raises:
@@ -233,12 +233,12 @@ def check_windows(model: Model | None, windows: int) -> None:
         )
 
 
-def windows_of(model: Model | None) -> int:
+def windows_of(model: Reconstructor | None) -> int:
     """Return the number of CT windows that a network takes; 1 where it is not known."""
     return len(model.trained_for.windows) or 1 if isinstance(model, Network) else 1
 
 
-def error_scale(model: Model | None) -> float:
+def error_scale(model: Reconstructor | None) -> float:
     """Return what turns the spread of a network's mirror copies into an expected error.
 
     Raises:
@@ -252,7 +252,7 @@ def error_scale(model: Model | None) -> float:
     )
 
 
-def check_does_without_ct(model: Model | None) -> None:
+def check_does_without_ct(model: Reconstructor | None) -> None:
     """Refuse to ask a network what a CT brings that was not trained both with and without.
 
     Raises:

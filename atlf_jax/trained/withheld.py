@@ -6,7 +6,7 @@ choice of regularisation weights and, for training, in SSDU (Yaman et al. 2020).
 the error of the image is measured by ``benchmarks/ct_check.py``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Bool, Float, jaxtyped
 
-from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction, Reconstructor
 from atlf_jax.ops import forward
 
 __all__ = ["WithheldErrors", "gain_interval", "withheld_energy_and_error", "withheld_errors", "withhold"]
@@ -83,9 +83,7 @@ def withhold(mask: Bool[Array, "b #h w"], *, seed: int = 0) -> Bool[np.ndarray, 
 
 
 @beartype
-def withheld_errors(
-    model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0
-) -> WithheldErrors:
+def withheld_errors(model: Reconstructor, measurement: Measurement, *, seed: int = 0) -> WithheldErrors:
     """Reconstruct twice from fewer samples, without the CT and with it, and predict those that were withheld.
 
     Args:
@@ -103,7 +101,7 @@ def withheld_errors(
 
 @beartype
 def withheld_energy_and_error(
-    model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0
+    model: Reconstructor, measurement: Measurement, *, seed: int = 0
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
     """Return the energy of the samples that were withheld, and that of a network's error in predicting them.
 

@@ -78,7 +78,7 @@ def fit(
         devices: devices to train on; all by default.
         resume_changed: go on although settings or data are not those of the run in the folder; its checkpoints tell
             from which step on they changed, and its best is set aside.
-        interruption: of ``atlf_jax.signals.heard``; by default the signals are heard between two steps.
+        interruption: of ``atlf_jax.signals.interruptible``; by default signals are checked between two steps.
 
     Returns:
         The folder.

@@ -54,7 +54,7 @@ def test_samples_are_withheld_outside_the_middle(kind):
 
 @pytest.mark.parametrize("coils", [0, 3])
 @pytest.mark.parametrize("kind", ["random", "variable_density_2d"])
-def test_a_network_is_not_shown_what_it_must_withheld_errors(kind, coils):
+def test_a_network_is_not_shown_what_it_must_predict(kind, coils):
     _, measurement = measured(kind, coils)
     shown = []
 
