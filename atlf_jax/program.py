@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 
 __all__ = [
+    "LONGEST_MESSAGE",
     "VERSION",
     "DONE",
     "FAILED",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 VERSION = "0.1.0"  # of the package
+LONGEST_MESSAGE = 250  # characters of an error message
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 

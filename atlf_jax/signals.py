@@ -1,7 +1,7 @@
 """Handle SIGINT and SIGTERM within seconds, whatever the program is doing.
 
 Python runs a signal's handler between two of its own instructions: not while XLA compiles, and not while a library
-waits for a loader. Here the signal wakes a thread of its own, which gives the work ``PATIENCE`` seconds to end by
+waits for a loader. Here the signal wakes a thread of its own, which gives the work ``GRACE`` seconds to end by
 itself; after that it saves what was reached, and ends the process. A second signal ends it at once.
 """
 
@@ -17,10 +17,10 @@ from multiprocessing import resource_tracker
 
 from atlf_jax.program import FAILED, INTERRUPTED
 
-__all__ = ["PATIENCE", "SIGNALS", "Interruption", "interruptible"]
+__all__ = ["GRACE", "SIGNALS", "Interruption", "interruptible"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 3.0  # seconds: enough for a step and a save, and far from the 30 s after which schedulers kill
+GRACE = 3.0  # seconds for a step and a save; batch schedulers kill a process after about 30 s
 
 
 class Interruption:
@@ -99,7 +99,7 @@ def _listen(program: str, interruption: Interruption, reader: int) -> None:
 def _end_in_time(program: str, interruption: Interruption) -> None:
     """Wait for the work to end by itself, then end it."""
     if interruption.rescue is not None:
-        time.sleep(PATIENCE)
+        time.sleep(GRACE)
     message, code = "interrupted before anything new was done; run the same command to go on", INTERRUPTED
     try:
         if interruption.rescue is not None:

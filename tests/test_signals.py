@@ -16,7 +16,7 @@ import ctypes, sys, threading, time
 from atlf_jax import signals
 from atlf_jax.program import Interrupted, errors_in_one_line
 
-signals.PATIENCE = 0.5
+signals.GRACE = 0.5
 held = threading.Lock()
 def rescue():
     with held:

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 __all__ = ["describe_empty", "find_measured", "is_box"]
 
 LARGE = 0.01  # part of k-space over which zeros hang together where they were not measured
-FEWEST = 32  # such zeros, whatever the size of k-space
+MIN_EMPTY = 32  # such zeros, whatever the size of k-space
 MOST = 0.25  # part of k-space above which one such area shows sampling point by point: then no zero was measured
 SPECKS = 4  # zeros that hang together and are still taken for measured, beside smaller areas
 
@@ -46,7 +46,7 @@ def find_measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.nda
     areas, _ = scipy.ndimage.label(zero & ~lines, structure=np.ones((3, 3)))
     sizes = np.bincount(areas.ravel())
     sizes[0] = 0
-    if sizes.max(initial=0) >= max(LARGE * zero.size, FEWEST):
+    if sizes.max(initial=0) >= max(LARGE * zero.size, MIN_EMPTY):
         fewest = 1 if sizes.max() >= MOST * zero.size else SPECKS
         lines = lines | (sizes >= fewest)[areas]
     found = ~lines

@@ -26,14 +26,14 @@ from atlf_jax.masks import Mask, make_mask, seed_from_name
 __all__ = ["DataProperty", "Traits", "audit", "findings", "image_traits", "table"]
 
 REAL = 1e-6  # part of the energy; real images have 1e-16, a phase of 0.1 rad 3e-3
-LEVELS = 256  # 8 bit
+GREY_LEVELS = 256  # of an 8-bit image
 STEP = 3.0  # dB; without padding up to 2.5 (one slice) and 1.1 (six), padded and made 8 bit from 6.0 on
 FALL = 6.0  # dB; -3 to 4.7 of unfiltered images, from 6.6 on after a Gaussian that is .14 at the edge
 BLOCKS = 1.06  # up to 1.03 without JPEG from 128 x 128 on; JPEG 75: 1.50, JPEG 95: 1.07 (AANLIB), 1.28 (phantom)
 SATURATED = 1e-3  # part of the pixels that are not 0; up to 8e-4 in unclipped 8-bit pictures
 EMPTY = 0.05  # part of the pixels; noise in air leaves up to .03 in 8-bit magnitude pictures
 
-BINS = 64  # of |k| along an axis, from the zero frequency to the edge
+RADIAL_BINS = 64  # of |k| along an axis, from the zero frequency to the edge
 INNER, OUTER = 0.4, 0.9  # where a step is looked for, in parts of that
 
 
@@ -186,7 +186,7 @@ def _magnitude_only(phase: float, acquisition: AcquisitionConfig) -> DataPropert
 
 def _eight_bit(measured: Sequence[Traits]) -> DataProperty:
     levels = max(traits.levels for traits in measured)
-    limit = min(LEVELS, min(traits.pixels for traits in measured) // 4)  # tiny images cannot hold more
+    limit = min(GREY_LEVELS, min(traits.pixels for traits in measured) // 4)  # tiny images cannot hold more
     sentence = f"A slice has up to {levels} distinct magnitudes."
     if levels <= limit:
         sentence += " Rounding to grey levels took small structure and most of the noise away."
@@ -247,7 +247,7 @@ def _empty(share: float) -> DataProperty:
 
 
 def _profiles(image: np.ndarray) -> np.ndarray:
-    """Return the mean power of k-space by |k| along rows and along columns, in dB, on ``BINS`` points."""
+    """Return the mean power of k-space by |k| along rows and along columns, in dB, on ``RADIAL_BINS`` points."""
     power = np.abs(fft2c_numpy(image)) ** 2
     lines = []
     for axis, side in enumerate(image.shape):
@@ -255,26 +255,28 @@ def _profiles(image: np.ndarray) -> np.ndarray:
         centre, reach = side // 2, (side - 1) // 2
         both = (line[centre + 1 : centre + reach + 1] + line[centre - reach : centre][::-1]) / 2  # |k| = 1 ... reach
         decibel = 10 * np.log10(np.maximum(both, 1e-12 * line.max()))  # single precision leaves 1e-14
-        lines.append(np.interp((np.arange(BINS) + 0.5) / BINS, np.arange(1, reach + 1) / (side / 2), decibel))
+        lines.append(
+            np.interp((np.arange(RADIAL_BINS) + 0.5) / RADIAL_BINS, np.arange(1, reach + 1) / (side / 2), decibel)
+        )
     return np.array(lines)
 
 
 def _step(profile: np.ndarray) -> tuple[float, float]:
     """Return the largest sudden drop of power in dB, and where it is: two straight lines that miss each other."""
-    width = BINS // 8
+    width = RADIAL_BINS // 8
     inside, outside = np.arange(width) - width + 0.5, np.arange(width) + 0.5
     drops = {}
-    for place in range(round(INNER * BINS), round(OUTER * BINS)):
+    for place in range(round(INNER * RADIAL_BINS), round(OUTER * RADIAL_BINS)):
         before, after = profile[place - width : place], profile[place : place + width]
         ends = [np.polyfit(at[: len(line)], line, 1)[1] for at, line in ((inside, before), (outside, after))]
-        drops[place / BINS] = float(ends[0] - ends[1])
+        drops[place / RADIAL_BINS] = float(ends[0] - ends[1])
     where = max(drops, key=lambda place: drops[place])
     return drops[where], where
 
 
 def _fall(profile: np.ndarray, filled: float) -> float:
     """Return how far in dB the outer power lies below a power law fitted to the middle, inside the filled part."""
-    place = (np.arange(BINS) + 0.5) / BINS / filled
+    place = (np.arange(RADIAL_BINS) + 0.5) / RADIAL_BINS / filled
     middle, edge = (place > 0.1) & (place < 0.5), (place > 0.85) & (place < 0.97)
     law = np.polyfit(np.log10(place[middle]), profile[middle], 1)
     return float((np.polyval(law, np.log10(place[edge])) - profile[edge]).mean())

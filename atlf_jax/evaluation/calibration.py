@@ -16,7 +16,7 @@ from atlf_jax.trained.uncertainty import Calibration
 __all__ = ["Reliability", "measure_reliability"]
 
 PIXELS = 8192  # pixels kept of each slice, evenly spaced: bounds the memory
-BINS = 12
+CURVE_BINS = 12
 BOUND = 0.9  # part of the errors that are to lie below the bound
 
 
@@ -92,7 +92,7 @@ def _reliability(
     used = fitted if calibration is None else calibration
     expected = used.scale * spread
     order = np.argsort(expected, kind="stable")
-    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    bins = [part for part in np.array_split(order, CURVE_BINS) if len(part)]
     curve = [(float(expected[part].mean()), float(error[part].mean())) for part in bins]
     weights = [len(part) / len(order) for part in bins]
     return Reliability(

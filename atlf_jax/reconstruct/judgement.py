@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Level = Literal["fine", "doubtful", "refused"]
-LEVELS: tuple[Level, ...] = ("fine", "doubtful", "refused")
+LEVEL_ORDER: tuple[Level, ...] = ("fine", "doubtful", "refused")
 
 
 class Rule(NamedTuple):
@@ -50,14 +50,14 @@ RULES: dict[str, Rule] = {
 }
 
 PROMINENT = 10.0  # times the energy about the centre: of random numbers the largest sample lies anywhere
-FAR = 0.4  # distance from the centre, in units of the sides, beyond which samples may be noise alone
-FLAT = 1.3  # times as much in the band before: of five noisy raw scans 1.01 to 1.17, of images without noise 1.4 to 3
+NOISE_RADIUS = 0.4  # distance from the centre, in units of the sides, beyond which samples may be only noise
+FLAT_SPECTRUM = 1.3  # largest ratio of two outer bands that is noise: five raw scans 1.01 to 1.17, images 1.4 to 3
 SMALLEST_MATRIX = 96  # samples a side: in smaller ones edges fill k-space to its rim, as noise does
-FEWEST = 64  # samples that a noise level is taken from
-LOW = 0.1  # quantile of their energies
-COILS, SLICES = 0.17, 0.22  # see looks_like_coils
-ENOUGH = 8  # samples a side of the centre, below which slices are not known for sure
-SMALLEST_CENTRE = 4  # lines of the centre that tell coils from slices
+MIN_NOISE_SAMPLES = 64  # fewest samples from which the noise is estimated
+NOISE_QUANTILE = 0.1  # quantile of their energies that gives the noise
+COILS_BELOW, SLICES_ABOVE = 0.17, 0.22  # see looks_like_coils
+SURE_CENTRE = 8  # side of the centre in samples; with less, slices cannot be told from coils for sure
+MIN_CENTRE_LINES = 4  # lines of the centre that tell coils from slices
 
 
 class ReconstructionRefused(ValueError):
@@ -84,7 +84,7 @@ class Judgement(NamedTuple):
     @property
     def level(self) -> Level:
         """The worst level of all findings."""
-        return LEVELS[max((LEVELS.index(finding.level) for finding in self.findings), default=0)]
+        return LEVEL_ORDER[max((LEVEL_ORDER.index(finding.level) for finding in self.findings), default=0)]
 
     def refusals(self) -> list[Finding]:
         """Return the findings for which no image is handed out."""
@@ -192,23 +192,28 @@ def noise_level(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#
     energy = np.abs(kspace.reshape(-1, h, w)).astype(float) ** 2
     measured = mask & (energy > 0).any(0)
 
+    def deviation(energies: np.ndarray) -> float:
+        return float(np.sqrt(np.quantile(energies, NOISE_QUANTILE) / -np.log(1 - NOISE_QUANTILE)))
+
     def level(inner: float, outer: float) -> float:
         band = measured & (radius > inner) & (radius <= outer)
-        if band.sum() < FEWEST:
+        if band.sum() < MIN_NOISE_SAMPLES:
             return 0.0
-        return float(np.sqrt(np.quantile(energy[:, band], LOW) / -np.log(1 - LOW)))
+        return deviation(energy[:, band])
 
-    nearer, farther = level(FAR - 0.1, FAR), level(FAR, FAR + 0.1)
-    if not 0 < nearer < FLAT * farther:
+    nearer, farther = level(NOISE_RADIUS - 0.1, NOISE_RADIUS), level(NOISE_RADIUS, NOISE_RADIUS + 0.1)
+    if not 0 < nearer < FLAT_SPECTRUM * farther:
         return 0.0
     flat = kspace.reshape(-1, h, w)
     rows, columns = (-np.arange(side) + 2 * (side // 2) for side in (h, w))  # of -k; the first of an even side has none
     opposite = flat[:, rows % h][:, :, columns % w]
-    pairs = measured & measured[rows % h][:, columns % w] & (radius > FAR) & (rows < h)[:, None] & (columns < w)
-    if pairs.sum() < FEWEST:
-        return level(FAR, 1.0)
+    pairs = (
+        measured & measured[rows % h][:, columns % w] & (radius > NOISE_RADIUS) & (rows < h)[:, None] & (columns < w)
+    )
+    if pairs.sum() < MIN_NOISE_SAMPLES:
+        return level(NOISE_RADIUS, 1.0)
     differing = np.abs(flat[:, pairs] - opposite[:, pairs].conj()) ** 2 / 2
-    return min(level(FAR, 1.0), float(np.sqrt(np.quantile(differing, LOW) / -np.log(1 - LOW))))
+    return min(level(NOISE_RADIUS, 1.0), deviation(differing))
 
 
 @jaxtyped(typechecker=beartype)
@@ -235,7 +240,7 @@ def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray
     whole = np.broadcast_to(mask, (h, w))
     columns = min(_full_run(whole), 24, w)
     rows = min(_full_run(whole.T) if mask.shape[0] > 1 else h, 24, h)
-    if n < 2 or min(rows, columns) < SMALLEST_CENTRE:
+    if n < 2 or min(rows, columns) < MIN_CENTRE_LINES:
         return None if n > 1 else False
     top, left = h // 2 - rows // 2, w // 2 - columns // 2
     window = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(columns + 2)[1:-1])
@@ -253,9 +258,9 @@ def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray
     if over_all > 1 - 1e-6:  # copies of one image
         return False
     mixed = (1 - local) / (1 - over_all)
-    if mixed < COILS:
+    if mixed < COILS_BELOW:
         return True
-    return False if mixed > SLICES and min(rows, columns) >= ENOUGH else None
+    return False if mixed > SLICES_ABOVE and min(rows, columns) >= SURE_CENTRE else None
 
 
 def _largest_share(matrices: np.ndarray) -> float:

@@ -32,8 +32,8 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "guided_total_variation": _FINE,
     "grappa": tuple(10.0**exponent for exponent in range(-4, 0)),  # its fit is slow
 }
-SHARE = 1 / 16  # of what is measured outside the centre that is withheld
-DRAWS = 4  # how often, over all slices that are looked at
+CROSS_VALIDATION_SHARE = 1 / 16  # share of the measured samples outside the centre that is withheld
+CROSS_VALIDATION_DRAWS = 4  # number of draws, over all slices used
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,10 @@ def choose_regularisation(solver: Solver, records: Sequence[Record], settings: S
         whole, unit = found.measurement, float(np.asarray(found.scale).ravel()[0]) ** 2
         masks = [np.asarray(whole.mask)]
         if rule == "withheld":
-            masks = [withhold(masks[0], settings.calibration, fold=fold) for fold in range(-(-DRAWS // len(records)))]
+            masks = [
+                withhold(masks[0], settings.calibration, fold=fold)
+                for fold in range(-(-CROSS_VALIDATION_DRAWS // len(records)))
+            ]
         for asked in masks:
             given = _without(whole, asked) if rule == "withheld" else whole
             wanted = _at(asked, whole.kspace)
@@ -170,7 +173,7 @@ def withhold(mask: Bool[np.ndarray, "b #h w"], centre: tuple[int, int], *, fold:
     out = np.zeros_like(mask)
     for each, of_one in zip(out, mask & ~(rows[:, None] & columns), strict=True):
         places = np.random.default_rng(0).permutation(np.flatnonzero(of_one))
-        count = max(1, round(SHARE * len(places)))
+        count = max(1, round(CROSS_VALIDATION_SHARE * len(places)))
         each.flat[np.roll(places, -fold * count)[:count]] = True
     return out
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
 from atlf_jax.array_types import Array, Measurement, Reconstructor
+from atlf_jax.data.coils import SMALLEST_CENTRE
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -46,7 +47,6 @@ __all__ = [
 
 CoilMaps = Literal["espirit", "low_resolution"]
 CALIBRATION = 24  # largest side of the centre that coil maps and phase are estimated from, in samples
-SMALLEST_CENTRE = 4  # its smallest side
 KERNEL = 6  # ESPIRiT's largest, in samples
 POOR_MAPS = 0.9  # part of the centre's energy that ESPIRiT's maps must combine; below, low-resolution maps are taken
 

@@ -1,4 +1,4 @@
-"""A trained network as a function of measurements of any size, in as little memory as the machine allows."""
+"""A trained network as a compiled function of measurements of any size, with little memory on a CPU."""
 
 import math
 from collections.abc import Mapping
@@ -34,9 +34,9 @@ def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Reconstruc
 
 
 def in_turn(model: Reconstructor, measurement: Measurement) -> Reconstruction:
-    """Call a network with one example after the other on a CPU, and with all at once on an accelerator.
+    """Call a network with one example at a time on a CPU, and with the whole batch on an accelerator.
 
-    A CPU is busy with one: it takes no longer so, and the memory of one (docs/DESIGN.md, 48).
+    One example keeps a CPU busy: a loop takes no longer, and needs the memory of one example (docs/DESIGN.md, 48).
 
     Args:
         model: the network.
@@ -45,7 +45,7 @@ def in_turn(model: Reconstructor, measurement: Measurement) -> Reconstruction:
     Returns:
         What the model returns for the batch.
     """
-    count = measurement.kspace.shape[0]  # maybe a symbol: see export
+    count = measurement.kspace.shape[0]  # a symbolic dimension in an export
     if accelerated() or count == 1:
         return model(measurement)
 
@@ -53,23 +53,23 @@ def in_turn(model: Reconstructor, measurement: Measurement) -> Reconstruction:
         result = model(jax.tree.map(lambda part: part[None], example))
         return jax.tree.map(lambda part: part[0], result)
 
-    # a mask or coil maps may be one for all
+    # one mask, or one set of coil maps, may be shared by all examples
     return lax.map(alone, jax.tree.map(lambda part: jnp.broadcast_to(part, (count, *part.shape[1:])), measurement))
 
 
 def for_any_size(model: Reconstructor, measurement: Measurement, *, multiple: int) -> Reconstruction:
-    """Call a network that wants sides of a multiple with images of any size.
+    """Call a network whose image sides must be multiples of a number with images of any size.
 
-    k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil
-    maps are interpolated to them. Of the result, the network's samples of the original grid are kept.
+    k-space is padded with samples that count as not acquired: pixels become smaller, and nothing moves. CT and coil
+    maps are interpolated to the finer grid. The k-space of the result is cropped to the original grid.
 
     Args:
         model: the network.
         measurement: of any size.
-        multiple: of which its sides must be.
+        multiple: the sides that the network takes are multiples of it.
 
     Returns:
-        What the model returns; where the size had to change, the image alone.
+        The result of the model; if the size had to change, only its image.
 
     Example:
         >>> from atlf_jax.ops import adjoint

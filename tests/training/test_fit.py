@@ -19,7 +19,7 @@ from atlf_jax.objectives import Outcome
 from atlf_jax.program import Interrupted
 from atlf_jax.signals import Interruption
 from atlf_jax.training import load, span_at, spans
-from atlf_jax.training.checkpoint import Checkpoints, Reached, read_meta
+from atlf_jax.training.checkpoint import Checkpoints, Snapshot, read_meta
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.sharding import data_mesh
@@ -153,9 +153,9 @@ def test_a_new_best_is_never_ahead_of_the_latest(train_config, run, monkeypatch)
     for name in ("save_latest", "save_best"):
         save = getattr(Checkpoints, name)
 
-        def spying(self, reached, name=name, save=save, **settings):
-            order.append((name, reached.step))
-            save(self, reached, **settings)
+        def spying(self, snapshot, name=name, save=save, **settings):
+            order.append((name, snapshot.step))
+            save(self, snapshot, **settings)
 
         monkeypatch.setattr(Checkpoints, name, spying)
     run(train_config(reconstruction=6, eval_every=3, save_every=5))
@@ -330,7 +330,7 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
             state,
             batches,
             data_mesh(batch_size=2, devices=jax.devices()[:1]),
-            reached=Reached(state, 3, "joint"),
+            snapshot=Snapshot(state, 3, "joint"),
             log=log,
             pictures=False,
             interruption=Interruption(),
