@@ -1,8 +1,8 @@
-"""Whether a reconstruction is to be trusted, in plain words: what is found, how much it matters, and what to do.
+"""Whether a reconstruction can be trusted: what was found, how serious it is, and what to do.
 
-A judgement has one of three levels. "fine": nothing was found. "doubtful": the image may be wrong in a way that does
-not show. "refused": it very likely is, and no image is handed out unless that is forced. Without a network nothing is
-invented, so a zero-filled image is never refused. The limits were set on raw scans; docs/trust.md has the table.
+A judgement has one of three levels. "fine": nothing was found. "doubtful": the image may be wrong and look right.
+"refused": it is very likely wrong, and is returned only with ``force``. Without a network nothing can be invented, so a
+zero-filled image is never refused. The limits were set on raw scans; docs/trust.md has the table.
 """
 
 from typing import Literal, NamedTuple
@@ -28,7 +28,7 @@ LEVEL_ORDER: tuple[Level, ...] = ("fine", "doubtful", "refused")
 
 
 class Rule(NamedTuple):
-    """What is looked at, and from where on it is doubtful or refused."""
+    """What a finding is based on, and the limits above which it is doubtful or refused."""
 
     looks_at: str
     doubtful: float | None = None
@@ -61,23 +61,23 @@ MIN_CENTRE_LINES = 4  # lines of the centre that tell coils from slices
 
 
 class ReconstructionRefused(ValueError):
-    """The image would very likely be wrong; ``force`` hands it out all the same."""
+    """The image would very likely be wrong; with ``force`` it is returned anyway."""
 
 
 class Finding(NamedTuple):
-    """One thing that was found."""
+    """One reason to doubt a reconstruction."""
 
     rule: str  # a key of RULES
     level: Level
     reason: str  # one sentence without its full stop
-    remedy: str  # what to do; empty where there is nothing
+    remedy: str  # what to do; empty if there is nothing
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
 
 
 class Judgement(NamedTuple):
-    """All that was found about one reconstruction."""
+    """All findings about one reconstruction."""
 
     findings: tuple[Finding, ...] = ()
 
@@ -87,7 +87,7 @@ class Judgement(NamedTuple):
         return LEVEL_ORDER[max((LEVEL_ORDER.index(finding.level) for finding in self.findings), default=0)]
 
     def refusals(self) -> list[Finding]:
-        """Return the findings for which no image is handed out."""
+        """Return the findings for which the image is refused."""
         return [finding for finding in self.findings if finding.level == "refused"]
 
     def raise_if_refused(self, *, force: bool) -> None:
@@ -101,13 +101,13 @@ class Judgement(NamedTuple):
             raise ReconstructionRefused("refused: " + "; ".join(map(str, refusals)))
 
     def record(self) -> dict:
-        """Return what is written into a reconstruction's record."""
+        """Return the judgement as plain values, for the record of a reconstruction."""
         return {"level": self.level, "findings": [finding._asdict() for finding in self.findings]}
 
 
 @beartype
 def graded(rule: str, value: float, reason: str, remedy: str) -> list[Finding]:
-    """Return a finding where a value passes one of its rule's limits, else none.
+    """Return a list of one finding if a value exceeds a limit of its rule, else an empty list.
 
     Args:
         rule: a key of ``RULES`` with limits.
@@ -128,7 +128,7 @@ def graded(rule: str, value: float, reason: str, remedy: str) -> list[Finding]:
 
 @jaxtyped(typechecker=beartype)
 def centre_findings(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#h w"]) -> list[Finding]:
-    """Say whether the zero frequency lies where it must, at index ``n // 2`` of k-space and of the mask.
+    """Return a finding if the zero frequency is not at index ``n // 2`` of k-space and of the mask.
 
     Args:
         kspace: measured samples of one slice, zero where not acquired.
@@ -173,16 +173,16 @@ def noise_level(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#
     """Estimate the standard deviation of a complex sample's noise from the outermost samples.
 
     ``sigma^2 = q / -log(1 - p)`` with the p-th quantile q of the outer samples' ``|y|^2``, since ``|noise|^2`` is
-    exponentially distributed. A low one, as what is left of the image out there makes high ones larger. Noise is the
-    same everywhere: where the samples still fall off, they are the image's and the noise is not known. And it is not
-    conjugate at k and -k: of an image without phase, ``(y(k) - conj(y(-k))) / sqrt(2)`` is the noise alone.
+    exponentially distributed. p is low, since remaining signal of the image makes high quantiles larger. Noise has the
+    same power everywhere: if the power still falls with distance, it is signal and the noise is not known. And noise is
+    not conjugate at k and -k: for an image without phase, ``(y(k) - conj(y(-k))) / sqrt(2)`` holds only noise.
 
     Args:
         kspace: measured samples of one slice.
         mask: True = acquired.
 
     Returns:
-        In units of k-space, which with the orthonormal transform are the image's; 0 where it is not known.
+        In units of k-space, which are also those of the image; 0 if it is not known.
     """
     h, w = kspace.shape[-2:]
     if min(h, w) < SMALLEST_MATRIX:
@@ -218,21 +218,21 @@ def noise_level(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#
 
 @jaxtyped(typechecker=beartype)
 def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray, "#h w"]) -> bool | None:
-    """Say whether the first axis of k-space is of coils, or of slices.
+    """Return whether the first axis of k-space holds coils (True) or slices (False).
 
-    Coil images are one image times smooth maps, so that in every small window they are multiples of each other, and
-    over the whole image they are not. Slices of a volume differ in small windows too.
+    Coil images are one image times smooth maps: within a small window they are multiples of each other, but over the
+    whole image they are not. Slices of a volume differ also within small windows.
 
     Args:
         kspace: ``[n, h, w]`` with a fully sampled centre.
         mask: True = acquired.
 
     Returns:
-        True, False, or None where it cannot be told: fewer than four central lines, or values between.
+        True, False, or None if it cannot be decided: fewer than four central lines, or a ratio between the limits.
 
-    Compared is what is not the same in windows of 5 x 5 with what is not the same over the whole (1 minus the largest
-    eigenvalue of the covariance over its trace). From 8 central lines on, six raw scans of 4 to 16 coils and simulated
-    birdcage coils have a ratio of .03 to .14, six stacks of slices and two of generated heads .24 to .51.
+    The ratio compares the variation within windows of 5 x 5 with that over the whole image, measured as 1 minus the
+    largest eigenvalue of the covariance over its trace. With 8 central lines or more, it was .03 to .14 for six raw
+    scans of 4 to 16 coils and simulated birdcage coils, and .24 to .51 for eight stacks of slices.
     """
     import scipy
 
@@ -257,10 +257,10 @@ def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray
     local, over_all = (_largest_share(matrices) for matrices in (windows, covariance.sum((0, 1))))
     if over_all > 1 - 1e-6:  # copies of one image
         return False
-    mixed = (1 - local) / (1 - over_all)
-    if mixed < COILS_BELOW:
+    ratio = (1 - local) / (1 - over_all)
+    if ratio < COILS_BELOW:
         return True
-    return False if mixed > SLICES_ABOVE and min(rows, columns) >= SURE_CENTRE else None
+    return False if ratio > SLICES_ABOVE and min(rows, columns) >= SURE_CENTRE else None
 
 
 def _largest_share(matrices: np.ndarray) -> float:
