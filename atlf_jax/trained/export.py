@@ -148,11 +148,12 @@ def _symbolic_shapes() -> Iterator[None]:
 
 
 def _check_arrays(shape: tuple[int, int], windows: int, *, coils: bool) -> dict[str, np.ndarray]:
-    """Return arguments for two smooth images, nowhere flat: where nothing varies, networks magnify rounding errors."""
+    """Return arguments for two images with noise: where nothing varies, networks magnify rounding errors."""
     h, w = shape
     y, x = np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing="ij")
     bump = np.exp(-2 * (x**2 + y**2))
-    images = np.stack([bump * (1 + 0.5 * np.cos(9 * x + k) * np.cos(7 * y)) for k in range(2)]).astype(np.complex64)
+    images = np.stack([bump * (1 + 0.5 * np.cos(9 * x + k) * np.cos(7 * y)) for k in range(2)])
+    images = (images + 0.01 * np.random.default_rng(0).standard_normal(images.shape)).astype(np.complex64)
     columns = (np.arange(w) % 3 == 0) | (np.abs(np.arange(w) - w // 2) <= w // 24)
     mask = np.broadcast_to(columns, (2, h, w)).copy()
     maps = np.broadcast_to(np.asarray(birdcage_maps(shape, CHECK_COILS)), (2, CHECK_COILS, h, w)) if coils else None

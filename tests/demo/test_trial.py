@@ -115,7 +115,7 @@ def test_the_page_asks_nobody_else() -> None:
 
 def test_the_server_answers_and_refuses() -> None:
     pytest.importorskip("starlette", reason="the page is of the extra [demo]")
-    pytest.importorskip("httpx", reason="starlette's test client needs httpx")
+    pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
     from starlette.testclient import TestClient
 
     from atlf_jax.demo.server import application
