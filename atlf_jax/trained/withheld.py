@@ -3,7 +3,7 @@
 A fifth of the samples outside the middle of k-space is withheld. The network reconstructs from the others, with the CT
 and without, and either image predicts the samples that were withheld. It is cross-validation in k-space, as in the
 choice of regularisation weights and, for training, in SSDU (Yaman et al. 2020). How well it tells what the CT does to
-the error of the image is measured by ``benchmarks/ct_check.py``.
+the error of the image is measured by ``studies/ct_check.py``.
 """
 
 from collections.abc import Callable, Sequence
