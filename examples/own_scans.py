@@ -105,8 +105,7 @@ run(
     "atlf_jax.reconstruct",
     work / "scans/anna/mr",
     work / "image.nii.gz",
-    *("--checkpoint", "aanlib-best", "--mask.kind", "variable_density_2d", "--mask.acceleration", 4),
-    *("--mask.center_fraction", 0.08),
+    *("--checkpoint", "aanlib-best", "--masks", "variable_density_2d", 4, 0.08),
     *("--ct.path", work / "scans/anna/ct", "--ct.register", "rigid", "--ct.window", "brain", "--force"),
 )
 

@@ -16,24 +16,26 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.evaluation.scoring import Score, reported
 from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
-from benchmarks import accelerator, compare, cross_validation, raw, scaling, solvers, startup
+from benchmarks import accelerator, compare, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
 from benchmarks.worker import Failed, Worker
+from studies import folds, raw
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
     "name",
-    ["ablation", "accelerator", "compare", "cross_validation", "raw", "scaling", "solvers", "startup", "tune_rates"],
+    [
+        *(f"benchmarks.{name}" for name in ("accelerator", "compare", "scaling", "solvers", "startup")),
+        *(f"studies.{name}" for name in ("ablation", "folds", "methods", "queue", "rates", "raw")),
+    ],
 )
 def test_help(name):
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert f"python -m benchmarks.{name}" in done.stdout and "--out" in done.stdout
+    done = subprocess.run([sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"python -m {name}" in done.stdout and "--out" in done.stdout
 
 
 def test_raw_scans_are_scored_once(tmp_path, monkeypatch, capsys):
@@ -176,7 +178,7 @@ def test_what_the_ct_brings_is_told_by_subject_and_slice():
     rows = [score("a", s, k, 30.0 + k) for s in ("1", "2") for k in (0, 1)]
     rows += [score("b", "1", k, 29.0 + k) for k in (0, 1)] + [score("b", "2", k, 30.5 + k) for k in (0, 1)]
     rows += [score("a, CT zero", s, k, 28.0 + k) for s in ("1", "2") for k in (0, 1)]
-    plain, zero = cross_validation.rows_of(rows, "a", "b")
+    plain, zero = folds.rows_of(rows, "a", "b")
     assert plain["gain"] == 0.25 and plain["by subject"] == "1: +1.00, 2: -0.50" and plain["better slices"] == "2 of 4"
     assert zero["against"] == "a, CT zero" and zero["gain"] == 2 and zero["p, slices"] == 0.125
     assert zero["gain in SSIM"] == zero["gain in SSIM, body"] == pytest.approx(0.02)

@@ -63,7 +63,11 @@ def test_cited_decisions_exist():
     """In code, configurations and pages: ``docs/DESIGN.md, 42`` or ``decision 42``."""
     cited = re.compile(r"(?:DESIGN\.md(?:,|\), )|[Dd]ecisions?) *(\d+)(?: and (\d+))?")
     last = len(decisions())
-    files = [path for folder in ("atlf_jax", "configs", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.*")]
+    files = [
+        path
+        for folder in ("atlf_jax", "configs", "benchmarks", "studies", "docs")
+        for path in (ROOT / folder).rglob("*.*")
+    ]
     text = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".md")}
     numbers = {path: [int(n) for pair in cited.findall(words) for n in pair if n] for path, words in text.items()}
     assert sum(map(len, numbers.values())) > 20
@@ -73,7 +77,7 @@ def test_cited_decisions_exist():
 def test_cited_pages_exist():
     """A docstring that says "docs/x.md" names a page, and with a heading after it one that has this heading."""
     broken = []
-    for folder in ("atlf_jax", "configs", "benchmarks"):
+    for folder in ("atlf_jax", "configs", "benchmarks", "studies"):
         for path in (ROOT / folder).rglob("*.py"):
             for page, heading in re.findall(r"(docs/[\w-]+\.md|README)(?:, \"([^\"]+)\")?", path.read_text("utf-8")):
                 target = ROOT / ("README.md" if page == "README" else page)

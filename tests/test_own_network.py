@@ -13,6 +13,7 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.commands.evaluate import main as evaluate
 from atlf_jax.commands.train import main as train
+from atlf_jax.reconstruct.command import main as reconstruct
 from atlf_jax.training.checkpoint import read_meta
 
 LINEN = """
@@ -228,6 +229,11 @@ def test_a_network_of_ones_own_is_trained_resumed_scored_packed_and_loaded(tmp_p
     moved.parent.mkdir()
     shutil.move(file, moved)
     np.testing.assert_array_equal(slice_of(atlf.load(tmp_path / "own.safetensors", code=moved)), image)
+    forget()
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).normal(size=(1, 32, 32)).astype(np.complex64))
+    packed = [f"--checkpoint={tmp_path / 'own.safetensors'}", "--code", str(moved)]
+    reconstruct([str(tmp_path / "scan.npy"), str(tmp_path / "out.npy"), *packed, "--sampling.retrospective", "--force"])
+    assert np.load(tmp_path / "out.npy").shape == (1, 32, 32)
     forget()
     with pytest.raises(
         ValueError, match=r"my_network.py, code of its own, which is no longer where it was; read the code"

@@ -28,6 +28,8 @@ class Arguments:
     """Take k-space of any number of coils, and coil maps."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of a run."""
+    code: tuple[str, ...] = ()
+    """Files of your own code that a packed network needs: their names stand in the message that asks for them."""
     overwrite: bool = False
     """Replace the files of an earlier export."""
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str], program: str = "atlf export") -> None:
     """Parse, load, write; on a mistake say so in one line and exit."""
     with errors_in_one_line(program):
         arguments = parse(Annotated[Arguments, tyro.conf.PositionalRequiredArgs], argv, program=program)
-        network = load(arguments.source, arguments.which)
+        network = load(arguments.source, arguments.which, code=arguments.code)
         folder = network.export(
             arguments.out, shape=arguments.shape, coils=arguments.coils, overwrite=arguments.overwrite
         )

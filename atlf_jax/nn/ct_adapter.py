@@ -14,7 +14,7 @@ from atlf_jax.ops.differences import edge_field, total_variation_gradient
 
 __all__ = ["CTAdapter", "guide"]
 
-GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that is an edge: the largest, best of benchmarks/tune_solvers.py
+GUIDE_EDGE = 0.1  # a difference of the CT, in [0, 1], that is an edge: the largest, best of studies/solver_settings.py
 GUIDE_SMOOTHING = 0.02  # differences of an image of peak 1 that are noise
 
 

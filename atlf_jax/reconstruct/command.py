@@ -93,6 +93,8 @@ class Arguments:
     """Folder of a training run, a packed file, or the name of weights that come with the package."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of a run."""
+    code: tuple[str, ...] = ()
+    """Files of your own code that a packed network needs: their names stand in the message that asks for them."""
     method: Method = "network"
     """The trained network, or what needs no checkpoint: the zero-filled image or a classical solver."""
     regularisation: Regularisation = "withheld"
@@ -168,7 +170,19 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
 def _named_network(argv: Sequence[str]) -> Network | None:
     """Load the network that the arguments name, before they are parsed: their defaults depend on it."""
     place, which = _last(argv, "--checkpoint"), _last(argv, "--which")
-    return load(place, "latest" if which == "latest" else "best") if place else None
+    code = list(_files_after(argv, "--code"))
+    return load(place, "latest" if which == "latest" else "best", code=code) if place else None
+
+
+def _files_after(argv: Sequence[str], flag: str) -> Iterator[str]:
+    """Yield the values of a flag that takes several: ``--code a.py b.py``."""
+    taking = False
+    for text in argv:
+        if text.startswith(f"{flag}="):
+            yield text.partition("=")[2]
+        elif taking and not text.startswith("-"):
+            yield text
+        taking = text == flag or (taking and not text.startswith("-"))
 
 
 def _last(argv: Sequence[str], flag: str) -> str:
@@ -505,7 +519,7 @@ def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[N
             "give a trained network with --checkpoint runs/NAME (a run's folder, a packed file, or the name of weights "
             f"that come with the package), or --method {', '.join(METHODS[1:-1])} or {METHODS[-1]}"
         )
-    network = network or load(arguments.checkpoint, arguments.which)
+    network = network or load(arguments.checkpoint, arguments.which, code=arguments.code)
     return network, {
         "method": "network",
         "name": network.config.name,

@@ -2,7 +2,7 @@
 
 ``SOLVERS`` holds those that need no training as functions of a measurement, like networks; ``evaluate.py --solvers``
 scores them. ``COIL_SOLVERS`` are those that several coils are needed for. To add one,
-write ``solvers/x.py`` and its row, with settings from ``python -m benchmarks.tune_solvers``.
+write ``solvers/x.py`` and its row, with settings from ``python -m studies.solver_settings``.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ __all__ = [
     "total_variation",
 ]
 
-# Defaults for images with max|A^H y| = 1, chosen by `python -m benchmarks.tune_solvers` on two or three slices of
+# Defaults for images with max|A^H y| = 1, chosen by `python -m studies.solver_settings` on two or three slices of
 # case 41 only; eta = .1 is the largest that was tried.
 
 

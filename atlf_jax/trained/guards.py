@@ -48,7 +48,7 @@ def margin(mask: Bool[np.ndarray, "*b #h w"] | None = None, slices: int = 1) -> 
         mask: that the MR was measured under; None: as at 4x.
         slices: number of slices of the volume that were compared: their mean varies less.
 
-    Source: ours, from 149 pairs of eight subjects (``benchmarks/guards.py``). Of pairs in place the best moved copy is
+    Source: ours, from 149 pairs of eight subjects (``studies/guards.py``). Of pairs in place the best moved copy is
     better by .053 at most at 4x lines and .058 under masks of points, by .104 at 8x and 10x lines, and by .007 over the
     slices of a volume.
     """

@@ -52,7 +52,7 @@ class Network:
         >>> network
         Network('benchmark/best', 363,080 parameters, step 1390)
         >>> network.trained_for.dataset, len(network.trained_for.masks), network.calibration
-        ('aanlib', 4, None)
+        ('aanlib', 12, None)
     """
 
     config: "Config"

@@ -2,7 +2,7 @@
 
 A fifth of the samples outside the middle of k-space is withheld. The network reconstructs from the others, once with
 the CT and once without, and each image predicts the withheld samples. The same idea is used to choose regularisation
-weights and, for training, in SSDU (Yaman et al. 2020). ``benchmarks/ct_check.py`` measures how well the result agrees
+weights and, for training, in SSDU (Yaman et al. 2020). ``studies/ct_check.py`` measures how well the result agrees
 with the true effect of the CT on the image.
 """
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from atlf_jax.commands import COMMANDS, atlf, run
+from atlf_jax import command_line
+from atlf_jax.commands import COMMANDS, atlf, audit, evaluate, run
 from atlf_jax.config import experiments, load_config
 from atlf_jax.config import parse as parse_experiment
+from atlf_jax.masks import MaskConfig
 from atlf_jax.models import pretrained
 from atlf_jax.program import REFUSED, VERSION
+from atlf_jax.reconstruct import command as reconstruct
 from atlf_jax.trained import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +142,17 @@ def test_documented_commands_go_on_working(program, arguments) -> None:
     done = program("-W", "error", *arguments, "--help")
     name = "python " * (arguments[0] == "-m") + " ".join(arguments)
     assert done.returncode == 0 and f"usage: {name}" in done.stdout and done.stderr == ""
+
+
+def test_masks_have_one_spelling_on_all_command_lines() -> None:
+    wanted = MaskConfig("radial", 8.0, 0.04)
+    flags = ["--masks", "radial", "8", "0.04"]
+    assert parse_experiment(["phantom_smoke", *flags])[0].masks == (wanted,)
+    assert command_line.parse(evaluate.Arguments, ["--checkpoint=x", *flags], program="x").masks == (wanted,)
+    assert command_line.parse(audit.Arguments, ["--dataset=phantom", *flags], program="x").masks == (wanted,)
+    files = ["in.npy", "out.h5", "--method=zero_filled"]
+    assert reconstruct.parse([*files, *flags]).mask == wanted
+    old = ["--mask.kind=radial", "--mask.acceleration", "8", "--mask.center_fraction=0.04"]
+    assert reconstruct.parse([*files, *old]).mask == wanted  # of earlier versions
+    arguments = command_line.parse(audit.Arguments, ["--dataset=phantom", "--mask", *flags[1:]], program="x")
+    assert arguments.masks == (wanted,)

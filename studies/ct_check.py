@@ -1,4 +1,4 @@
-"""Whether withheld samples tell what the CT does to the image: ``python benchmarks/ct_check.py RUN_OR_WEIGHTS ...``.
+"""Whether withheld samples tell what the CT does to the image: ``python studies/ct_check.py RUN_OR_WEIGHTS ...``.
 
 With ATLF_DATA_DIR. Each network reconstructs its own validation subjects with their CT, with that of another subject
 and without; what a CT brings to the image (against the true image, in dB of squared error over all slices of a subject)

@@ -1,36 +1,30 @@
-"""Choose learning rates on the inner validation subject: ``python -m benchmarks.tune_rates --out=runs/rates``.
+"""Choose learning rates on the inner validation subject: ``python -m studies.rates --out=runs/rates``.
 
 Every experiment of ``configs/benchmark.py`` is trained with every rate for a part of its steps, with its own schedule
 over them, and scored by PSNR on case 41 of AANLIB. Runs are kept in OUT: run again to go on. Needs ATLF_DATA_DIR.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from atlf_jax.config import Config, from_dict
 from atlf_jax.training import load
-from benchmarks.methods import finished, learned, train, training_seconds
-from benchmarks.table import machine, markdown
+from benchmarks.table import markdown
+from studies.core import finish, finished, last_psnr, learned, parser, train, training_seconds
 
 RATES = (5e-4, 1e-3, 2e-3)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tune_rates",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the runs")
+    made = parser("rates", __doc__, out="folder of the runs and the table")
+    add = made.add_argument
     add("--methods", nargs="+", default=learned(), choices=learned(), metavar="NAME")
     add("--rates", nargs="+", type=float, default=list(RATES), help="learning rates of the reconstruction stage")
     add("--steps", type=int, default=400, help="of the reconstruction stage; those before it keep theirs")
-    return parser.parse_args(argv)
+    return made.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,15 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 stage = "--train.reconstruction"
                 options = (f"{stage}.steps={arguments.steps}", f"{stage}.learning_rate={rate}")
                 after = ("--train.adapters.steps=0",) if name == "best" else ()
-                train(name, run, *options, *after, "--train.eval_every=100000")
+                train(f"benchmark:{name}", run, *options, *after, "--train.eval_every=100000")
             row[f"{rate:g}"] = psnr(run, arguments.steps)
         rows.append(row | {"CPU s a run": training_seconds(run)})
-    about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
     title = f"PSNR [dB] of case 41 after {arguments.steps} steps, by learning rate"
-    print(f"{about}\n\n{title}\n\n{markdown(rows, digits=4)}\n")
+    finish(out, f"{title}\n\n{markdown(rows, digits=4)}")
 
 
-def psnr(run: Path, steps: int) -> float:
+def psnr(run: Path, steps: int) -> float | None:
     """Return the PSNR of a run's last validation.
 
     Raises:
@@ -64,8 +57,7 @@ def psnr(run: Path, steps: int) -> float:
     taken = sum(stage.steps for stage in train.stages if stage.name not in ("autoencode", "fusion"))
     if taken != steps:
         raise ValueError(f"{run} took {taken} steps, wanted {steps}: give another --out, or these --steps")
-    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return [line["psnr"] for line in lines if line["kind"] == "valid"][-1]
+    return last_psnr(run)
 
 
 if __name__ == "__main__":

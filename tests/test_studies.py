@@ -1,8 +1,10 @@
-"""The tables of benchmarks.methods, from scores that are made up."""
+"""What the studies train, score and set as tables, from runs and scores that are made up."""
 
 import json
 import os
 import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,11 @@ from atlf_jax.evaluation.scoring import Score
 from atlf_jax.evaluation.trial import ZERO_FILLED
 from atlf_jax.models import build
 from atlf_jax.program import INTERRUPTED
-from benchmarks import ablation, methods
+from studies import ablation, core, methods, queue
 
 
 def score(method: str, subject: str, number: int, psnr: float, mask: str = "random 4x") -> Score:
-    values = dict.fromkeys(methods.SCORES, psnr)
+    values = dict.fromkeys(core.SCORES, psnr)
     return Score(mask, method, subject, f"{subject}{number}", number, 4.0, 4.1, 0.4, "abc", True, 0.5, values)
 
 
@@ -34,8 +36,8 @@ def rows():
 
 
 def test_what_is_saved_is_what_is_read(rows, tmp_path):
-    methods.save(tmp_path / "scores.csv", rows)
-    assert methods.read(tmp_path / "scores.csv") == rows
+    core.save(tmp_path / "scores.csv", rows)
+    assert core.read(tmp_path / "scores.csv") == rows
 
 
 def test_means_weigh_subjects_alike(rows):
@@ -52,7 +54,7 @@ def test_rivals_are_methods_and_not_variants(rows):
 
 
 def test_what_the_ct_brings_is_told_of_variants_and_of_the_network_without(rows):
-    without = [row._replace(method="ours_no_ct", values=dict.fromkeys(methods.SCORES, row.values["psnr"] + 0.2))
+    without = [row._replace(method="ours_no_ct", values=dict.fromkeys(core.SCORES, row.values["psnr"] + 0.2))
                for row in rows if row.method == "ours"]  # fmt: skip
     against = {pair["against"]: pair for pair in methods.what_the_ct_brings(rows + without)}
     assert against.keys() == {"ours, CT zero", "ours_no_ct"}
@@ -63,17 +65,17 @@ def test_what_the_ct_brings_is_told_of_variants_and_of_the_network_without(rows)
 
 def test_scores_of_an_older_checkpoint_or_of_fewer_metrics_are_not_taken(tmp_path, rows):
     file, best = tmp_path / "scores.csv", tmp_path / "run" / "checkpoints" / "best"
-    assert not methods.current(file, tmp_path / "run")
-    methods.save(file, rows[:1])
-    assert methods.read(file) == rows[:1]
-    assert methods.current(file, tmp_path / "run")  # a solver has no checkpoint
+    assert not core.current(file, tmp_path / "run")
+    core.save(file, rows[:1])
+    assert core.read(file) == rows[:1]
+    assert core.current(file, tmp_path / "run")  # a solver has no checkpoint
     best.mkdir(parents=True)
     os.utime(file, (0, 0))
-    assert not methods.current(file, tmp_path / "run")
+    assert not core.current(file, tmp_path / "run")
     file.write_text(file.read_text().replace("psnr_body", "other"))
-    assert not methods.current(file, tmp_path / "nothing")
+    assert not core.current(file, tmp_path / "nothing")
     file.write_text("")
-    assert not methods.current(file, tmp_path / "nothing")
+    assert not core.current(file, tmp_path / "nothing")
 
 
 def test_the_report_takes_one_method_and_drops_repeated_rows(rows):
@@ -83,14 +85,14 @@ def test_the_report_takes_one_method_and_drops_repeated_rows(rows):
 
 
 def test_unfinished_runs_are_not_scored(tmp_path):
-    assert not methods.finished(tmp_path / "nothing")
+    assert not core.finished(tmp_path / "nothing")
 
 
 def test_a_training_that_was_stopped_ends_the_benchmark(tmp_path, monkeypatch):
     stopped = subprocess.CompletedProcess([], INTERRUPTED)  # a stopped training saves and returns 75
-    monkeypatch.setattr(methods.subprocess, "run", lambda *_, **__: stopped)
+    monkeypatch.setattr(core.subprocess, "run", lambda *_, **__: stopped)
     with pytest.raises(SystemExit, match="stopped before its last step; run the same command again"):
-        methods.train("best", tmp_path / "best")
+        core.train("best", tmp_path / "best")
 
 
 def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
@@ -101,8 +103,8 @@ def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
         {"kind": "valid", "step": 4, "cpu_seconds": 4.5, "psnr": 21.0},
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curve = methods.learning_curve(tmp_path)
-    assert curve == [(2.0, 20.0), (4.5, 21.0)] and methods.training_seconds(tmp_path) == 4.5
+    curve = core.learning_curve(tmp_path)
+    assert curve == [(2.0, 20.0), (4.5, 21.0)] and core.training_seconds(tmp_path) == 4.5
     first, second = methods.curve_rows({"one": curve, "two": curve[:1]})
     assert first == {"method": "one", "1: s": 2.0, "1: dB": 20.0, "2: s": 4.5, "2: dB": 21.0}
     assert second == {"method": "two", "1: s": 2.0, "1: dB": 20.0, "2: s": None, "2: dB": None}
@@ -116,3 +118,27 @@ def test_every_part_can_be_left_out(name):
     shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), measurement)
     assert ("fusion" in shapes["params"]) == config.model.use_fusion == (config.train.stages[1].steps > 0)
     assert (name == "compact") == (config == load_config("benchmark:compact"))
+
+
+@pytest.mark.parametrize("name", queue.QUEUE)
+def test_every_entry_of_the_queue_is_an_experiment(name):
+    entry = queue.QUEUE[name]
+    config, _ = parse([entry.experiment, *entry.options])
+    assert core.total_steps(config) >= core.total_steps(load_config(entry.experiment))
+
+
+def test_the_queue_says_how_far_it_has_come_and_trains_nothing(tmp_path, capsys):
+    queue.main([f"--out={tmp_path}", "--status"])
+    assert all(f"| {name} " in capsys.readouterr().out for name in ["best_6h"]) and not any(tmp_path.iterdir())
+
+
+def test_a_training_of_the_queue_is_asked_to_end_in_time(tmp_path, monkeypatch):
+    script = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); signal.pause()"
+    started = subprocess.Popen
+    monkeypatch.setattr(queue.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", script]))
+    queue.train_until(queue.QUEUE["best_6h"], tmp_path, time.monotonic() + 1)
+    monkeypatch.setattr(
+        queue.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", "raise SystemExit(1)"])
+    )
+    with pytest.raises(SystemExit, match="ended with exit code 1"):
+        queue.train_until(queue.QUEUE["best_6h"], tmp_path, time.monotonic() + 30)

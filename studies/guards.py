@@ -1,6 +1,6 @@
 """How often a CT in place raises the guard's warning, and how often one out of place does: the choice of its margins.
 
-``python benchmarks/guards.py [--dataset aanlib] [--splits valid] [--accelerations 4 8 10]`` with ATLF_DATA_DIR:
+``python studies/guards.py [--dataset aanlib] [--splits valid] [--accelerations 4 8 10]`` with ATLF_DATA_DIR:
 zero-filled MR, each slice under its own mask, with the CT as it is, moved, mirrored, of another slice and of another
 subject. Rates are over slices alone, by subject from the lowest to the highest, and over whole volumes.
 """

@@ -1,4 +1,4 @@
-"""What is each part of ATLF-Net worth? ``python -m benchmarks.ablation --out=runs/ablation``.
+"""What is each part of ATLF-Net worth? ``python -m studies.ablation --out=runs/ablation``.
 
 The benchmark's ``compact``, which has all of them, is trained once more for each part that is left out or exchanged,
 with equal steps, and scored by PSNR on the inner validation subject, case 41 of AANLIB, under the benchmark's masks.
@@ -8,14 +8,13 @@ to go on. Needs ATLF_DATA_DIR.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 
 from atlf_jax.training import load
-from benchmarks.methods import finished, train, training_seconds
-from benchmarks.table import machine, markdown
-from benchmarks.tune_rates import psnr
+from benchmarks.table import markdown
+from studies.core import finish, finished, parser, train, training_seconds
+from studies.rates import psnr
 
 _FUSION, _PHASE = "--model.fusion", "--model.reconstruction"
 # The fused image reaches the reconstruction by AdaIN alone: without AdaIN there is nothing to fuse for.
@@ -42,14 +41,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the runs and the table")
+    made = parser("ablation", __doc__)
+    add = made.add_argument
     add("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     add("--steps", type=int, default=400, help="of reconstruction and joint; the first warms up over 50")
-    return parser.parse_args(argv)
+    return made.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not finished(run):
             joint = arguments.steps // 2 if any("ct_adapter" in option for option in VARIANTS[name]) else 0
             steps = (f"--train.reconstruction.steps={arguments.steps - joint}", f"--train.joint.steps={joint}")
-            train("compact", run, *VARIANTS[name], *steps, "--train.eval_every=100000")
+            train("benchmark:compact", run, *VARIANTS[name], *steps, "--train.eval_every=100000")
         parameters = sum(leaf.size for leaf in jax.tree.leaves(load(run, "latest")[1]["params"]))
         rows.append(
             {
@@ -74,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     for row in rows:
         row["difference"] = row["PSNR [dB]"] - rows[0]["PSNR [dB]"]
-    about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
-    text = f"{about}, jax {jax.__version__}\n\nafter {arguments.steps} steps, case 41\n\n{markdown(rows, digits=4)}\n"
-    (out / "table.md").write_text(text)
-    print(text)
+    finish(out, f"after {arguments.steps} steps, case 41\n\n{markdown(rows, digits=4)}")
 
 
 if __name__ == "__main__":

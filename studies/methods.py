@@ -1,4 +1,4 @@
-"""Compare methods on one split under the same masks: ``python -m benchmarks.methods --out=runs/benchmark``.
+"""Compare methods on one split under the same masks: ``python -m studies.methods --out=runs/benchmark``.
 
 A method is an experiment ``configs/benchmark.py:NAME``, trained here when ``OUT/NAME`` holds no finished run, or a row
 of ``SOLVERS``. Every (method, mask) is scored once and kept in ``OUT/scores``: run again to go on, or to add a method
@@ -9,12 +9,6 @@ by name. The tables, OUT/table.md, follow from these files alone. One set of wei
 """
 
 import argparse
-import csv
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,41 +16,43 @@ from typing import Any
 import jax
 import numpy as np
 
-from atlf_jax.config import Config, experiments, from_dict
+from atlf_jax.config import Config, from_dict
 from atlf_jax.data import AANLIBConfig, AcquisitionConfig, DataConfig, open_source
-from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import figures
 from atlf_jax.evaluation.changes import ABLATIONS, Changed
 from atlf_jax.evaluation.report import title
-from atlf_jax.evaluation.scoring import Score, evaluate, leading, reported
+from atlf_jax.evaluation.scoring import Score, leading
 from atlf_jax.evaluation.statistics import Comparison, compare, subject_means, summarise
 from atlf_jax.evaluation.trial import ZERO_FILLED, EvaluationConfig, Reconstructor, Trial
 from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.metrics import METRICS
 from atlf_jax.models import build, sees_ct
-from atlf_jax.program import INTERRUPTED
 from atlf_jax.solvers import SOLVERS
-from atlf_jax.training import load, spans
-from atlf_jax.training.checkpoint import read_meta
-from benchmarks.table import machine, markdown
-
-ROOT = Path(__file__).parent.parent
-FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
-ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled centre of masks of lines
-SCORES = reported(list(METRICS))
+from atlf_jax.training import load
+from benchmarks.table import markdown
+from studies.core import (
+    SCORES,
+    add_masks,
+    finish,
+    finished,
+    learned,
+    learning_curve,
+    masks_of,
+    parser,
+    scores_of,
+    total_steps,
+    train,
+    training_seconds,
+)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
     names = [*SOLVERS, *learned()]
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the runs, scores and tables")
+    made = parser("methods", __doc__, out="folder of the runs, scores and tables")
+    add_masks(made)
+    add = made.add_argument
     add("--methods", nargs="+", default=names, choices=names, metavar="NAME")
-    add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
-    add("--accelerations", nargs="+", type=float, default=list(ACCELERATIONS), choices=ACCELERATIONS)
     add("--split", default="valid", help="subjects to score")
     add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
     add("--ablated", nargs="*", default=["best"], metavar="NAME", help="methods to score so; the others by the true CT")
@@ -64,7 +60,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noise", type=float, default=0.0, help="simulated noise of each sample, relative to the largest pixel")
     add("--batch", type=int, default=4, help="slices reconstructed at once")
     add("--no-training", action="store_true", help="leave out methods that are not trained yet")
-    return parser.parse_args(argv)
+    return made.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments.no_training:
                 print(f"{name}: not trained yet, left out")
                 continue
-            train(name, out / name)
+            train(f"benchmark:{name}", out / name)
         model, cost, with_ct = open_method(name, out)
         variants = {name: source} | {
             f"{name}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate
@@ -92,12 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for variant, pairs in variants.items() if with_ct and name in arguments.ablated else [(name, source)]:
             for mask in masks:
                 file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}{seen}.csv"
-                if not current(file, out / name):
-                    started = time.perf_counter()
-                    scored = evaluate(Trial(pairs, (mask,), {variant: model}, acquisition, config))
-                    save(file, scored)
-                    print(f"{variant}, {mask_label(mask)}{seen}: {time.perf_counter() - started:.0f} s", flush=True)
-                rows += read(file)
+                rows += scores_of(Trial(pairs, (mask,), {variant: model}, acquisition, config), file, out / name)
         costs.append(
             {"method": name, **cost, "s a slice": seconds(rows, name), **footprint(model, source, arguments.batch)}
         )
@@ -107,61 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         text += f"\nPSNR of case 41 while training:\n\n{markdown(curve_rows(curves), digits=4)}\n"
         figure = figures.curve_figure({"training, CPU seconds": curves}, ylabel="PSNR of case 41 [dB]")
         (out / "curves.png").write_bytes(figures.png(figure, dpi=200))
-    (out / f"table{seen}.md").write_text(text)
-    print(text)
-
-
-def learned() -> list[str]:
-    """Return the names of the experiments."""
-    return [name.removeprefix("benchmark:") for name in experiments() if name.startswith("benchmark:")]
-
-
-def masks_of(arguments: argparse.Namespace) -> list[MaskConfig]:
-    """Return the masks asked for, family by family."""
-    return [
-        MaskConfig(family, acceleration, ACCELERATIONS[acceleration])
-        for family in arguments.families
-        for acceleration in arguments.accelerations
-    ]
-
-
-def finished(run: Path) -> bool:
-    """Say whether a run has come to its last step."""
-    meta = read_meta(run, "latest")
-    return meta is not None and meta["step"] >= total_steps(from_dict(Config, meta["config"]))
-
-
-def current(file: Path, run: Path, which: str = "best") -> bool:
-    """Say whether scores are there, tell all that is reported, and are of the checkpoint of today.
-
-    A run that was trained again is scored again.
-    """
-    if not file.exists():
-        return False
-    with file.open(newline="") as stream:
-        columns = next(csv.reader(stream), [])
-    scored = run / "checkpoints" / which
-    return {*SCORES} <= {*columns} and (not scored.exists() or file.stat().st_mtime >= scored.stat().st_mtime)
-
-
-def total_steps(config: Config) -> int:
-    """Return the steps of all stages."""
-    return spans(config.train)[-1].end
-
-
-def train(name: str, run: Path, *options: str) -> None:
-    """Train a method by the ordinary command on one core, so that seconds compare; ``options`` are its own.
-
-    Raises:
-        SystemExit: the training was stopped: what it saved must not be scored.
-    """
-    flags = os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-    command = [sys.executable, "train.py", f"--config=benchmark:{name}", f"--workdir={run}", *options]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
-    if done.returncode != INTERRUPTED:
-        done.check_returncode()
-    if not finished(run):
-        raise SystemExit(f"{run} was stopped before its last step; run the same command again to go on")
+    finish(out, text, name=f"table{seen}")
 
 
 def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bool]:
@@ -174,20 +111,6 @@ def open_method(name: str, out: Path) -> tuple[Reconstructor, dict[str, Any], bo
     cost = {"parameters": parameters, "CPU s to train": training_seconds(out / name), "steps": total_steps(settings)}
     model = settings.model
     return jax.tree_util.Partial(build(model).apply, variables), cost, sees_ct(model)
-
-
-def training_seconds(run: Path) -> float:
-    """Return the CPU time of a run, compilation and validations included."""
-    return _log(run)[-1]["cpu_seconds"]
-
-
-def learning_curve(run: Path) -> list[tuple[float, float]]:
-    """Return CPU seconds and PSNR of every validation; the stages of the fusion process have no PSNR."""
-    return [(line["cpu_seconds"], line["psnr"]) for line in _log(run) if line["kind"] == "valid" and "psnr" in line]
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def footprint(model: Reconstructor, source: Any, batch: int) -> dict[str, float]:
@@ -206,30 +129,6 @@ def seconds(rows: Sequence[Score], method: str) -> float:
     return float(np.median([row.seconds for row in rows if row.method == method]))
 
 
-def save(file: Path, rows: Sequence[Score]) -> None:
-    """Write scores, whole or not at all."""
-    with whole_file(file) as part, Path(part).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*(name for name in Score._fields if name != "values"), *SCORES])
-        writer.writeheader()
-        for row in rows:
-            fields = row._asdict()
-            writer.writerow(fields.pop("values") | fields)
-
-
-def read(file: Path) -> list[Score]:
-    """Read what ``save`` wrote."""
-    kinds = {"record": int, "nominal": float, "effective": float, "coverage": float, "seconds": float}
-    with file.open(newline="") as stream:
-        return [
-            Score(
-                values={name: float(line.pop(name)) for name in SCORES},
-                real=line.pop("real") == "True",
-                **{name: kinds.get(name, str)(value) for name, value in line.items()},
-            )
-            for line in csv.DictReader(stream)
-        ]
-
-
 def means(rows: Sequence[Score], metric: str) -> dict[str, dict[str, float]]:
     """Return the mean over subjects by method and mask."""
     table: dict[str, dict[str, float]] = {}
@@ -243,10 +142,8 @@ def means(rows: Sequence[Score], metric: str) -> dict[str, dict[str, float]]:
 def report(rows: Sequence[Score], costs: Sequence[dict[str, Any]], seen: str = "") -> str:
     """Return all tables as Markdown; ``seen`` says what was simulated on top of the pictures."""
     rows = unique(rows)
-    about = ", ".join(f"{name} {value}" for name, value in machine().items() if value != "")
-    parts = [f"{about}, jax {jax.__version__}"]
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
-    parts.append(f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}{seen}")
+    parts = [f"{len(first)} slices of subjects {', '.join(dict.fromkeys(row.subject for row in first))}{seen}"]
     for metric in SCORES:
         title = f"{metric.removesuffix('_body').upper()}{' inside the body' * metric.endswith('_body')}"
         table = markdown([{"method": m, **c} for m, c in means(rows, metric).items()], digits=4)

@@ -1,4 +1,4 @@
-"""Does the CT help? By subject, in four folds: ``python -m benchmarks.cross_validation --out=runs/folds``.
+"""Does the CT help? By subject, in four folds: ``python -m studies.folds --out=runs/folds``.
 
 In each fold a network is trained on six subjects of AANLIB and scored on the other two, so that every subject is scored
 by networks that have not seen it. ``--methods`` names an experiment of ``configs/benchmark.py`` that takes the CT, and
@@ -22,33 +22,27 @@ from atlf_jax.data import open_source
 from atlf_jax.data.aanlib import FOLDS
 from atlf_jax.evaluation.changes import ABLATIONS, Changed
 from atlf_jax.evaluation.report import title
-from atlf_jax.evaluation.scoring import Score, evaluate, leading
+from atlf_jax.evaluation.scoring import Score, leading
 from atlf_jax.evaluation.trial import EvaluationConfig, Trial
 from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.metrics import METRICS
 from atlf_jax.models import build, sees_ct
 from atlf_jax.training import load
-from benchmarks.methods import ACCELERATIONS, FAMILIES, current, finished, masks_of, read, save, train
-from benchmarks.table import machine, markdown
+from benchmarks.table import markdown
+from studies.core import add_masks, finish, finished, masks_of, parser, scores_of, train
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cross_validation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the runs, scores and the table")
+    made = parser("folds", __doc__, out="folder of the runs, scores and the table")
+    add_masks(made, accelerations=(4.0, 10.0))
+    add = made.add_argument
     add("--methods", nargs="+", default=["best"], metavar="NAME", help="one with the CT, others")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4], choices=range(1, len(FOLDS) + 1))
-    add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, help="kinds of masks")
-    add("--accelerations", nargs="+", type=float, default=[4.0, 10.0], choices=ACCELERATIONS)
     add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
     add("--batch", type=int, default=4, help="slices reconstructed at once")
     add("--no-training", action="store_true", help="leave out folds that are not trained yet")
-    return parser.parse_args(argv)
+    return made.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,12 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"{run.name}: not trained yet, left out")
                 continue
             splits = ("--data.train_split=train", "--data.valid_split=valid", f"--data.aanlib.fold={fold}")
-            train(name, run, *splits, "--train.eval_every=100000")
+            train(f"benchmark:{name}", run, *splits, "--train.eval_every=100000")
         rows += score(name, run, masks, arguments, out / "scores")
-    about = ", ".join(f"{key} {value}" for key, value in machine().items() if value != "")
-    text = f"{about}, jax {jax.__version__}\n\n{markdown(rows_of(rows, *arguments.methods))}\n"
-    (out / "table.md").write_text(text)
-    print(text)
+    finish(out, markdown(rows_of(rows, *arguments.methods)))
 
 
 def score(
@@ -87,11 +78,8 @@ def score(
     rows: list[Score] = []
     for mask, (variant, source) in itertools.product(masks, variants.items()):
         file = folder / f"{run.name}, {mask_label(mask)}, {variant}.csv"
-        if not current(file, run, "latest"):
-            batches = EvaluationConfig(batch_size=arguments.batch)
-            save(file, evaluate(Trial(source, (mask,), {variant: model}, config=batches)))
-            print(f"{run.name}, {variant}, {mask_label(mask)}", flush=True)
-        rows += read(file)
+        trial = Trial(source, (mask,), {variant: model}, config=EvaluationConfig(batch_size=arguments.batch))
+        rows += scores_of(trial, file, run, which="latest")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Accuracy and time of registration on known transforms: ``python benchmarks/registration.py [--only ...]``.
+"""Accuracy and time of registration on known transforms: ``python studies/registration.py [--only ...]``.
 
 Generates heads, reads ``registration/`` in ``$ATLF_DATA_DIR`` and prints tables; an error is the distance, at the
 corners of the MR, between where a transform sends them and where the known one does. Beside ``register`` stands

@@ -1,4 +1,4 @@
-"""Choose the solvers' settings on the inner validation subject: ``python -m benchmarks.tune_solvers``.
+"""Choose the solvers' settings on the inner validation subject: ``python -m studies.solver_settings``.
 
 Every setting of a grid is scored by PSNR on case 41 of AANLIB (split ``inner_valid``), mean over 4x random lines and
 10x variable density in 2-D; the best stand as defaults in ``atlf_jax/solvers/__init__.py``. Needs ATLF_DATA_DIR, or
@@ -33,7 +33,7 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tune_solvers",
+        prog="python -m studies.solver_settings",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""Score classical solvers and networks on real raw k-space: ``python -m benchmarks.raw --out=runs/raw``.
+"""Score classical solvers and networks on real raw k-space: ``python -m studies.raw --out=runs/raw``.
 
 Fully sampled raw scans (the folder ``raw`` of ATLF_DATA_DIR, those marked ``test``, and the single-coil ones in
 ``kspace``) are undersampled afterwards by lines and 2-D Poisson discs at 4x and 8x. The numbers are the NRMSE of the
@@ -76,7 +76,7 @@ MASKS = {
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.raw", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m studies.raw", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--sets", nargs="+", default=list(SETS), choices=list(SETS))

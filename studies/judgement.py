@@ -1,6 +1,6 @@
 """How well a judgement without the truth agrees with the truth: a network on raw scans, undersampled afterwards.
 
-    ATLF_DATA_DIR=... python benchmarks/judgement.py [aanlib-best] [--scans raw/brain_7ch_256x216.npy ...]
+    ATLF_DATA_DIR=... python studies/judgement.py [aanlib-best] [--scans raw/brain_7ch_256x216.npy ...]
 
 For each fully sampled scan and mask: the error of the magnitude against the root sum of squares of all samples, after
 the best scale, of the zero-filled image and of the network's (forced); the gain in dB; what the judgement says.
