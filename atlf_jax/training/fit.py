@@ -138,63 +138,12 @@ def fit(
         ):
             for notice in filter(None, notices):
                 log.say(notice)
-            first, best, pending = step, earlier.best, None
             interruption.rescue = checkpoints.rescue
-
-            while True:
-                span = span_at(config, step)
-                programs = programs_of(span)
-                if step == span.start:
-                    state = programs.begin(state)
-
-                evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
-                snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
-                improved = False
-                if step > first and (evaluation_due or step == span.start):  # what follows may take long
-                    _log(log, pending, checkpoints)  # never save what went wrong
-                    pending = None
-                    checkpoints.offer(snapshot)
-                if evaluation_due:
-                    pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
-                    means = _evaluate(
-                        programs,
-                        state,
-                        validation(),
-                        mesh,
-                        snapshot=snapshot,
-                        log=log,
-                        pictures=pictures,
-                        interruption=interruption,
-                    )
-                    if means is not None:
-                        snapshot = snapshot._replace(validation_due=False)
-                        checkpoints.offer(snapshot)
-                        psnr = means.get("psnr", math.nan)
-                        improved = math.isfinite(psnr) and psnr > best
-                        if improved:
-                            best = psnr
-                            checkpoints.save_best(snapshot, psnr=best)
-
-                ending = step >= total or interruption.asked.is_set()
-                save_due = step > first and (step % config.save_every == 0 or improved or ending)
-                if save_due:
-                    _log(log, pending, checkpoints)
-                    pending = None
-                    checkpoints.save_latest(snapshot)
-                if evaluation_due or save_due:
-                    log.restart_clock()
-                if ending:
-                    break
-
-                batch = next(batches)
-                following, metrics = programs.step(state, place(batch, mesh))
-                _log(log, pending, checkpoints)  # of the step before, while this one runs
-                if step > first:
-                    checkpoints.offer(Snapshot(state, step, span.name))
-                state, step = following, step + 1
-                pending = Pending(step, span.name, metrics, batch.record.tolist())
-
-            if step < total or snapshot.validation_due:
+            loop = _Loop(config, programs_of, mesh, validation, log, checkpoints, interruption)
+            loop.start = Snapshot(state, step, "", validation_due)
+            del state  # the loop has the only reference, and drops it after the first step
+            last = loop.run(batches, best=earlier.best)
+            if last.step < total or last.validation_due:
                 raise Interrupted(checkpoints.rescue())
             log.say(f"done: {workdir}")
     return workdir
@@ -207,6 +156,114 @@ class Pending(NamedTuple):
     stage: str
     metrics: dict[str, Array]
     records: list[int]
+
+
+class _Loop:
+    """The steps of a run, with its validations and saves.
+
+    Args:
+        config: stages and intervals.
+        programs_of: returns the compiled functions of a stage.
+        mesh: the devices.
+        validation: returns the validation batches, with the names of their records.
+        log: of the run.
+        checkpoints: of the run.
+        interruption: tells when to stop.
+
+    Attributes:
+        start: where ``run`` begins; ``validation_due`` if the validation of its step was interrupted. ``run`` takes it.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        programs_of: Callable[[Span], Programs],
+        mesh: jax.sharding.Mesh,
+        validation: Callable[[], Iterator[tuple[Batch, list[str]]]],
+        log: RunLog,
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+    ) -> None:
+        self._config, self._programs_of, self._mesh, self._validation = config, programs_of, mesh, validation
+        self._log, self._checkpoints, self._interruption = log, checkpoints, interruption
+        self._total = spans(config)[-1].end
+        self._pending: Pending | None = None
+        self._best = -math.inf
+        self.start: Snapshot | None = None
+
+    def run(self, batches: Iterator[Batch], *, best: float) -> Snapshot:
+        """Train from ``start`` to the end of the last stage, or until a signal comes; return the last snapshot.
+
+        Args:
+            batches: of the training data, from this step on.
+            best: validation PSNR [dB] of the best checkpoint so far.
+        """
+        config, checkpoints = self._config, self._checkpoints
+        if self.start is None:
+            raise ValueError("the loop has no start; set start before each run")
+        state, first, _, validation_due = self.start
+        self.start, self._best, step = None, best, first
+        while True:
+            span = span_at(config, step)
+            programs = self._programs_of(span)
+            if step == span.start:
+                state = programs.begin(state)
+
+            at_end = step >= self._total
+            evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or at_end)
+            snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
+            improved = False
+            if step > first and (evaluation_due or step == span.start):  # what follows may take long
+                self._log_pending()  # raises if the step failed, so that a broken state is never saved
+                checkpoints.offer(snapshot)
+            if evaluation_due:
+                snapshot, improved = self._validate(programs, snapshot)
+
+            ending = at_end or self._interruption.asked.is_set()
+            save_due = step > first and (step % config.save_every == 0 or improved or ending)
+            if save_due:
+                self._log_pending()
+                checkpoints.save_latest(snapshot)
+            if evaluation_due or save_due:
+                self._log.restart_clock()
+            if ending:
+                return snapshot
+
+            batch = next(batches)
+            following, metrics = programs.step(state, place(batch, self._mesh))
+            self._log_pending()  # of the step before, while this one runs
+            if step > first:
+                checkpoints.offer(Snapshot(state, step, span.name))
+            state, step = following, step + 1
+            self._pending = Pending(step, span.name, metrics, batch.record.tolist())
+
+    def _log_pending(self) -> None:
+        _log(self._log, self._pending, self._checkpoints)
+        self._pending = None
+
+    def _validate(self, programs: Programs, snapshot: Snapshot) -> tuple[Snapshot, bool]:
+        """Validate a snapshot, and save it if it is the best; return it, and whether it is the best."""
+        config, step = self._config, snapshot.step
+        means = _evaluate(
+            programs,
+            snapshot.state,
+            self._validation(),
+            self._mesh,
+            snapshot=snapshot,
+            log=self._log,
+            pictures=config.picture_every > 0 and (step % config.picture_every == 0 or step >= self._total),
+            interruption=self._interruption,
+        )
+        if means is None:
+            return snapshot, False
+        snapshot = snapshot._replace(validation_due=False)
+        self._checkpoints.offer(snapshot)
+        psnr = means.get("psnr", math.nan)
+        improved = math.isfinite(psnr) and psnr > self._best
+        if improved:
+            self._best = psnr
+            self._checkpoints.save_best(snapshot, psnr=psnr)
+        return snapshot, improved
 
 
 def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:

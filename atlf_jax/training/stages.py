@@ -26,7 +26,7 @@ class Stage:
     """Patterns of the names of the parameters that are trained, such as fusion/* or phase_0/*. A pattern after !
     excludes parameters. All others are frozen."""
     steps: int = 0
-    """Number of batches in this stage; 0 skips it."""
+    """Batches seen in this stage; 0 skips it."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 0
