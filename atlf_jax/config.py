@@ -50,7 +50,7 @@ MOVED_EXPERIMENTS = (
 @beartype
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides an experiment, but the folder it is written to."""
+    """All settings of an experiment, except the folder that it is written to."""
 
     name: str = "experiment"
     """Name of the experiment; results go to runs/NAME."""
@@ -59,8 +59,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     """Where the CT-MR pairs come from."""
     masks: tuple[MaskConfig, ...] = (MaskConfig(),)
-    """Undersampling, in training and in validation: one setting or several, as many accelerations as kinds need. For
-    each record training draws a kind and then one of its settings; validation takes the kinds in turn."""
+    """Masks of training and validation: one setting or several. For each record, training draws a kind and then one of
+    its settings; validation takes the kinds in turn."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training pairs."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -93,9 +93,9 @@ def experiments() -> dict[str, str]:
 
 
 def _arguments(file: Path) -> tuple[bool, tuple[str, ...]]:
-    """Say of an experiment's file, without running it, whether get_config wants no argument, and which it takes.
+    """Read from an experiment's file, without running it, whether get_config works without argument, and its arguments.
 
-    Those that it takes are listed in the file as ``ARGUMENTS = ("...", ...)``.
+    The arguments are listed in the file as ``ARGUMENTS = ("...", ...)``.
     """
     plain, arguments = False, ()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -153,7 +153,7 @@ def _located(experiment: str) -> tuple[Path, str]:
 
 
 def _no_experiment(path: Path) -> str:
-    """Say that a file does not exist, with what may be meant."""
+    """Return the message for a file that does not exist, with suggestions."""
     if path.suffix == ".py":
         neighbours = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "no configuration"
         return f"no configuration file {path}; in that folder: {neighbours}"
@@ -165,7 +165,7 @@ def _no_experiment(path: Path) -> str:
 def parse(
     argv: Sequence[str] | None = None, *, program: str = "atlf train", description: str = ""
 ) -> tuple[Config, Path]:
-    """Return the configuration and the run's folder that a command line asks for; on a mistake, say so and exit.
+    """Parse a command line: return the configuration and the run's folder, or report a mistake and exit.
 
     A name that comes first, or ``--config=FILE``, gives the defaults; ``--train.joint.steps 10``,
     ``--train.joint.steps=10`` and ``--config.train.joint.steps=10`` override them; ``--workdir=DIR`` is ``runs/NAME``
@@ -208,7 +208,7 @@ def parse(
 
 
 def _as_options(config: Config) -> Any:
-    """Return an experiment as the command line lists it: its own network, and its stages by their names."""
+    """Return an experiment as the command line shows it: with the types of its own network, and its stages by name."""
     stages = {
         stage.name: _listed(stage, {"objective": stage.objective}, hidden=("name",)) for stage in config.train.stages
     }
@@ -218,7 +218,7 @@ def _as_options(config: Config) -> Any:
 
 
 def _listed(value: Any, parts: dict[str, Any], *, hidden: Sequence[str] = ()) -> Any:
-    """Return a dataclass as one of a subclass: with fields of just the types of ``parts``, and without the hidden."""
+    """Return an instance of a subclass in which ``parts`` have their exact types and ``hidden`` fields are hidden."""
     import tyro
 
     hints: list[tuple[str, Any, Any]] = [(name, type(part), field(default=part)) for name, part in parts.items()]
@@ -244,7 +244,7 @@ def _from_options(parsed: Any, default: Config) -> Config:
 
 
 def _spread(argv: Sequence[str], stages: Sequence[Stage]) -> list[str]:
-    """Let ``--train.loss.NAME`` stand for this setting of the objective of every stage that has it."""
+    """Expand ``--train.loss.NAME`` to this setting of the objective of every stage that has it."""
     spread: list[str] = []
     for argument in argv:
         found = re.match(r"--train\.loss\.(\w+)(=.*)?$", argument)
@@ -258,7 +258,7 @@ def _spread(argv: Sequence[str], stages: Sequence[Stage]) -> list[str]:
 
 
 def _chosen(default: Config, argv: list[str], *, program: str) -> tuple[Config, list[str]]:
-    """Take the name of the dataset, which decides what fields there are, and spellings of earlier versions."""
+    """Apply the arguments that must be read first: the dataset, which determines the fields, and old mask flags."""
     try:
         argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
         argv, data = _choose_dataset(argv, default.data)
@@ -268,7 +268,7 @@ def _chosen(default: Config, argv: list[str], *, program: str) -> tuple[Config, 
 
 
 def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataConfig]:
-    """Take ``--data.dataset NAME``, and read ``--data.NAME.FIELD`` as ``--data.source.FIELD``."""
+    """Apply ``--data.dataset NAME``, and replace ``--data.NAME.FIELD`` by ``--data.source.FIELD``."""
     name, argv = _take(argv, "--data.dataset")
     if name is not None and name != data.dataset:
         data = dataclasses.replace(data, source=dataset_settings(name))
@@ -281,7 +281,7 @@ def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataC
 
 
 def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """Take one ``--flag=value`` or ``--flag value`` out of the arguments."""
+    """Remove one ``--flag=value`` or ``--flag value`` from the arguments; return the value and the other arguments."""
     for position, argument in enumerate(argv):
         if argument == flag:
             if position + 1 == len(argv):
@@ -295,11 +295,11 @@ def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as a dictionary of plain JSON values; ``from_dict`` undoes it.
 
-    Where a field may be a network or an objective of any kind, "kind" says which: a row of the package's table, or
-    ``FILE.py:NAME``. ATLF-Net has none, as in checkpoints from before there were others.
+    For a field that may hold any network, dataset or objective, "kind" stores its class: a key of the package's table,
+    or ``FILE.py:NAME``. ATLF-Net has no "kind", as in the first checkpoints.
 
     Raises:
-        ValueError: a class of the user's is defined where it cannot be found again.
+        ValueError: a user's class is not defined at the top level of a file.
     """
     hints = typing.get_type_hints(type(config))
     return {name: _plain(getattr(config, name), hints[name]) for name in (f.name for f in dataclasses.fields(config))}

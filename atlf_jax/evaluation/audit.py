@@ -1,9 +1,9 @@
-"""What in a dataset flatters reconstruction scores, measured: ``atlf audit --dataset aanlib``.
+"""Find properties of a dataset that make reconstruction scores too good: ``atlf audit --dataset aanlib``.
 
 Images that were processed before they became "fully sampled data" make reconstruction easier than it is on a scanner.
-Every record is read once; each property is measured on the images themselves, pooled over the slices and held against
-a threshold. The thresholds lie between what was measured on generated and scanner images without the flaw and on the
-same images with it (the figures stand beside them).
+Every record is read once; each property is measured on the images, pooled over the slices and compared with a
+threshold. Each threshold lies between the values measured on images without the flaw and on the same images with it
+(the values are in the comments).
 
 Source: implicit data crimes, Shimron et al., PNAS 2022 (zero padding, JPEG); the detectors are ours.
 """
@@ -38,19 +38,19 @@ INNER, OUTER = 0.4, 0.9  # where a step is looked for, in parts of that
 
 
 class DataProperty(NamedTuple):
-    """One property of the data, whether it is there or not."""
+    """One property of the data, present or not."""
 
     name: str
     found: bool
     evidence: float
-    relation: Literal["at most", "at least"]  # evidence to threshold, where it is found
+    relation: Literal["at most", "at least"]  # of evidence to threshold, if the property is present
     threshold: float
     unit: str
     sentence: str
 
 
 class Traits(NamedTuple):
-    """What is measured on one image."""
+    """The measured properties of one image."""
 
     phase: float  # 1 - |sum x^2| / sum |x|^2: 0 for a real image times a constant phase
     levels: int  # magnitudes that differ by more than a millionth of the largest
@@ -87,10 +87,10 @@ def image_traits(image: Complex[np.ndarray, "h w"]) -> Traits | None:
 
 @beartype
 def audit(trial: Trial) -> list[DataProperty]:
-    """Look at every record of a trial once and say what flatters scores on it.
+    """Read every record of a trial once, and return the properties that make its scores too good.
 
     Args:
-        trial: its models have no part in this; of images without phase it is said what its masks give away.
+        trial: its models are not used. For images without phase, the coverage of k-space by its masks is added.
 
     Raises:
         ValueError: the source holds no image, or none that is not zero everywhere.
@@ -112,7 +112,7 @@ def audit(trial: Trial) -> list[DataProperty]:
 
 
 def _scanned(example: Example) -> Complex[np.ndarray, "h w"]:
-    """Return the image whose k-space is undersampled: of measured coils their strongest combination, with its phase."""
+    """Return the image whose k-space is undersampled; measured coils are combined into their strongest virtual coil."""
     if example.kspace is None:
         return example.target
     matrix = compress_coils(example.kspace, 1)  # [1 c]
@@ -144,7 +144,7 @@ def findings(measured: Sequence[Traits], *, acquisition: AcquisitionConfig = Acq
 
 @beartype
 def table(found: Sequence[DataProperty]) -> Table:
-    """Set findings as a table for a terminal of 80 columns."""
+    """Return the properties as a table for a terminal of 80 columns."""
     built = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     built.add_column("what", max_width=12)
     built.add_column("found")
@@ -161,7 +161,7 @@ def table(found: Sequence[DataProperty]) -> Table:
 
 
 def _coverage_sentence(drawn: Mapping[str, Sequence[Mask]]) -> str:
-    """Say how much of a real image's k-space masks give away."""
+    """Return a sentence on how much of a real image's k-space is known under each mask."""
     return "; ".join(
         f"{label}: {np.mean([1 / mask.effective for mask in masks]):.3f} sampled, "
         f"{np.mean([mask.coverage for mask in masks]):.3f} known"

@@ -157,7 +157,7 @@ def _section(section: Section) -> dict[str, Any]:
     return {
         "title": section.title,
         "remarks": section.remarks,
-        "headings": [each for each in section.facts[0] if each != section.group] if section.facts else [],
+        "headings": [each for each in section.table[0] if each != section.group] if section.table else [],
         "groups": groups(section),
         "plots": {theme: pictures.data_uri(figures.png(section.figure(dark))) for theme, dark in themes.items()}
         if section.figure

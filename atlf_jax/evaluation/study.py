@@ -47,7 +47,7 @@ CLINICAL_REMARK = "Research software: nothing here is fit for diagnosis or any o
 
 
 class Method(NamedTuple):
-    """Where the rows of one method come from."""
+    """The origin of one method: its checkpoint and configuration."""
 
     parameters: int = 0
     checkpoint: str = ""  # path; empty for a method that is not learned
@@ -60,10 +60,10 @@ class Section(NamedTuple):
     title: str
     key: str  # name of its numbers in summary.json
     remarks: Sequence[str]  # paragraphs above the table
-    facts: Sequence[Mapping[str, Any]] = ()  # rows of the table; the keys of the first are the headings
+    table: Sequence[Mapping[str, Any]] = ()  # its rows; the keys of the first are the headings
     numbers: Any = None  # for summary.json, if it should hold more than the table; None: the rows of the table
     figure: Callable[[bool], Figure] | None = None  # drawn for a light page, and again for a dark one
-    group: str = ""  # the key of the facts that becomes a heading above the rows that share it
+    group: str = ""  # the key of the rows that becomes a heading above the rows that share it
 
 
 @beartype
@@ -116,7 +116,7 @@ def summary(study: Study) -> dict[str, Any]:
         "audit": [item._asdict() for item in study.audit],
         "uncertainty": [item._asdict() | {"fitted": item.fitted._asdict()} for item in study.reliability],
         "remarks": _remarks(study, len(protocol["subjects"])),
-    } | {section.key: list(section.facts) if section.numbers is None else section.numbers for section in study.sections}
+    } | {section.key: list(section.table) if section.numbers is None else section.numbers for section in study.sections}
 
 
 def _protocol(study: Study) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def _remarks(study: Study, subjects: int) -> list[str]:
 
 @beartype
 def groups(section: Section) -> list[tuple[str, list[list[str]]]]:
-    """Return the rows of a section's table as texts, under the headings that they share."""
+    """Return the rows of a section's table as texts, grouped by their common heading."""
     return [
         (label, [[cell(value) for name, value in row.items() if name != section.group] for row in rows])
-        for label, rows in itertools.groupby(section.facts, key=lambda row: str(row.get(section.group, "")))
+        for label, rows in itertools.groupby(section.table, key=lambda row: str(row.get(section.group, "")))
     ]

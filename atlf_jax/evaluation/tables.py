@@ -65,9 +65,9 @@ def _results_table(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
 
 
 def _section_tables(section: Section) -> list[Table]:
-    if not section.facts:
+    if not section.table:
         return []
-    headings = [each for each in section.facts[0] if each != section.group]
+    headings = [each for each in section.table[0] if each != section.group]
     built = []
     for label, rows in groups(section):
         table = _table(f"{section.title} {label}".strip(), headings[:1], [])
