@@ -157,8 +157,8 @@ def _one_dataset(data: dict[str, Any]) -> dict[str, Any]:
     if "source" in data or not {"dataset", *OLD_DATASETS} & data.keys():
         return data
     kind = data.get("dataset", "phantom")
-    rest = {name: value for name, value in data.items() if name not in ("dataset", *OLD_DATASETS)}
+    others = {name: value for name, value in data.items() if name not in ("dataset", *OLD_DATASETS)}
     settings = data.get(kind, {})
     if not isinstance(settings, dict):
         raise ValueError(f"config.data.{kind}: got {settings!r}, wanted a dictionary")
-    return {"source": {"kind": kind, **settings}, **rest}
+    return {"source": {"kind": kind, **settings}, **others}

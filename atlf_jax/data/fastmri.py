@@ -144,8 +144,8 @@ class KSpaceFile:
                 "is an ISMRMRD file of single acquisitions, not sorted into k-space",
                 "sort its lines (ismrmrd-python-tools, BART) and save k-space as .npy",
             )
-        there = ", ".join(sorted(self._file)[:6]) or "nothing"
-        raise FileError(self.path, f"holds {there}", "wanted a dataset named kspace (is it a reconstruction?)")
+        names = ", ".join(sorted(self._file)[:6]) or "nothing"
+        raise FileError(self.path, f"holds {names}", "wanted a dataset named kspace (is it a reconstruction?)")
 
 
 def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
@@ -156,16 +156,16 @@ def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
     """
     if np.dtype(dtype).kind == "c":
         return
-    held = f"k-space is {np.dtype(dtype)} of shape {tuple(shape)}"
+    found = f"k-space is {np.dtype(dtype)} of shape {tuple(shape)}"
     pairs = [axis for axis in (-1, 0, -3) if len(shape) >= -axis + (axis == 0) and shape[axis] == 2]
     if pairs and len(shape) > 2:
         parts = {-1: ("[..., 0]", "[..., 1]"), 0: ("[0]", "[1]"), -3: ("[..., 0, :, :]", "[..., 1, :, :]")}[pairs[0]]
         raise FileError(
             f"{where}:",
-            f"{held}, real and imaginary parts kept apart",
+            f"{found}, real and imaginary parts kept apart",
             f"convert it: (k{parts[0]} + 1j * k{parts[1]}).astype('complex64')",
         )
-    raise FileError(f"{where}:", held, "wanted complex64 samples")
+    raise FileError(f"{where}:", found, "wanted complex64 samples")
 
 
 def check_order(shape: tuple[int, ...], where: str) -> None:

@@ -40,7 +40,7 @@ __all__ = [
     "unpacked",
 ]
 
-PLACE = 60  # of them for the file's path, at least
+PLACE = 60  # characters of a message that are left to the file's path, at least
 TEXT = 2**28  # bytes of a JSON or CSV file; no manifest or table comes near
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -62,9 +62,8 @@ class FileError(ValueError):
     def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
         where, problem, remedy = (" ".join(str(text).split()) for text in (path, problem, remedy))
         remedy = remedy if len(remedy) <= LONGEST_MESSAGE // 2 else f"{remedy[: LONGEST_MESSAGE // 2 - 3]}..."
-        place = max(
-            LONGEST_MESSAGE - len(problem) - len(remedy) - 3, PLACE
-        )  # a path keeps its end, which names the file
+        # the end of a path is kept, which names the file
+        place = max(LONGEST_MESSAGE - len(problem) - len(remedy) - 3, PLACE)
         where = where if len(where) <= place else f"...{where[3 - place :]}"
         room = LONGEST_MESSAGE - len(where) - len(remedy) - 3
         super().__init__(f"{where} {problem if len(problem) <= room else f'{problem[: room - 3]}...'}; {remedy}")
@@ -210,9 +209,11 @@ def load_npy(path: str | Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.dtype.kind not in "biufc":
             raise FileError(path, f"holds {array.dtype} and no numbers", "save a plain array with numpy.save")
-        told, size = array.offset + array.nbytes, path.stat().st_size
-        if told != size:
-            raise FileError(path, f"has {size} bytes where its header tells of {told}", "save it again with numpy.save")
+        expected, size = array.offset + array.nbytes, path.stat().st_size
+        if expected != size:
+            raise FileError(
+                path, f"has {size} bytes where its header tells of {expected}", "save it again with numpy.save"
+            )
         return array
 
 

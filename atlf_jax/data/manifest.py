@@ -78,8 +78,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
 @beartype
 def digest_of(manifest: dict[str, Any]) -> str:
     """Return the SHA-256 of what a manifest says, beside its own checksum; one without is taken as it is."""
-    said = {name: value for name, value in manifest.items() if name != DIGEST}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    contents = {name: value for name, value in manifest.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 @beartype

@@ -423,11 +423,11 @@ def _manifest(
     """Share out the subjects and put the records together."""
     used = [record for record in records if record["good"] or config.keep_flagged]
     shared = share_out([record["subject"] for record in used if not record["asked_split"]], seed=config.seed)
-    asked = {record["subject"]: record["asked_split"] or shared[record["subject"]] for record in used}
+    splits = {record["subject"]: record["asked_split"] or shared[record["subject"]] for record in used}
     subjects = [
         record
         | {
-            "split": asked.get(record["subject"], LEFT_OUT),
+            "split": splits.get(record["subject"], LEFT_OUT),
             "window": PICTURE if "names" in record else config.window,
         }
         for record in records

@@ -119,7 +119,7 @@ class AcquisitionConfig:
     noise_spread: float = 1.0
     """Above 1: each record's noise is drawn between noise / noise_spread and noise, log-uniformly."""
     noise_correlation: float = 0.0
-    """Correlation of the noise between coils, in [0, 1): the share of the covariance that is not the identity. Data with
+    """Correlation of the noise between coils, in [0, 1): the random share of the covariance (0: white). Data with
     a noise scan are whitened before; this is for scans without one."""
     coils: tuple[int, int] = (0, 0)
     """Smallest and largest number of coils that are simulated for a picture; by default one coil without a map. Each
@@ -223,8 +223,8 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     bits: Any = rng.bit_generator  # every one of numpy's own can jump
     of_ct = np.random.Generator(bits.jumped())
     if config.ct_misplaced and of_ct.random() < config.ct_misplaced:
-        far = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
-        images[0] = move_ct(example.ct, of_ct, **far)
+        amounts = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
+        images[0] = move_ct(example.ct, of_ct, **amounts)
     if config.flip:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         images = [np.flip(image, axes) for image in images]
@@ -236,11 +236,11 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         images = [np.rot90(image, quarters, axes=(-2, -1)) for image in images]
         acquired = _flip_samples(acquired, (-2, -1) if measured and quarters % 4 else ())
     images = _crop_and_warp(images, config, rng, name=example.name)
-    ct, target, *rest = images
+    ct, target, *further = images
     if example.coil_maps is not None:
-        example = example._replace(coil_maps=np.ascontiguousarray(rest[0], np.complex64))
+        example = example._replace(coil_maps=np.ascontiguousarray(further[0], np.complex64))
     if measured:
-        kspace = fft2c_numpy(np.ascontiguousarray(rest[-1], np.complex64))
+        kspace = fft2c_numpy(np.ascontiguousarray(further[-1], np.complex64))
         example = example._replace(kspace=kspace, acquired=acquired)
     if config.gamma:
         ct_exponent, mr_exponent = (1 + config.gamma) ** rng.uniform(-1, 1, size=2)

@@ -1,4 +1,4 @@
-"""The page's server: loopback only, nothing written, nothing asked of the network."""
+"""The page's server: loopback only, nothing written, no network access."""
 
 import asyncio
 import dataclasses
@@ -67,14 +67,14 @@ def application() -> Starlette:
     def answer(compute: Callable[..., dict[str, Any]]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             try:
-                asked = await request.json()
-                own = {kind: pictures[str(asked.pop(kind))] for kind in ("mr", "ct_picture") if asked.get(kind)}
-                asked = {
+                values = await request.json()
+                own = {kind: pictures[str(values.pop(kind))] for kind in ("mr", "ct_picture") if values.get(kind)}
+                values = {
                     name: float(value) if name in FRACTIONS and isinstance(value, int) else value  # JSON has 4 for 4.0
-                    for name, value in asked.items()
+                    for name, value in values.items()
                     if name not in ("mr", "ct_picture")
                 }
-                choice = from_dict(Choice, asked, where="choice")
+                choice = from_dict(Choice, values, where="choice")
                 call = partial(compute, choice, mr=own.get("mr"), ct=own.get("ct_picture"))
                 images = request.url.path == "/run"
                 token = object()

@@ -329,6 +329,6 @@ def _findings(record: dict[str, Any]) -> list[str]:
 def _foreign(network: Network, *, own: bool) -> list[str]:
     trained = network.trained_for.dataset
     if trained in PICTURES and (own or trained != "phantom"):
-        here = "a picture of your own" if own else "a generated head"
-        return [f"The network was trained on {PICTURES[trained]}, and this is {here}: take the result as a sketch."]
+        origin = "a picture of your own" if own else "a generated head"
+        return [f"The network was trained on {PICTURES[trained]}, and this is {origin}: take the result as a sketch."]
     return []

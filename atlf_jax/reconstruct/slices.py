@@ -107,8 +107,8 @@ def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int])
         top, left = h // 2 - rows // 2, w // 2 - columns // 2
         return bool(common[top : top + rows, left : left + columns].all())
 
-    tall = min(CALIBRATION, h)  # masks of lines are full along the readout
-    candidates = [(tall, side) for side in range(min(CALIBRATION, w), SMALLEST_CENTRE - 1, -1)]
+    rows = min(CALIBRATION, h)  # masks of lines are full along the readout
+    candidates = [(rows, side) for side in range(min(CALIBRATION, w), SMALLEST_CENTRE - 1, -1)]
     candidates += [(side, side) for side in range(min(CALIBRATION, h, w), SMALLEST_CENTRE - 1, -1)]
     return next((sides for sides in candidates if is_full(*sides)), (0, 0))
 

@@ -77,9 +77,9 @@ def withhold(mask: Bool[Array, "b #h w"], *, seed: int = 0) -> Bool[np.ndarray, 
     """
     rows, columns = mask.shape[-2:]
     distances = [np.abs(np.arange(side) - side // 2) / side for side in (rows, columns)]
-    far = np.maximum(*np.ix_(*distances)) > MIDDLE / 2
+    outside_middle = np.maximum(*np.ix_(*distances)) > MIDDLE / 2
     drawn = np.random.default_rng(seed).random((rows, columns)) < WITHHELD_SHARE
-    return np.asarray(mask) & drawn & far
+    return np.asarray(mask) & drawn & outside_middle
 
 
 @beartype
