@@ -10,7 +10,7 @@ Axis letters, the same in annotations, shape comments and einsum strings:
     g  groups or heads
     n  queries (pixels) of an attention
     m  keys (sampled points) of an attention
-    k  windows of the CT, where there are several
+    k  windows of the CT, if there are several
 
 Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, w]``; feature maps are
 ``[b, h, w, f]``. Only negative axes are named, so leading batch axes are free.

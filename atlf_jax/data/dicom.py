@@ -233,13 +233,13 @@ def _listed(pydicom: ModuleType, folder: Path) -> str:
 
 @beartype
 def is_same_person(a: ScannedVolume, b: ScannedVolume) -> bool:
-    """Whether two scans may be of one person: their patient numbers agree, or one of them has none."""
+    """Return whether two scans may be of one person: their patient numbers agree, or one of them has none."""
     return not (a.patient and b.patient) or a.patient == b.patient
 
 
 @beartype
 def is_name_of(scan: ScannedVolume, text: str) -> bool:
-    """Whether a text is the name or the number of the scan's patient, in any order and spelling of its parts."""
+    """Return whether a text is the name or the number of the scan's patient, in any order and spelling of its parts."""
     return bool(text) and (
         (bool(scan.name) and _digest(_plain_name(text)) == scan.name)
         or (bool(scan.patient) and _digest(text.strip()) == scan.patient)

@@ -62,7 +62,7 @@ def validate_example(example: Example) -> Example:
 
     Returns:
         The same record: ct float32 in [0, 1] and target complex64, both finite, of one shape [h, w] with sides of
-        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w]. Coil maps and k-space, where there are any,
+        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w]. Coil maps and k-space, if there are any,
         complex64 [c, h, w] of the same size, finite, of as many coils.
 
     Raises:

@@ -179,7 +179,7 @@ def _check_heaps(path: Path) -> None:
 
 
 def _ends(heap: bytes) -> bool:
-    """Whether walking from object to object of a heap reaches its end."""
+    """Return whether walking from object to object of a heap reaches its end."""
     place = 16
     while place + 16 <= len(heap):
         index, size = struct.unpack_from("<H6xQ", heap, place)
@@ -191,7 +191,7 @@ def _ends(heap: bytes) -> bool:
 
 
 def _is_whole(dataset: Any) -> bool:
-    """Whether all of a dataset's numbers are in the file."""
+    """Return whether all of a dataset's numbers are in the file."""
     if dataset.chunks is None:
         return dataset.id.get_storage_size() >= dataset.nbytes
     wanted = np.prod([-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object)

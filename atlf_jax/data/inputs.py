@@ -155,7 +155,7 @@ def check_memory(path: str | Path, size: int, what: str) -> None:
 
 @beartype
 def contains(folder: Path, path: Path) -> bool:
-    """Whether a path is a folder or lies in it, however the two are spelt: links, relative names, capital letters.
+    """Return whether a path is a folder or lies in it, whatever their spelling: links, relative names, capitals.
 
     Example:
         >>> contains(Path("/"), Path("/no/such/file"))
@@ -334,7 +334,7 @@ def unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def _same(a: Path, b: Path) -> bool:
-    """Whether two names are of one file; names of nothing are not."""
+    """Return whether two names are of one file; names of nothing are not."""
     try:
         return a.samefile(b)
     except OSError:

@@ -55,7 +55,7 @@ def find_measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.nda
 
 @beartype
 def is_box(found: Bool[np.ndarray, "#h w"]) -> bool:
-    """Whether all empty samples lie at the edges, as zero filling and partial Fourier leave them.
+    """Return whether all empty samples lie at the edges, as zero filling and partial Fourier leave them.
 
     Example:
         >>> is_box(np.array([[False, True, True, False]])), is_box(np.array([[True, False, True, True]]))

@@ -88,7 +88,7 @@ def _pages() -> jinja2.Environment:
 
 
 def _plots(study: Study) -> dict[str, Any]:
-    """Draw the figures of scores, and of expected errors where there are any, for both themes."""
+    """Draw the figures of scores, and of expected errors if there are any, for both themes."""
     themes = {"light": False, "dark": True}
     plots: dict[str, Any] = {
         theme: pictures.data_uri(figures.png(figures.metric_figure(study.rows, dark=dark)))

@@ -98,7 +98,7 @@ class Settings:
 def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int]) -> tuple[int, int]:
     """Return rows and columns of the largest fully sampled centre, up to ``CALIBRATION``, that all masks share.
 
-    Its sides are 0 where there is none of ``SMALLEST_CENTRE`` samples.
+    Its sides are 0 if there is none of ``SMALLEST_CENTRE`` samples.
     """
     h, w = shape
     common = np.broadcast_to(mask.reshape(-1, *mask.shape[-2:]).all(axis=0), (h, w))

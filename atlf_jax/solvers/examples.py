@@ -92,5 +92,5 @@ def normal_bound(coil_maps: Array | None) -> Array:
 
 
 def still_moving(step: Array, image: Array, tolerance: Array) -> Array:
-    """Say whether an iteration's step is above ``tolerance ||x||``."""
+    """Return whether an iteration's step is above ``tolerance ||x||``."""
     return jnp.linalg.norm(step) > tolerance * jnp.linalg.norm(image)

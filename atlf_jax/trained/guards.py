@@ -84,7 +84,7 @@ def mutual_information_by_move(
     """Return the mutual information in nats of a slice's CT and MR, and of the MR with moved copies of the CT.
 
     Args:
-        ct: [h, w], zeros where there is none.
+        ct: [h, w], zeros if there is none.
         image: magnitude of the zero-filled MR, [h, w].
 
     Returns:
