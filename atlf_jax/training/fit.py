@@ -98,9 +98,7 @@ def fit(
     if not len(valid_source):
         raise ValueError("the validation source holds no records; wanted at least one to choose checkpoints on")
     mesh = data_mesh(batch_size=config.batch_size, devices=devices)
-    total = spans(config)[-1].end
-    shared_warning = _check_subjects(config, train_source, valid_source)
-
+    warning = _check_subjects(config, train_source, valid_source)
     shared: dict[str, Any] = {"mask": mask, "acquisition": acquisition, "batch_size": config.batch_size}
     validation = partial(evaluation_batches, valid_source, **shared)
     programs_of = cache(partial(compile_stage, config=config, model=model, mesh=mesh))
@@ -113,91 +111,123 @@ def fit(
     ):
         data = describe_data(train_source, valid_source)
         before = _look_back(workdir, {"config": record, "data": data}, resume_changed=resume_changed)
-        saved = before.saved
-        notices = [lock_notice, *before.notices]
-        state = initialise(model, next(validation())[0], seed=config.seed, mesh=mesh)
-        _check_stages(config, model, state)
-        if saved:
-            state = put_state(saved, like=programs_of(_stage_of(config, saved.meta)).begin(state))
-            notices.append(f"resumed at step {saved.meta['step']} of {total} from {saved.folder}")
-        elif start is not None:
-            with jax.transfer_guard("allow"):
-                trained = start()
-            state, notice = adopt(trained, state, mesh=mesh)
-            notices.append(notice)
-        step = saved.meta["step"] if saved else 0
-        validation_due = bool(saved and saved.meta.get("validation_due"))  # that of this step was interrupted
-        facts = {"data": data, **before.facts} | ({"warning": shared_warning} if shared_warning else {})
-        order: dict[str, Any] = {"seed": config.seed, "start_step": step, "workers": workers}
-        pace: dict[str, Any] = {"total": total, "batch_size": config.batch_size, "every": config.log_every}
+        begun = _begin(config, model, next(validation())[0], before, programs_of, mesh=mesh, start=start)
+        facts = {"data": data, **before.facts} | ({"warning": warning} if warning else {})
+        order: dict[str, Any] = {"seed": config.seed, "start_step": begun.step, "workers": workers}
+        pace: dict[str, Any] = {"batch_size": config.batch_size, "every": config.log_every}
+        pace |= {"start": begun.step, "total": spans(config)[-1].end, "validation_due": begun.validation_due}
 
         with (
-            RunLog(workdir, start=step, validation_due=validation_due, warning=shared_warning, **pace) as log,
+            RunLog(workdir, warning=warning, **pace) as log,
             Checkpoints(workdir, record, facts, before.replaced) as checkpoints,
             closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
         ):
-            for notice in filter(None, notices):
+            for notice in filter(None, (lock_notice, *before.notices, *begun.notices)):
                 log.say(notice)
-            first, best, pending = step, before.best, None
             interruption.rescue = checkpoints.rescue
-
-            while True:
-                span = span_at(config, step)
-                programs = programs_of(span)
-                if step == span.start:
-                    state = programs.begin(state)
-
-                evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
-                reached = Reached(state, step, span.name, validation_due=evaluation_due)
-                improved = False
-                if step > first and (evaluation_due or step == span.start):  # what follows may take long
-                    _log(log, pending, checkpoints)  # never save what went wrong
-                    pending = None
-                    checkpoints.offer(reached)
-                if evaluation_due:
-                    pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
-                    means = _evaluate(
-                        programs,
-                        state,
-                        validation(),
-                        mesh,
-                        reached=reached,
-                        log=log,
-                        pictures=pictures,
-                        interruption=interruption,
-                    )
-                    if means is not None:
-                        reached = reached._replace(validation_due=False)
-                        checkpoints.offer(reached)
-                        psnr = means.get("psnr", math.nan)
-                        improved = math.isfinite(psnr) and psnr > best
-                        if improved:
-                            best = psnr
-                            checkpoints.save_best(reached, psnr=best)
-
-                ending = step >= total or interruption.asked.is_set()
-                save_due = step > first and (step % config.save_every == 0 or improved or ending)
-                if save_due:
-                    _log(log, pending, checkpoints)
-                    pending = None
-                    checkpoints.save_latest(reached)
-                if evaluation_due or save_due:
-                    log.restart_clock()
-                if ending:
-                    break
-
-                batch = next(batches)
-                following, metrics = programs.step(state, place(batch, mesh))
-                _log(log, pending, checkpoints)  # of the step before, while this one is under way
-                if step > first:
-                    checkpoints.offer(Reached(state, step, span.name))
-                state, step = following, step + 1
-                pending = Pending(step, span.name, metrics, batch.record.tolist())
-
-            if step < total or reached.validation_due:
+            validate = partial(_validate, validation, asked=interruption.asked, mesh=mesh, log=log)
+            tools = (programs_of, batches, validate, checkpoints)
+            if not _loop(config, begun, *tools, asked=interruption.asked, mesh=mesh, log=log):
                 raise Interrupted(checkpoints.rescue())
             log.say(f"done: {workdir}")
     return workdir
+
+
+class Begun(NamedTuple):
+    """Where a run begins or goes on."""
+
+    state: TrainState
+    step: int
+    best: float  # validation PSNR [dB] of the best checkpoint
+    validation_due: bool  # that of this step was interrupted
+    notices: list[str]  # lines for the log
+
+
+def _begin(
+    config: TrainConfig,
+    model: Model,
+    example: Batch,
+    before: "Before",
+    programs_of: Callable[[Span], Programs],
+    *,
+    mesh: jax.sharding.Mesh,
+    start: Callable[[], Mapping[str, Any]] | None,
+) -> Begun:
+    """Return the state to go on from: of the last checkpoint, of a trained network, or new."""
+    state = initialise(model, example, seed=config.seed, mesh=mesh)
+    _check_stages(config, model, state)
+    saved, notices = before.saved, []
+    if saved:
+        state = put_state(saved, like=programs_of(_stage_of(config, saved.meta)).begin(state))
+        notices = [f"resumed at step {saved.meta['step']} of {spans(config)[-1].end} from {saved.folder}"]
+    elif start is not None:
+        with jax.transfer_guard("allow"):
+            trained = start()
+        state, notice = adopt(trained, state, mesh=mesh)
+        notices = [notice]
+    meta = saved.meta if saved else {}
+    return Begun(state, meta.get("step", 0), before.best, bool(meta.get("validation_due")), notices)
+
+
+def _loop(
+    config: TrainConfig,
+    begun: Begun,
+    programs_of: Callable[[Span], Programs],
+    batches: Iterator[Batch],
+    validate: Callable[..., dict[str, float] | None],
+    checkpoints: Checkpoints,
+    *,
+    asked: threading.Event,
+    mesh: jax.sharding.Mesh,
+    log: RunLog,
+) -> bool:
+    """Train to the end, or until a signal asks to end; say whether the end was reached.
+
+    At each step: validate if it is due, save if it is due, take the next batch, step, and log the step before.
+    """
+    state, step, best, validation_due, _ = begun
+    first, total, pending = step, spans(config)[-1].end, None
+    while True:
+        span = span_at(config, step)
+        programs = programs_of(span)
+        if step == span.start:
+            state = programs.begin(state)
+
+        evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
+        reached = Reached(state, step, span.name, validation_due=evaluation_due)
+        improved = False
+        if step > first and (evaluation_due or step == span.start):  # what follows may take long
+            pending = _log(log, pending, checkpoints)  # never save what went wrong
+            checkpoints.offer(reached)
+        if evaluation_due:
+            pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
+            means = validate(programs, state, reached=reached, pictures=pictures)
+            if means is not None:
+                reached = reached._replace(validation_due=False)
+                checkpoints.offer(reached)
+                psnr = means.get("psnr", math.nan)
+                improved = math.isfinite(psnr) and psnr > best
+                if improved:
+                    best = psnr
+                    checkpoints.save_best(reached, psnr=best)
+
+        ending = step >= total or asked.is_set()
+        save_due = step > first and (step % config.save_every == 0 or improved or ending)
+        if save_due:
+            pending = _log(log, pending, checkpoints)
+            checkpoints.save_latest(reached)
+        if evaluation_due or save_due:
+            log.restart_clock()
+        if ending:
+            return step >= total and not reached.validation_due
+
+        batch = next(batches)
+        following, metrics = programs.step(state, place(batch, mesh))
+        _log(log, pending, checkpoints)  # of the step before, while this one is under way
+        if step > first:
+            checkpoints.offer(Reached(state, step, span.name))
+        state, step = following, step + 1
+        pending = Pending(step, span.name, metrics, batch.record.tolist())
 
 
 class Pending(NamedTuple):
@@ -210,7 +240,7 @@ class Pending(NamedTuple):
 
 
 def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
-    """Wait for a step, stop the run if it went wrong, and log it."""
+    """Wait for a step, stop the run if it went wrong, and log it; nothing is pending then."""
     if pending is None:
         return
     metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
@@ -224,16 +254,16 @@ def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None
     log.train(pending.step, pending.stage, metrics)
 
 
-def _evaluate(
+def _validate(
+    validation: Callable[[], Iterator[tuple[Batch, list[str]]]],
     programs: Programs,
     state: TrainState,
-    batches: Iterator[tuple[Batch, list[str]]],
-    mesh: jax.sharding.Mesh,
     *,
     reached: Reached,
-    log: RunLog,
     pictures: bool,
-    interruption: Interruption,
+    asked: threading.Event,
+    mesh: jax.sharding.Mesh,
+    log: RunLog,
 ) -> dict[str, float] | None:
     """Return and log the means of the stage's scores over the validation records, from the averaged parameters.
 
@@ -247,8 +277,8 @@ def _evaluate(
     """
     values: dict[str, list[float]] = {}
     black: list[str] = []
-    for number, (batch, names) in enumerate(batches):
-        if interruption.asked.is_set():
+    for number, (batch, names) in enumerate(validation()):
+        if asked.is_set():
             return None
         outcome = programs.evaluate(evaluated(state), place(batch, mesh))
         empty = np.asarray(is_black(np.asarray(batch.target)))[: len(names)]
