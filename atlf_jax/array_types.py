@@ -16,13 +16,14 @@ Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, 
 ``[b, h, w, f]``. Only negative axes are named, so leading batch axes are free.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
-__all__ = ["Array", "Batch", "FusionFeatures", "Measurement", "Reconstruction"]
+__all__ = ["Array", "Batch", "FusionFeatures", "Measurement", "Reconstruction", "Reconstructor"]
 
 
 Array = jax.Array | np.ndarray  # operators take either; what they return is a jax.Array
@@ -66,3 +67,6 @@ class Reconstruction(NamedTuple):
     fused: Float[Array, "b h w"] | None = None  # fused CT-MR image in (0, 1)
     coil_maps: Complex[Array, "b c h w"] | None = None  # those that the network estimated and the image belongs to
     extras: Any = None  # what else the network hands to its own objective
+
+
+Reconstructor = Callable[[Measurement], Reconstruction]  # a trained network, a solver, or a function of your own

@@ -22,7 +22,7 @@ from beartype.roar import BeartypeCallHintParamViolation
 
 from atlf_jax import command_line
 from atlf_jax.data import DATASETS, AugmentConfig, DataConfig, Dataset, dataset_settings
-from atlf_jax.earlier import GONE, migrate
+from atlf_jax.earlier import REMOVED_FIELDS, migrate
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
 from atlf_jax.models.atlf import objectives as atlf_objectives
@@ -34,14 +34,17 @@ from atlf_jax.training import Stage, TrainConfig
 __all__ = ["Config", "experiments", "from_dict", "load_config", "parse", "to_dict"]
 
 T = TypeVar("T")
-# fields that take any class of a kind, one of the user's own file included: what the package has, and what it is
-OPEN: dict[Any, tuple[dict[str, Any], str]] = {
+# field types that accept any class with the right methods, also of a user's file: the package's table, and a noun
+EXTENSIBLE: dict[Any, tuple[dict[str, Any], str]] = {
     ModelConfig: (MODELS, "network"),
     Dataset: (DATASETS, "dataset"),
     Objective: ({**OBJECTIVES, **atlf_objectives.OBJECTIVES}, "objective"),
 }
 # experiments of earlier versions, which were files of their own
-MOVED = ((r"(.*)\bbenchmark/(\w+?)(\.py)?", r"\1benchmark\3:\2"), (r"(.*)_istanet_plus(\.py)?", r"\1\2:istanet_plus"))
+MOVED_EXPERIMENTS = (
+    (r"(.*)\bbenchmark/(\w+?)(\.py)?", r"\1benchmark\3:\2"),
+    (r"(.*)_istanet_plus(\.py)?", r"\1\2:istanet_plus"),
+)
 
 
 @beartype
@@ -126,8 +129,8 @@ def load_config(experiment: str | Path) -> Config:
         where = f"{path}, line {lines[-1]}" if lines else path
         if str(error).startswith(f"{path}, line"):  # of the file as a whole
             raise
-        gone = next((name for name in GONE if f"keyword argument {name!r}" in str(error)), None)
-        remedy = f"; {GONE[gone]}" if gone else ""
+        gone = next((name for name in REMOVED_FIELDS if f"keyword argument {name!r}" in str(error)), None)
+        remedy = f"; {REMOVED_FIELDS[gone]}" if gone else ""
         raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}{remedy}") from error
     if not isinstance(config, Config):
         raise ValueError(f"{path}: wanted a function get_config() -> Config, its result is {config!r}")
@@ -137,7 +140,7 @@ def load_config(experiment: str | Path) -> Config:
 def _located(experiment: str) -> tuple[Path, str]:
     """Return the file of an experiment and the argument of its ``get_config``, or nothing."""
     shipped = experiments()
-    for name in (experiment, *(re.sub(f"^{old}$", new, experiment) for old, new in MOVED)):
+    for name in (experiment, *(re.sub(f"^{old}$", new, experiment) for old, new in MOVED_EXPERIMENTS)):
         text = shipped.get(name, name)
         file, _, argument = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "")
         path = Path(file).expanduser()
@@ -347,8 +350,8 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def _field(hint: Any, value: Any, *, where: str) -> Any:
     """Undo ``_plain``: build a configuration, a tuple of configurations, or what JSON says."""
-    if hint in OPEN and isinstance(value, dict):
-        table, what = OPEN[hint]
+    if hint in EXTENSIBLE and isinstance(value, dict):
+        table, what = EXTENSIBLE[hint]
         name = value.get("kind", next(iter(table)))
         try:
             hint = find(name, table, what=what)
@@ -365,8 +368,8 @@ def _field(hint: Any, value: Any, *, where: str) -> Any:
 
 def _plain(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        tagged = hint in OPEN and not isinstance(value, ATLFConfig)
-        tag = {"kind": name_of(type(value), OPEN[hint][0], what=OPEN[hint][1])} if tagged else {}
+        tagged = hint in EXTENSIBLE and not isinstance(value, ATLFConfig)
+        tag = {"kind": name_of(type(value), EXTENSIBLE[hint][0], what=EXTENSIBLE[hint][1])} if tagged else {}
         return tag | to_dict(value)
     return [_plain(item, None) for item in value] if isinstance(value, tuple) else value
 

@@ -24,7 +24,7 @@ __all__ = [
     "is_lazy",
 ]
 
-LARGEST = 1e30  # of a magnitude: squares of larger values overflow in float32
+LARGEST_VALUE = 1e30  # of a magnitude: squares of larger values overflow in float32
 
 
 def is_lazy(values: Any) -> bool:
@@ -243,7 +243,7 @@ def _checked(array: Array, name: str) -> Array:
             f"{name} holds {np.count_nonzero(~np.isfinite(size))} values that are not finite (nan or inf) of "
             f"{size.size}; zero or remove them first"
         )
-    if size.max() > LARGEST:
+    if size.max() > LARGEST_VALUE:
         raise ValueError(f"{name} reaches {size.max():.3g}, too large for float32; divide it by a constant first")
     return array
 

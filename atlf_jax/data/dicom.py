@@ -19,7 +19,15 @@ from beartype import beartype
 from atlf_jax.data.inputs import FileError, check_memory, read_start, reading
 from atlf_jax.data.volume import ITK, Volume, check_affine, read_itk, read_nifti
 
-__all__ = ["Scan", "is_multiframe", "is_name_of", "is_same_person", "read_multiframe", "read_scan", "read_series"]
+__all__ = [
+    "ScannedVolume",
+    "is_multiframe",
+    "is_name_of",
+    "is_same_person",
+    "read_multiframe",
+    "read_scan",
+    "read_series",
+]
 
 _DUPLICATE, _EVEN = (
     0.01,
@@ -40,7 +48,7 @@ _TEXTS = ("Modality", "PatientID", "PatientName", "SeriesInstanceUID", *_VARYING
 _NUMBERS = ("SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept")
 
 
-class Scan(NamedTuple):
+class ScannedVolume(NamedTuple):
     """A volume and what its header tells beside the voxels."""
 
     volume: Volume  # CT in Hounsfield units
@@ -52,7 +60,9 @@ class Scan(NamedTuple):
 
 
 @beartype
-def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = "", volume: int | None = None) -> Scan:
+def read_scan(
+    path: str | Path, modality: Literal["CT", "MR"], *, series: str = "", volume: int | None = None
+) -> ScannedVolume:
     """Read a scan: a folder with a DICOM series, an enhanced DICOM file, NIfTI, or what SimpleITK reads.
 
     Args:
@@ -70,9 +80,9 @@ def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = 
     elif path.suffix.lower() in (".dcm", ".ima") or is_multiframe(path):
         scan = read_multiframe(path, volume=volume)
     elif path.name.lower().endswith(ITK):
-        scan = Scan(read_itk(path, volume=volume))
+        scan = ScannedVolume(read_itk(path, volume=volume))
     else:
-        scan = Scan(read_nifti(path, volume=volume))
+        scan = ScannedVolume(read_nifti(path, volume=volume))
     if scan.modality and scan.modality != modality:
         raise ValueError(f"{path} is {scan.modality} by its header; wanted {modality} (are the two swapped?)")
     return scan
@@ -90,7 +100,7 @@ def is_multiframe(file: str | Path) -> bool:
 
 
 @beartype
-def read_multiframe(file: str | Path, *, volume: int | None = None) -> Scan:
+def read_multiframe(file: str | Path, *, volume: int | None = None) -> ScannedVolume:
     """Read an enhanced DICOM file, whose frames are the slices; arguments and errors as of ``read_series``."""
     file = Path(file)
     pydicom = _pydicom()
@@ -102,7 +112,7 @@ def read_multiframe(file: str | Path, *, volume: int | None = None) -> Scan:
 
 
 @beartype
-def read_series(folder: str | Path, *, series: str = "", volume: int | None = None) -> Scan:
+def read_series(folder: str | Path, *, series: str = "", volume: int | None = None) -> ScannedVolume:
     """Read one DICOM series of a folder.
 
     Slices are sorted by their position along the normal ``row x column``. Stored values become
@@ -138,7 +148,7 @@ def read_series(folder: str | Path, *, series: str = "", volume: int | None = No
     return _assembled(folder, slices, volume)
 
 
-def _assembled(folder: Path, slices: list[tuple[str, Any]], volume: int | None) -> Scan:
+def _assembled(folder: Path, slices: list[tuple[str, Any]], volume: int | None) -> ScannedVolume:
     """Sort slices into one volume, which is chosen where there are several."""
     mosaics = [(name, header) for name, header in slices if _is_mosaic(header)]
     if mosaics:
@@ -224,13 +234,13 @@ def _listed(pydicom: ModuleType, folder: Path) -> str:
 
 
 @beartype
-def is_same_person(a: Scan, b: Scan) -> bool:
+def is_same_person(a: ScannedVolume, b: ScannedVolume) -> bool:
     """Whether two scans may be of one person: their patient numbers agree, or one of them has none."""
     return not (a.patient and b.patient) or a.patient == b.patient
 
 
 @beartype
-def is_name_of(scan: Scan, text: str) -> bool:
+def is_name_of(scan: ScannedVolume, text: str) -> bool:
     """Whether a text is the name or the number of the scan's patient, in any order and spelling of its parts."""
     return bool(text) and (
         (bool(scan.name) and _digest(_plain_name(text)) == scan.name)
@@ -272,11 +282,11 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _described(volume: Volume, slices: list[tuple[str, Any]]) -> Scan:
+def _described(volume: Volume, slices: list[tuple[str, Any]]) -> ScannedVolume:
     """Put a volume together with what the header of its first slice tells."""
     first = slices[0][1]
     of_one_file = len({name for name, _ in slices}) < len(slices)
-    return Scan(
+    return ScannedVolume(
         volume=volume,
         modality=str(first.get("Modality", "")),
         files=tuple(name for name, _ in slices),

@@ -22,6 +22,8 @@ import numpy as np
 from beartype import beartype
 from PIL import Image
 
+from atlf_jax.program import LONGEST_MESSAGE
+
 __all__ = [
     "FileError",
     "available_memory",
@@ -38,7 +40,6 @@ __all__ = [
     "unpacked",
 ]
 
-LONGEST = 250  # characters of a message
 PLACE = 60  # of them for the file's path, at least
 TEXT = 2**28  # bytes of a JSON or CSV file; no manifest or table comes near
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
@@ -60,10 +61,12 @@ class FileError(ValueError):
 
     def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
         where, problem, remedy = (" ".join(str(text).split()) for text in (path, problem, remedy))
-        remedy = remedy if len(remedy) <= LONGEST // 2 else f"{remedy[: LONGEST // 2 - 3]}..."
-        place = max(LONGEST - len(problem) - len(remedy) - 3, PLACE)  # a path keeps its end, which names the file
+        remedy = remedy if len(remedy) <= LONGEST_MESSAGE // 2 else f"{remedy[: LONGEST_MESSAGE // 2 - 3]}..."
+        place = max(
+            LONGEST_MESSAGE - len(problem) - len(remedy) - 3, PLACE
+        )  # a path keeps its end, which names the file
         where = where if len(where) <= place else f"...{where[3 - place :]}"
-        room = LONGEST - len(where) - len(remedy) - 3
+        room = LONGEST_MESSAGE - len(where) - len(remedy) - 3
         super().__init__(f"{where} {problem if len(problem) <= room else f'{problem[: room - 3]}...'}; {remedy}")
 
     def __reduce__(self) -> tuple[type[ValueError], tuple[Any, ...]]:

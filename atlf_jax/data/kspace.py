@@ -14,7 +14,7 @@ from atlf_jax.data.hdf5 import open_hdf5
 from atlf_jax.data.inputs import FileError
 from atlf_jax.data.ismrmrd import ismrmrd_group, read_ismrmrd
 from atlf_jax.data.lines import Choice, KSpace
-from atlf_jax.data.measured import measured
+from atlf_jax.data.measured import find_measured
 from atlf_jax.data.twix import read_twix
 
 __all__ = ["CONVERTERS", "ENDINGS", "FORMATS", "Format", "format_of", "order_axes", "read_kspace"]
@@ -66,7 +66,7 @@ def _cfl(path: Path, *, axes: str, name: str, choice: Choice) -> KSpace:
         samples = samples.transpose(4, 3, 2, 1, 0)[..., 0]  # a plane of two phase encodings
     else:
         samples = samples[:, :, 0].transpose(3, 2, 0, 1)
-    found = measured(samples.__getitem__, len(samples))
+    found = find_measured(samples.__getitem__, len(samples))
     samples = samples if samples.shape[1] > 1 else samples[:, 0]
     return KSpace(samples, found, "BART array", samples.shape[-2:])
 

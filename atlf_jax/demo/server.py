@@ -30,7 +30,7 @@ from atlf_jax.trained.files import shipped
 __all__ = ["HOST", "application", "serve"]
 
 HOST = "127.0.0.1"
-KEPT = 8  # uploaded pictures in memory
+MAX_PICTURES = 8  # uploaded pictures that are kept in memory
 FRACTIONS = {field.name for field in dataclasses.fields(Choice) if field.type is float}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -60,7 +60,7 @@ def application() -> Starlette:
             return _refusal(str(error))
         name = str(1 + max(map(int, pictures), default=0))
         pictures[name] = image
-        while len(pictures) > KEPT:
+        while len(pictures) > MAX_PICTURES:
             pictures.popitem(last=False)
         return JSONResponse({"id": name}, headers=_headers())
 

@@ -13,7 +13,7 @@ from beartype import beartype
 
 from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.evaluation.changes import ABLATIONS, held, lesion, mover, painter, possible_ablations
+from atlf_jax.evaluation.changes import ABLATIONS, cached, lesion, mover, painter, possible_ablations
 from atlf_jax.evaluation.figures import curve_figure
 from atlf_jax.evaluation.scoring import Score, evaluate, leading
 from atlf_jax.evaluation.slices import reconstruct_slices
@@ -35,7 +35,7 @@ __all__ = [
     "sweep",
 ]
 
-SECTION_WORDS = (
+SECTION_REMARKS = (
     "The CT of the same slices is taken away or exchanged: these are methods of their own in all tables of this page, "
     "on the same masks. A method that the CT helps falls with each of them.",
     "The curves move the true CT off the MR (each slice in its own direction, drawn from its name), and add noise to "
@@ -45,7 +45,7 @@ SECTION_WORDS = (
     "by least squares, mean over slices with the worst slice. The null space holds the samples that were not acquired.",
 )
 
-GAIN_WORDS = (
+GAIN_REMARKS = (
     "What the true CT brings to each method over no CT, another subject's and another slice's: difference of the mean "
     "over subjects, and on how many slices the true CT does better. A gain counts where all four columns agree: PSNR "
     "can rise while SSIM falls, and a mean over the picture holds air, where nothing is diagnosed.",
@@ -69,7 +69,7 @@ def ablate_ct(trial: Trial) -> list[Score]:
     """
     rows: list[Score] = []
     for name, change in possible_ablations(trial.source).items():
-        scored = evaluate(replace(trial, source=held(trial.source, change)))
+        scored = evaluate(replace(trial, source=cached(trial.source, change)))
         rows += [row._replace(method=f"{row.method}, {name}") for row in scored if row.method != ZERO_FILLED]
     return rows
 
@@ -101,7 +101,7 @@ def ct_gains(rows: Sequence[Score]) -> Section:
     return Section(
         title="What the CT brings",
         key="ct_gains",
-        words=GAIN_WORDS,
+        remarks=GAIN_REMARKS,
         facts=sorted(facts, key=lambda fact: list(dict.fromkeys(f["over"] for f in facts)).index(fact["over"])),
         numbers=[item._asdict() for item in gains],
         group="over",
@@ -145,7 +145,7 @@ def _disturbed(trial: Trial, name: str, amount: float) -> Trial:
     """Return a trial with more noise, or with its CT moved."""
     if name.startswith("noise"):
         return replace(trial, acquisition=AcquisitionConfig(phase=trial.acquisition.phase, noise=amount))
-    return replace(trial, source=held(trial.source, mover(name, amount)))
+    return replace(trial, source=cached(trial.source, mover(name, amount)))
 
 
 class Lesion(NamedTuple):
@@ -173,7 +173,7 @@ def hallucination(trial: Trial, *, contrast: float = 0.3) -> list[Lesion]:
     """
     found = []
     variants = {"": trial} | {
-        painted: replace(trial, source=held(trial.source, painter(painted, contrast))) for painted in ("ct", "mr")
+        painted: replace(trial, source=cached(trial.source, painter(painted, contrast))) for painted in ("ct", "mr")
     }
     for mask in trial.masks:
         streams = [reconstruct_slices(variant, mask, timed=False) for variant in variants.values()]
@@ -220,7 +220,7 @@ def ct_section(trial: Trial) -> Section:
     return Section(
         title="What the CT does",
         key="ct",
-        words=SECTION_WORDS,
+        remarks=SECTION_REMARKS,
         facts=facts,
         group="mask",
         numbers={

@@ -30,7 +30,7 @@ __all__ = [
     "subject_means",
     "summarise",
     "undefined",
-    "undefined_words",
+    "undefined_remarks",
     "wilcoxon",
 ]
 
@@ -205,7 +205,7 @@ def undefined(rows: Sequence[Score]) -> list[Undefined]:
 
 
 @beartype
-def undefined_words(rows: Sequence[Score]) -> list[str]:
+def undefined_remarks(rows: Sequence[Score]) -> list[str]:
     """Say in words what ``undefined`` finds, one sentence for each mask, method and set of slices."""
     together: dict[tuple[str, str, tuple[str, ...], int], list[str]] = {}
     for item in undefined(rows):
