@@ -98,9 +98,7 @@ def fit(
     if not len(valid_source):
         raise ValueError("the validation source holds no records; wanted at least one to choose checkpoints on")
     mesh = data_mesh(batch_size=config.batch_size, devices=devices)
-    total = spans(config)[-1].end
-    shared_warning = _check_subjects(config, train_source, valid_source)
-
+    warning = _check_subjects(config, train_source, valid_source)
     shared: dict[str, Any] = {"mask": mask, "acquisition": acquisition, "batch_size": config.batch_size}
     validation = partial(evaluation_batches, valid_source, **shared)
     programs_of = cache(partial(compile_stage, config=config, model=model, mesh=mesh))
@@ -113,40 +111,125 @@ def fit(
     ):
         data = describe_data(train_source, valid_source)
         earlier = _read_earlier_run(workdir, {"config": record, "data": data}, resume_changed=resume_changed)
-        saved = earlier.saved
-        notices = [lock_notice, *earlier.notices]
-        state = initialise(model, next(validation())[0], seed=config.seed, mesh=mesh)
-        _check_stages(config, model, state)
-        if saved:
-            state = put_state(saved, like=programs_of(_stage_of(config, saved.meta)).begin(state))
-            notices.append(f"resumed at step {saved.meta['step']} of {total} from {saved.folder}")
-        elif start is not None:
-            with jax.transfer_guard("allow"):
-                trained = start()
-            state, notice = copy_matching_arrays(trained, state, mesh=mesh)
-            notices.append(notice)
-        step = saved.meta["step"] if saved else 0
-        validation_due = bool(saved and saved.meta.get("validation_due"))  # that of this step was interrupted
-        facts = {"data": data, **earlier.facts} | ({"warning": shared_warning} if shared_warning else {})
-        order: dict[str, Any] = {"seed": config.seed, "start_step": step, "workers": workers}
-        pace: dict[str, Any] = {"total": total, "batch_size": config.batch_size, "every": config.log_every}
+        begun = _begin(config, model, next(validation())[0], earlier, programs_of, mesh=mesh, start=start)
+        facts = {"data": data, **earlier.facts} | ({"warning": warning} if warning else {})
+        order: dict[str, Any] = {"seed": config.seed, "start_step": begun.step, "workers": workers}
+        pace: dict[str, Any] = {"batch_size": config.batch_size, "every": config.log_every}
+        pace |= {"start": begun.step, "total": spans(config)[-1].end, "validation_due": begun.validation_due}
 
         with (
-            RunLog(workdir, start=step, validation_due=validation_due, warning=shared_warning, **pace) as log,
+            RunLog(workdir, warning=warning, **pace) as log,
             Checkpoints(workdir, record, facts, earlier.replaced) as checkpoints,
             closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
         ):
-            for notice in filter(None, notices):
+            for notice in filter(None, (lock_notice, *earlier.notices, *begun.notices)):
                 log.say(notice)
             interruption.rescue = checkpoints.rescue
-            loop = _Loop(config, programs_of, mesh, validation, log, checkpoints, interruption)
-            loop.start = Snapshot(state, step, "", validation_due)
-            del state  # the loop has the only reference, and drops it after the first step
-            last = loop.run(batches, best=earlier.best)
-            if last.step < total or last.validation_due:
+            validate = partial(_validate, validation, asked=interruption.asked, mesh=mesh, log=log)
+            tools = (programs_of, batches, validate, checkpoints)
+            if not _loop(config, begun, *tools, asked=interruption.asked, mesh=mesh, log=log):
                 raise Interrupted(checkpoints.rescue())
             log.say(f"done: {workdir}")
     return workdir
+
+
+class Begun(NamedTuple):
+    """The start of a run: new, from trained weights, or from its checkpoint."""
+
+    state: TrainState
+    step: int
+    best: float  # validation PSNR [dB] of the best checkpoint
+    validation_due: bool  # the validation of this step was interrupted
+    notices: list[str]  # lines for the log
+
+
+def _begin(
+    config: TrainConfig,
+    model: Model,
+    example: Batch,
+    earlier: "EarlierRun",
+    programs_of: Callable[[Span], Programs],
+    *,
+    mesh: jax.sharding.Mesh,
+    start: Callable[[], Mapping[str, Any]] | None,
+) -> Begun:
+    """Return the start of a run: from its last checkpoint, from a trained network, or new."""
+    state = initialise(model, example, seed=config.seed, mesh=mesh)
+    _check_stages(config, model, state)
+    saved, notices = earlier.saved, []
+    if saved:
+        state = put_state(saved, like=programs_of(_stage_of(config, saved.meta)).begin(state))
+        notices = [f"resumed at step {saved.meta['step']} of {spans(config)[-1].end} from {saved.folder}"]
+    elif start is not None:
+        with jax.transfer_guard("allow"):
+            trained = start()
+        state, notice = copy_matching_arrays(trained, state, mesh=mesh)
+        notices = [notice]
+    meta = saved.meta if saved else {}
+    return Begun(state, meta.get("step", 0), earlier.best, bool(meta.get("validation_due")), notices)
+
+
+def _loop(
+    config: TrainConfig,
+    begun: Begun,
+    programs_of: Callable[[Span], Programs],
+    batches: Iterator[Batch],
+    validate: Callable[..., dict[str, float] | None],
+    checkpoints: Checkpoints,
+    *,
+    asked: threading.Event,
+    mesh: jax.sharding.Mesh,
+    log: RunLog,
+) -> bool:
+    """Train to the end or until a signal comes; return whether the end was reached.
+
+    At each step: validate if it is due, save if it is due, take the next batch, step, and log the step before.
+    """
+    state, step, best, validation_due, _ = begun
+    first, total, pending = step, spans(config)[-1].end, None
+    while True:
+        span = span_at(config, step)
+        programs = programs_of(span)
+        if step == span.start:
+            state = programs.begin(state)
+
+        evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
+        snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
+        improved = False
+        if step > first and (evaluation_due or step == span.start):  # what follows may take long
+            pending = _log(
+                log, pending, checkpoints
+            )  # raises if the step failed, so that a broken state is never saved
+            checkpoints.offer(snapshot)
+        if evaluation_due:
+            pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
+            means = validate(programs, state, snapshot=snapshot, pictures=pictures)
+            if means is not None:
+                snapshot = snapshot._replace(validation_due=False)
+                checkpoints.offer(snapshot)
+                psnr = means.get("psnr", math.nan)
+                improved = math.isfinite(psnr) and psnr > best
+                if improved:
+                    best = psnr
+                    checkpoints.save_best(snapshot, psnr=best)
+
+        ending = step >= total or asked.is_set()
+        save_due = step > first and (step % config.save_every == 0 or improved or ending)
+        if save_due:
+            pending = _log(log, pending, checkpoints)
+            checkpoints.save_latest(snapshot)
+        if evaluation_due or save_due:
+            log.restart_clock()
+        if ending:
+            return step >= total and not snapshot.validation_due
+
+        batch = next(batches)
+        following, metrics = programs.step(state, place(batch, mesh))
+        _log(log, pending, checkpoints)  # of the step before, while this one runs
+        if step > first:
+            checkpoints.offer(Snapshot(state, step, span.name))
+        state, step = following, step + 1
+        pending = Pending(step, span.name, metrics, batch.record.tolist())
 
 
 class Pending(NamedTuple):
@@ -156,114 +239,6 @@ class Pending(NamedTuple):
     stage: str
     metrics: dict[str, Array]
     records: list[int]
-
-
-class _Loop:
-    """The steps of a run, with its validations and saves.
-
-    Args:
-        config: stages and intervals.
-        programs_of: returns the compiled functions of a stage.
-        mesh: the devices.
-        validation: returns the validation batches, with the names of their records.
-        log: of the run.
-        checkpoints: of the run.
-        interruption: tells when to stop.
-
-    Attributes:
-        start: where ``run`` begins; ``validation_due`` if the validation of its step was interrupted. ``run`` takes it.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        programs_of: Callable[[Span], Programs],
-        mesh: jax.sharding.Mesh,
-        validation: Callable[[], Iterator[tuple[Batch, list[str]]]],
-        log: RunLog,
-        checkpoints: Checkpoints,
-        interruption: Interruption,
-    ) -> None:
-        self._config, self._programs_of, self._mesh, self._validation = config, programs_of, mesh, validation
-        self._log, self._checkpoints, self._interruption = log, checkpoints, interruption
-        self._total = spans(config)[-1].end
-        self._pending: Pending | None = None
-        self._best = -math.inf
-        self.start: Snapshot | None = None
-
-    def run(self, batches: Iterator[Batch], *, best: float) -> Snapshot:
-        """Train from ``start`` to the end of the last stage, or until a signal comes; return the last snapshot.
-
-        Args:
-            batches: of the training data, from this step on.
-            best: validation PSNR [dB] of the best checkpoint so far.
-        """
-        config, checkpoints = self._config, self._checkpoints
-        if self.start is None:
-            raise ValueError("the loop has no start; set start before each run")
-        state, first, _, validation_due = self.start
-        self.start, self._best, step = None, best, first
-        while True:
-            span = span_at(config, step)
-            programs = self._programs_of(span)
-            if step == span.start:
-                state = programs.begin(state)
-
-            at_end = step >= self._total
-            evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or at_end)
-            snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
-            improved = False
-            if step > first and (evaluation_due or step == span.start):  # what follows may take long
-                self._log_pending()  # raises if the step failed, so that a broken state is never saved
-                checkpoints.offer(snapshot)
-            if evaluation_due:
-                snapshot, improved = self._validate(programs, snapshot)
-
-            ending = at_end or self._interruption.asked.is_set()
-            save_due = step > first and (step % config.save_every == 0 or improved or ending)
-            if save_due:
-                self._log_pending()
-                checkpoints.save_latest(snapshot)
-            if evaluation_due or save_due:
-                self._log.restart_clock()
-            if ending:
-                return snapshot
-
-            batch = next(batches)
-            following, metrics = programs.step(state, place(batch, self._mesh))
-            self._log_pending()  # of the step before, while this one runs
-            if step > first:
-                checkpoints.offer(Snapshot(state, step, span.name))
-            state, step = following, step + 1
-            self._pending = Pending(step, span.name, metrics, batch.record.tolist())
-
-    def _log_pending(self) -> None:
-        _log(self._log, self._pending, self._checkpoints)
-        self._pending = None
-
-    def _validate(self, programs: Programs, snapshot: Snapshot) -> tuple[Snapshot, bool]:
-        """Validate a snapshot, and save it if it is the best; return it, and whether it is the best."""
-        config, step = self._config, snapshot.step
-        means = _evaluate(
-            programs,
-            snapshot.state,
-            self._validation(),
-            self._mesh,
-            snapshot=snapshot,
-            log=self._log,
-            pictures=config.picture_every > 0 and (step % config.picture_every == 0 or step >= self._total),
-            interruption=self._interruption,
-        )
-        if means is None:
-            return snapshot, False
-        snapshot = snapshot._replace(validation_due=False)
-        self._checkpoints.offer(snapshot)
-        psnr = means.get("psnr", math.nan)
-        improved = math.isfinite(psnr) and psnr > self._best
-        if improved:
-            self._best = psnr
-            self._checkpoints.save_best(snapshot, psnr=psnr)
-        return snapshot, improved
 
 
 def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
@@ -281,16 +256,16 @@ def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None
     log.train(pending.step, pending.stage, metrics)
 
 
-def _evaluate(
+def _validate(
+    validation: Callable[[], Iterator[tuple[Batch, list[str]]]],
     programs: Programs,
     state: TrainState,
-    batches: Iterator[tuple[Batch, list[str]]],
-    mesh: jax.sharding.Mesh,
     *,
     snapshot: Snapshot,
-    log: RunLog,
     pictures: bool,
-    interruption: Interruption,
+    asked: threading.Event,
+    mesh: jax.sharding.Mesh,
+    log: RunLog,
 ) -> dict[str, float] | None:
     """Return and log the means of the stage's scores over the validation records, from the averaged parameters.
 
@@ -304,8 +279,8 @@ def _evaluate(
     """
     values: dict[str, list[float]] = {}
     black: list[str] = []
-    for number, (batch, names) in enumerate(batches):
-        if interruption.asked.is_set():
+    for number, (batch, names) in enumerate(validation()):
+        if asked.is_set():
             return None
         outcome = programs.evaluate(evaluated(state), place(batch, mesh))
         empty = np.asarray(is_black(np.asarray(batch.target)))[: len(names)]
