@@ -73,7 +73,7 @@ class SamplingConfig:
     layout: Literal["centered", "corner"] = "centered"
     """Where the zero frequency lies in that file: at index n // 2, or at 0."""
     retrospective: bool = False
-    """The .npy k-space is fully sampled: undersample it by a drawn mask."""
+    """The k-space is fully sampled: undersample it by a mask that is drawn, --masks."""
     seed: int | None = None
     """Seed of a drawn mask; None: made from the name of the input, as in evaluation."""
 
@@ -405,7 +405,7 @@ def _open_kspace(
     samples = raw.samples
     told = raw.mask is not None or bool(config.axes)  # which axes are of slices and coils
     if raw.mask is None:
-        check_order(samples.shape, str(path))
+        check_order(samples.shape, str(path), named=True)
     maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
     if told:
         several = samples.ndim == 4 or (samples.ndim == 3 and "s" not in config.axes and bool(config.axes))
@@ -426,7 +426,8 @@ def _open_kspace(
             path,
             f"does not say which samples were acquired{empty}",
             "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
-            "--sampling.retrospective and --mask.kind",
+            "--sampling.retrospective and, for another mask than the default, --masks KIND ACCELERATION "
+            "CENTRE_FRACTION",
         )
     if (raw.mask is None or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(
