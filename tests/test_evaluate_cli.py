@@ -174,7 +174,7 @@ def test_black_slices_and_several_sizes(evaluate, tmp_path, capsys):
 
 
 def test_a_first_look_at_few_slices_says_so(evaluate, tmp_path, capsys):
-    pictures(tmp_path, {name: 32 for name in ("28001", "28002", "28003", "37001", "37002", "37003")})
+    pictures(tmp_path, dict.fromkeys(("28001", "28002", "28003", "37001", "37002", "37003"), 32))
     evaluate.main([*SHORT, "--max_slices=2", f"--data_root={tmp_path}", f"--out={tmp_path / 'out'}"])
     rows = list(csv.DictReader((tmp_path / "out/scores.csv").read_text().splitlines()))
     assert {row["name"] for row in rows} == {"28001", "37001"}
