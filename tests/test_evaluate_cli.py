@@ -173,6 +173,14 @@ def test_black_slices_and_several_sizes(evaluate, tmp_path, capsys):
     assert "28002" in (tmp_path / "out" / "a" / "report.html").read_text()
 
 
+def test_a_first_look_at_few_slices_says_so(evaluate, tmp_path, capsys):
+    pictures(tmp_path, dict.fromkeys(("28001", "28002", "28003", "37001", "37002", "37003"), 32))
+    evaluate.main([*SHORT, "--max_slices=2", f"--data_root={tmp_path}", f"--out={tmp_path / 'out'}"])
+    rows = list(csv.DictReader((tmp_path / "out/scores.csv").read_text().splitlines()))
+    assert {row["name"] for row in rows} == {"28001", "37001"}
+    assert "Only 2 of 6 slices were scored (--max_slices)." in " ".join(capsys.readouterr().out.split())
+
+
 def test_names_of_fastmri_files_stay_private(evaluate, tmp_path, capsys):
     rng = np.random.default_rng(0)
     folder = tmp_path / "files"
@@ -243,6 +251,7 @@ def test_a_disk_that_is_full_by_the_end_costs_no_number(evaluate, tmp_path, caps
         (["--data_root=nowhere"], "folder nowhere does not exist"),
         (["--dataset=phantom", "--data_root=."], "the phantom dataset is not read from a folder"),
         (["--split=valid"], "no folder given"),
+        (["--dataset=phantom", "--max_slices=0"], "--max_slices is 0; wanted at least 1"),
     ],
 )
 def test_what_a_person_can_mend_is_one_line(evaluate, tmp_path, capsys, monkeypatch, wrong, words):

@@ -1,6 +1,7 @@
 """A network in a file of the user's own, as docs/own-network.md says: nothing of the package is edited."""
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -13,6 +14,8 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.commands.evaluate import main as evaluate
 from atlf_jax.commands.train import main as train
+from atlf_jax.metrics import find_metric
+from atlf_jax.own_code import load_file
 from atlf_jax.reconstruct.command import main as reconstruct
 from atlf_jax.training.checkpoint import read_meta
 
@@ -259,3 +262,23 @@ def test_networks_of_other_libraries_are_trained_packed_and_loaded(text, tmp_pat
     start = network.config.model.build().init(jax.random.key(0), None)
     assert start.keys() == network.variables.keys()
     assert any(not np.allclose(start["params"][name], leaf) for name, leaf in network.variables["params"].items())
+
+
+def test_the_files_of_the_page_work(tmp_path):
+    """The network, the mask and the metric that docs/own-network.md shows."""
+    page = (Path(__file__).resolve().parent.parent / "docs/own-network.md").read_text(encoding="utf-8")
+    for name in ("my_network.py", "mine.py"):
+        (code,) = re.findall(rf"```python\n# {name}\n(.*?)```", page, re.DOTALL)
+        (tmp_path / name).write_text(code)
+    mask = atlf.make_mask(atlf.MaskConfig(f"{tmp_path / 'mine.py'}:spiral", 6.0, 0.0), (64, 64), seed=0)
+    assert mask.effective == pytest.approx(6.0, rel=0.02)  # 5.94 to 6.03 for ten seeds
+    config = load_file(tmp_path / "my_network.py").get_config()
+    picture = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.complex64)
+    measurement = atlf.Measurement(
+        atlf.forward(picture, mask), mask.samples[None], np.zeros((1, 64, 64), np.float32), None
+    )
+    network = config.model.build()
+    image = network.apply(network.init(jax.random.key(0), measurement), measurement).image
+    np.testing.assert_allclose(atlf.forward(image, mask), measurement.kspace, atol=1e-5)  # put back: 4e-7
+    contrast = find_metric(f"{tmp_path / 'mine.py'}:contrast").function
+    np.testing.assert_allclose(contrast(2 * abs(picture), abs(picture), 1.0, None), [2.0], rtol=1e-5)

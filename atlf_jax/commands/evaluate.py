@@ -14,12 +14,12 @@ from rich.console import Console
 
 from atlf_jax.command_line import parse
 from atlf_jax.config import Config, to_dict
-from atlf_jax.data import DataConfig, Split, dataset_settings, open_source
+from atlf_jax.data import DataConfig, Source, Split, dataset_settings, open_source
 from atlf_jax.evaluation.audit import audit
 from atlf_jax.evaluation.calibration import measure_reliability
 from atlf_jax.evaluation.cautions import cautions
 from atlf_jax.evaluation.scoring import choose_panels, evaluate
-from atlf_jax.evaluation.trial import EvaluationConfig, Reconstructor, Trial, without_black
+from atlf_jax.evaluation.trial import EvaluationConfig, Reconstructor, Selection, Trial, without_black
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import build
 from atlf_jax.program import errors_in_one_line, no_display
@@ -45,6 +45,8 @@ class Arguments:
     """Files of your own code that packed networks need: their names stand in the message that asks for them."""
     split: Split = "valid"
     """Subjects to score."""
+    max_slices: int | None = None
+    """For a first look: score no more slices than this, evenly spaced over the split; None: all."""
     dataset: str | None = None
     """Dataset to score on: aanlib, fastmri, phantom, prepared, or FILE.py:NAME of your own; None: the one that the
     networks were trained on."""
@@ -88,7 +90,8 @@ def evaluate_networks(arguments: Arguments) -> None:
     }
     data = choose_data(arguments, {name: network.config for name, network in networks.items()})
     whole_source = open_source(data, arguments.split)
-    source, left_out = without_black(whole_source, profile=arguments.evaluation.profile)
+    everything, left_out = without_black(whole_source, profile=arguments.evaluation.profile)
+    source = spread(everything, arguments.max_slices)
     trial = Trial(
         source=source,
         masks=arguments.masks or trained_masks(networks),
@@ -103,7 +106,7 @@ def evaluate_networks(arguments: Arguments) -> None:
         split=arguments.split,
         methods=describe_methods(arguments, networks, [row.method for row in results["rows"]]),
         audit=audit(trial),
-        warnings=cautions(trial, networks, data),
+        warnings=[*few(len(source), len(everything)), *cautions(trial, networks, data)],
         left_out=left_out,
         **results,
     )
@@ -113,6 +116,20 @@ def evaluate_networks(arguments: Arguments) -> None:
     print_results(report.tables(facts, study.sections), facts)
     _, page = report.write(folder, study, facts)  # last: if the disk is full, the numbers have been printed
     Console().print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
+
+
+def spread(source: Source, number: int | None) -> Source:
+    """Return so many records of a source, evenly spaced in their order; all of them where there are no more."""
+    if number is None or number >= len(source):
+        return source
+    if number < 1:
+        raise ValueError(f"--max_slices is {number}; wanted at least 1")
+    return Selection(source, tuple(len(source) * k // number for k in range(number)))
+
+
+def few(scored: int, slices: int) -> list[str]:
+    """Return the warning that not all slices were scored, if so."""
+    return [f"Only {scored} of {slices} slices were scored (--max_slices)."] if scored < slices else []
 
 
 def score_trial(trial: Trial, networks: Mapping[str, Network], arguments: Arguments) -> dict[str, Any]:

@@ -18,9 +18,9 @@ __all__ = ["Arguments", "main"]
 class Arguments:
     """Write a network as StableHLO for CPU and CUDA, with a card and arrays to check it with."""
 
-    source: str
+    source: Annotated[str, tyro.conf.arg(metavar="NETWORK")]
     """The run's folder, a packed file, or the name of weights that come with the package."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder to write."""
     shape: tuple[int, int] = (256, 256)
     """Rows and columns of the images; the number of images in a batch is free."""

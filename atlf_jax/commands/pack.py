@@ -20,9 +20,9 @@ __all__ = ["Arguments", "main"]
 class Arguments:
     """Pack the checkpoint of a run into one file."""
 
-    source: str
+    source: Annotated[str, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")]
     """File to write; NAME.safetensors in atlf_jax/weights makes it known by its name."""
     which: Literal["best", "latest"] = "best"
     """Which checkpoint of the run."""

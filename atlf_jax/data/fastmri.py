@@ -168,7 +168,7 @@ def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
     raise FileError(f"{where}:", found, "wanted complex64 samples")
 
 
-def check_order(shape: tuple[int, ...], where: str) -> None:
+def check_order(shape: tuple[int, ...], where: str, *, named: bool = False) -> None:
     """Refuse k-space whose coils are its last axis, and say how to turn it.
 
     An axis counts as coils where it is short: at most 64, and less than half of either axis before it.
@@ -183,7 +183,8 @@ def check_order(shape: tuple[int, ...], where: str) -> None:
         raise FileError(
             f"{where}:",
             f"k-space of shape {tuple(shape)} has its coils last",
-            f"turn it: numpy.moveaxis(k, -1, {len(shape) - 3})",
+            f"turn it: numpy.moveaxis(k, -1, {len(shape) - 3})"
+            + (f", or say so with --kspace.axes {'shwc'[-len(shape) :]}" if named else ""),
         )
 
 

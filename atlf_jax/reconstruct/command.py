@@ -83,10 +83,10 @@ PANELS = (0.25, 0.5, 0.75)  # relative positions of the slices in the picture
 class Arguments:
     """Reconstruct undersampled k-space, or undersample a whole MR volume and reconstruct it."""
 
-    input: str
+    input: Annotated[str, tyro.conf.arg(metavar="INPUT")]
     """MR volume (NIfTI, DICOM folder or enhanced file, .mha, .nrrd) or k-space (fastMRI or ISMRMRD .h5, Siemens twix
     .dat, BART .cfl, MATLAB .mat, .npy, .npz)."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="OUTPUT")]
     """File to write: .nii or .nii.gz, of k-space also .h5 (magnitude), .cfl or .npy (complex); of a DICOM series also a
     new folder (a name without an ending), for a series derived from it. A .json beside it tells how it was made."""
     checkpoint: str = ""

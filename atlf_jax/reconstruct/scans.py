@@ -72,7 +72,7 @@ class SamplingConfig:
     layout: Literal["centered", "corner"] = "centered"
     """Where the zero frequency lies in that file: at index n // 2, or at 0."""
     retrospective: bool = False
-    """The .npy k-space is fully sampled: undersample it with a drawn mask."""
+    """The k-space is fully sampled: undersample it with a mask that is drawn, --masks."""
     seed: int | None = None
     """Seed of a drawn mask; None: derived from the name of the input, as in evaluation."""
 
@@ -402,7 +402,7 @@ def _open_kspace(
     choice = Choice(config.repetition, config.contrast, config.phase, config.set)
     raw = read_kspace(path, axes=config.axes, name=config.name, choice=choice)
     if raw.mask is None:
-        check_order(raw.samples.shape, str(path))
+        check_order(raw.samples.shape, str(path), named=True)
     maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
     axes_known = raw.mask is not None or bool(config.axes)  # which axes are of slices and coils
     samples, has_coils = _with_slice_axis(raw.samples, path, config, axes_known=axes_known, maps_given=maps is not None)
@@ -478,7 +478,8 @@ def _check_sampling_is_known(path: Path, has_mask: bool, found: np.ndarray, samp
             path,
             f"does not say which samples were acquired{empty}",
             "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
-            "--sampling.retrospective and --mask.kind",
+            "--sampling.retrospective and, for another mask than the default, --masks KIND ACCELERATION "
+            "CENTRE_FRACTION",
         )
     if (not has_mask or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(

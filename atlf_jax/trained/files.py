@@ -206,7 +206,7 @@ def _located(place: Path, config: Any, code: Sequence[Path], packed: Mapping[str
             raise FileError(
                 place,
                 f"needs {name}, code of its own{missing}",
-                f'read the code, and give it: atlf.load(..., code="{name}")',
+                f'read the code, and give it: atlf.load(..., code="{name}"), or --code {name} on a command line',
             )
         if packed is not None and digest(found) != packed.get(name):
             warnings.warn(f"{found} is not the code that {place} was packed with", stacklevel=4)

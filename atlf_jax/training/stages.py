@@ -53,7 +53,10 @@ class Stage:
         if self.steps < 0 or self.warmup_steps < 0:
             raise ValueError(f"steps and warmup_steps must be >= 0, got {self.steps} and {self.warmup_steps}")
         if self.steps and self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps must be below steps = {self.steps}, got {self.warmup_steps}")
+            raise ValueError(
+                f"warmup_steps must be below steps = {self.steps}, got {self.warmup_steps}; with fewer steps, "
+                f"also give a smaller --train.{self.name}.warmup_steps"
+            )
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError(
                 f"learning_rate and clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"

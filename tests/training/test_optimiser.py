@@ -82,7 +82,7 @@ def test_accumulation_shortens_the_schedule() -> None:
     ("settings", "message"),
     [
         ({"steps": -1}, "steps and warmup_steps must be >= 0, got -1 and 0"),
-        ({"steps": 5, "warmup_steps": 5}, "warmup_steps must be below steps = 5, got 5"),
+        ({"steps": 5, "warmup_steps": 5}, "warmup_steps must be below steps = 5, got 5; .* give a smaller --train"),
         ({"learning_rate": 0.0}, "learning_rate and clip_norm must be above 0, got 0.0 and 1.0"),
         ({"clip_norm": -1.0}, "learning_rate and clip_norm must be above 0"),
         ({"final_fraction": 2.0}, r"final_fraction must be in \[0, 1\], got 2.0"),
