@@ -3,7 +3,7 @@
 Source: ours. CT and MR are unpaired: the sorted CT i goes with the sorted MR i, and every subject, report and manifest
 says so. What a CT of the same person would bring cannot be measured here.
 
-    python -m atlf_jax.data.prepare chaos CHAOS prepared/chaos --registration affine --keep_flagged
+    atlf prepare chaos CHAOS prepared/chaos --registration affine --keep_flagged
     python train.py --config=configs/chaos_4x.py
     python evaluate.py --checkpoint=runs/chaos_4x --split=test
 

@@ -3,7 +3,7 @@
 Source: ours. CT and MR are unpaired: the sorted CT i goes with the sorted MR i, and every subject, report and manifest
 says so. What a CT of the same person would bring cannot be measured here.
 
-    python -m atlf_jax.data.prepare mmwhs MMWHS prepared/mmwhs --registration affine --keep_flagged
+    atlf prepare mmwhs MMWHS prepared/mmwhs --registration affine --keep_flagged
     python train.py --config=configs/mmwhs_4x.py
     python evaluate.py --checkpoint=runs/mmwhs_4x --split=test
 

@@ -3,7 +3,7 @@
 Source: ours. List the scans in a CSV file with the columns subject (a code, no name), ct, mr: NIfTI files, or folders
 with one DICOM series each; the CT may be empty. Then
 
-    python -m atlf_jax.data.prepare table pairs.csv prepared/own_data --registration rigid
+    atlf prepare table pairs.csv prepared/own_data --registration rigid
     python train.py --config=configs/own_data_4x.py
     python evaluate.py --checkpoint=runs/own_data_4x --split=test
 

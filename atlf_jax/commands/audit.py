@@ -12,7 +12,7 @@ from atlf_jax.command_line import parse
 from atlf_jax.commands.evaluate import with_folder
 from atlf_jax.data import DataConfig, Split, dataset_settings, open_source
 from atlf_jax.data.files import write_file
-from atlf_jax.evaluation.audit import audit, table
+from atlf_jax.evaluation.data_audit import audit, table
 from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
 from atlf_jax.program import errors_in_one_line

@@ -15,9 +15,9 @@ from rich.console import Console
 from atlf_jax.command_line import parse
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import DataConfig, Source, Split, dataset_settings, open_source
-from atlf_jax.evaluation.audit import audit
 from atlf_jax.evaluation.calibration import measure_reliability
 from atlf_jax.evaluation.cautions import cautions
+from atlf_jax.evaluation.data_audit import audit
 from atlf_jax.evaluation.scoring import choose_panels, evaluate
 from atlf_jax.evaluation.trial import EvaluationConfig, Reconstructor, Selection, Trial, without_black
 from atlf_jax.masks import MaskConfig

@@ -1,4 +1,4 @@
-"""Turn folders of scans into a dataset: ``atlf prepare LAYOUT SOURCE OUT``; see ``atlf_jax.data.prepare``."""
+"""Turn folders of scans into a dataset: ``atlf prepare LAYOUT SOURCE OUT``; see ``atlf_jax.data.preparation``."""
 
 import functools
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import tyro
 from rich.console import Console
 
 from atlf_jax.command_line import parse
-from atlf_jax.data import prepare
+from atlf_jax.data import preparation
 from atlf_jax.data.manifest import LEFT_OUT
-from atlf_jax.data.prepare import QC, PrepareConfig, first_of, prepare_all
+from atlf_jax.data.preparation import QC, PrepareConfig, first_of, prepare_all
 from atlf_jax.program import Incomplete, errors_in_one_line, no_display
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main(argv: Sequence[str], program: str = "atlf prepare") -> None:
     console = Console(soft_wrap=True, highlight=False)
     with errors_in_one_line(program):
         positional = Annotated[PrepareConfig, tyro.conf.PositionalRequiredArgs]
-        config = parse(positional, argv, program=program, description=prepare.__doc__)
+        config = parse(positional, argv, program=program, description=preparation.__doc__)
         manifest, failures = prepare_all(config, functools.partial(console.print, markup=False))
         used = sum(record["split"] != LEFT_OUT for record in manifest["subjects"])
         console.print(f"{used} of {len(manifest['subjects']) + len(failures)} subjects in {config.out}")

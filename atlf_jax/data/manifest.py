@@ -63,12 +63,12 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """
     file = root / MANIFEST
     if not file.exists():
-        raise ValueError(f"{file} does not exist; make it with python -m atlf_jax.data.prepare")
+        raise ValueError(f"{file} does not exist; make it with atlf prepare")
     manifest = read_json(file, "a manifest", REMEDY)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FileError(file, f"is not a manifest of format {FORMAT}", REMEDY)
     if manifest.get("complete") is not True:
-        raise ValueError(f"{root} was prepared in part only; run python -m atlf_jax.data.prepare again to finish it")
+        raise ValueError(f"{root} was prepared in part only; run atlf prepare again to finish it")
     check_records(file, manifest)
     if manifest.get(DIGEST, digest_of(manifest)) != digest_of(manifest):
         raise FileError(file, "was changed or damaged since it was written (checksum)", REMEDY)

@@ -1,4 +1,4 @@
-"""Slices of a dataset that ``atlf_jax.data.prepare`` wrote: CT and MR volumes on one grid, and their manifest."""
+"""Slices of a dataset that ``atlf_jax.data.preparation`` wrote: CT and MR volumes on one grid, and their manifest."""
 
 import dataclasses
 from collections import OrderedDict
@@ -28,7 +28,7 @@ class PreparedConfig:
     """Where the prepared dataset lies, and how its slices are read."""
 
     root: str = ""
-    """Folder that holds manifest.json, as python -m atlf_jax.data.prepare wrote it."""
+    """Folder that holds manifest.json, as atlf prepare wrote it."""
     split: Split = "train"
     """Subjects to read, as the manifest splits them; train = inner_train and inner_valid."""
     window: Literal["manifest"] | CTWindows = "manifest"

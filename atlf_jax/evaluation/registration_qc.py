@@ -151,7 +151,7 @@ def render(root: Path) -> str:
     """Make the page of a prepared dataset.
 
     Args:
-        root: the folder that ``atlf_jax.data.prepare`` wrote.
+        root: the folder that ``atlf_jax.data.preparation`` wrote.
 
     Raises:
         ValueError: no dataset is there, or none of its subjects has a CT.

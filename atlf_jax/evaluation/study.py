@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from atlf_jax.config import to_dict
 from atlf_jax.data.manifest import PAIRING_REMARKS
-from atlf_jax.evaluation.audit import DataProperty
 from atlf_jax.evaluation.calibration import Reliability
+from atlf_jax.evaluation.data_audit import DataProperty
 from atlf_jax.evaluation.scoring import Score
 from atlf_jax.evaluation.slices import Panel
 from atlf_jax.evaluation.statistics import compare, remark, summarise, undefined, undefined_remarks

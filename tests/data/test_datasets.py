@@ -19,7 +19,7 @@ from atlf_jax.data import (
     validate_example,
 )
 from atlf_jax.data.fastmri import write_kspace
-from atlf_jax.data.prepare import PrepareConfig, prepare
+from atlf_jax.data.preparation import PrepareConfig, prepare
 
 CASES = ("2", "16", "20", "21", "28", "32", "33", "34", "37", "41")
 PARTS = ("inner_train", "inner_valid", "valid", "test")  # all together: every subject once

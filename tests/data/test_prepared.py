@@ -141,7 +141,7 @@ def test_wrong_settings(settings, message):
 
 def test_what_cannot_be_opened(tmp_path):
     refused(lambda: PreparedSource(PreparedConfig()), "set data.prepared.root")
-    refused(lambda: read(tmp_path), tmp_path / "manifest.json", "does not exist", "python -m atlf_jax.data.prepare")
+    refused(lambda: read(tmp_path), tmp_path / "manifest.json", "does not exist", "atlf prepare")
     write(tmp_path, complete=False)
     refused(lambda: read(tmp_path), "in part only")
     write(tmp_path, format=0)

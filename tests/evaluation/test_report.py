@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from atlf_jax.evaluation import report
-from atlf_jax.evaluation.audit import audit
+from atlf_jax.evaluation.data_audit import audit
 from atlf_jax.evaluation.pictures import error_limits
 from atlf_jax.evaluation.scoring import Score, leading, reported
 from atlf_jax.evaluation.statistics import summarise

@@ -8,8 +8,8 @@ import pytest
 from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.coils import noise_draw, simulate_maps
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
-from atlf_jax.evaluation.audit import audit
 from atlf_jax.evaluation.changes import Changed, painter
+from atlf_jax.evaluation.data_audit import audit
 from atlf_jax.evaluation.scoring import evaluate
 from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig

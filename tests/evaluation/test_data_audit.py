@@ -11,7 +11,7 @@ from rich.console import Console
 from atlf_jax.commands import audit as audit_command
 from atlf_jax.data import AcquisitionConfig, PhantomConfig, PhantomSource
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
-from atlf_jax.evaluation import audit
+from atlf_jax.evaluation import data_audit as audit
 from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from atlf_jax.commands.prepare import main
 from atlf_jax.data import PreparedConfig, PreparedSource
-from atlf_jax.data import prepare as prepare_module
+from atlf_jax.data import preparation as prepare_module
 from atlf_jax.data.aanlib import SPLITS
 from atlf_jax.data.ct import clean_ct
 from atlf_jax.data.files import NotWritten
-from atlf_jax.data.prepare import PrepareConfig, prepare, share_out
+from atlf_jax.data.preparation import PrepareConfig, prepare, share_out
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from tests.data.dicom_files import NAME, NUMBER, change, write_series
 
