@@ -136,7 +136,7 @@ def fit(
 class Begun(NamedTuple):
     """The start of a run: new, from trained weights, or from its checkpoint."""
 
-    state: TrainState
+    state: list[TrainState]  # one, which the loop takes out: its memory is free once it has trained a step
     step: int
     best: float  # validation PSNR [dB] of the best checkpoint
     validation_due: bool  # the validation of this step was interrupted
@@ -166,7 +166,7 @@ def _begin(
         state, notice = copy_matching_arrays(trained, state, mesh=mesh)
         notices = [notice]
     meta = saved.meta if saved else {}
-    return Begun(state, meta.get("step", 0), earlier.best, bool(meta.get("validation_due")), notices)
+    return Begun([state], meta.get("step", 0), earlier.best, bool(meta.get("validation_due")), notices)
 
 
 def _loop(
@@ -185,7 +185,7 @@ def _loop(
 
     At each step: validate if it is due, save if it is due, take the next batch, step, and log the step before.
     """
-    state, step, best, validation_due, _ = begun
+    state, (_, step, best, validation_due, _) = begun.state.pop(), begun
     first, total, pending = step, spans(config)[-1].end, None
     while True:
         span = span_at(config, step)
