@@ -426,8 +426,7 @@ def _open_kspace(
             path,
             f"does not say which samples were acquired{empty}",
             "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
-            "--sampling.retrospective and, for another mask than the default, --masks KIND ACCELERATION "
-            "CENTRE_FRACTION",
+            "--sampling.retrospective and --masks",
         )
     if (raw.mask is None or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(
