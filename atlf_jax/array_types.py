@@ -10,26 +10,27 @@ Axis letters, the same in annotations, shape comments and einsum strings:
     g  groups or heads
     n  queries (pixels) of an attention
     m  keys (sampled points) of an attention
-    k  windows of the CT, where there are several
+    k  windows of the CT, if there are several
 
 Images are ``[*b, h, w]`` and k-space ``[*b, h, w]`` (one coil) or ``[*b, c, h, w]``; feature maps are
 ``[b, h, w, f]``. Only negative axes are named, so leading batch axes are free.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
-__all__ = ["Array", "Batch", "FusionFeatures", "Measurement", "Reconstruction"]
+__all__ = ["Array", "Batch", "FusionFeatures", "Measurement", "Reconstruction", "Reconstructor"]
 
 
 Array = jax.Array | np.ndarray  # operators take either; what they return is a jax.Array
 
 
 class Measurement(NamedTuple):
-    """Everything that a reconstruction may see: nothing else reaches a model.
+    """The input of a reconstruction: a model gets nothing else.
 
     k-space and coil maps follow ``ops.operators``; k-space is zero where it was not acquired and is divided by
     the record's scale ``max|A^H y|``, so that the zero-filled image has maximum 1.
@@ -42,7 +43,7 @@ class Measurement(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One training or evaluation batch: the measurement beside what only losses and scores may see."""
+    """One batch of training or evaluation: the measurement, and values that only losses and scores may use."""
 
     measurement: Measurement
     target: Complex[Array, "b h w"]  # fully sampled image, divided by scale
@@ -60,9 +61,12 @@ class FusionFeatures(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What a model returns; the parts that a model does not have are None."""
+    """The output of a model; parts that a model does not compute are None."""
 
     image: Complex[Array, "b h w"]  # in units of Batch.scale
     fused: Float[Array, "b h w"] | None = None  # fused CT-MR image in (0, 1)
-    coil_maps: Complex[Array, "b c h w"] | None = None  # those that the network estimated and the image belongs to
-    extras: Any = None  # what else the network hands to its own objective
+    coil_maps: Complex[Array, "b c h w"] | None = None  # if the network estimated them; the image belongs to them
+    extras: Any = None  # further outputs for the network's own objective
+
+
+Reconstructor = Callable[[Measurement], Reconstruction]  # a trained network, a solver, or a function of your own

@@ -1,7 +1,7 @@
-"""Command lines of dataclasses, by tyro: what is wrong with one is told in one line, as all other mistakes are.
+"""Command lines from dataclasses, by tyro, with error messages of one line.
 
-Masks have one spelling on all of them: ``--masks KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE ...]``, repeated for
-several. It belongs to the type: every field that is a ``MaskConfig``, or a tuple of them, is read so.
+Masks are written in the same way everywhere: ``--masks KIND ACCELERATION CENTRE_FRACTION [NAME=VALUE ...]``, repeated
+for several masks. The rule belongs to the type: it applies to every field that is a ``MaskConfig`` or a tuple of them.
 """
 
 import contextlib
@@ -13,16 +13,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from atlf_jax.masks import MaskConfig
-from atlf_jax.program import REFUSED
+from atlf_jax.program import LONGEST_MESSAGE, REFUSED
 
 __all__ = ["apply_old_mask_flags", "parse", "refused"]
 
-LONGEST = 250  # characters of a message
-LEFT_OUT = ("For full helptext", "Argument helptext")  # parts of tyro's answer: the line names --help itself
+# parts of tyro's message that are dropped: ours names --help itself
+DROPPED_PARTS = (
+    "For full helptext",
+    "Argument helptext",
+)
 
 
 def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> Any:
-    """Return what a command line asks for; on a mistake say so in one line and exit with ``program.REFUSED``.
+    """Parse a command line; a mistake is reported in one line, and the process exits with ``program.REFUSED``.
 
     Args:
         kind: a dataclass, or a type annotated for tyro.
@@ -52,56 +55,56 @@ def parse(kind: Any, argv: Sequence[str], *, program: str, **settings: Any) -> A
     raise refused(_sentence(answer.getvalue()), program=program)
 
 
-def refused(said: str, *, program: str) -> SystemExit:
-    """Say in one line what is wrong with a command line, point to ``--help``, and return the exit to raise.
+def refused(message: str, *, program: str) -> SystemExit:
+    """Print in one line what is wrong with a command line, with a hint to ``--help``; return the exit to raise.
 
     Args:
-        said: what is wrong; cut where the line would be too long.
+        message: what is wrong; it is shortened if the line would be too long.
         program: as for ``parse``.
     """
     name = program.partition(" --")[0]
     end = f"; see {name} --help"
-    room = LONGEST - len(name) - len(end) - 2
-    said = said if len(said) <= room else f"{said[: room - 3]}..."
-    print(f"{name}: {said}{end}", file=sys.stderr, flush=True)
+    room = LONGEST_MESSAGE - len(name) - len(end) - 2
+    message = message if len(message) <= room else f"{message[: room - 3]}..."
+    print(f"{name}: {message}{end}", file=sys.stderr, flush=True)
     return SystemExit(REFUSED)
 
 
 def apply_old_mask_flags(
     argv: Sequence[str], masks: tuple[MaskConfig, ...], *, several: bool
 ) -> tuple[list[str], tuple[MaskConfig, ...]]:
-    """Take ``--mask.acceleration 8``, ``--mask.kind radial`` and so on, the spelling of earlier versions.
+    """Apply ``--mask.acceleration 8``, ``--mask.kind radial`` and so on, the flags of earlier versions.
 
     Args:
         argv: arguments.
-        masks: settings that the flags change; more than one only where no flag is given.
-        several: a flag may have several values, which make as many settings.
+        masks: settings that the flags change; there may be several only if no flag is given.
+        several: a flag may have several values; each makes a setting of its own.
 
     Returns:
-        The other arguments, and the settings.
+        The remaining arguments, and the settings.
 
     Raises:
-        ValueError: a flag without a value, with another number of values than the others, or of a field that masks
-            have not; or there are several settings, and which one is meant is not said.
+        ValueError: a flag has no value, has another number of values than the other flags, or names an unknown field;
+            or a flag is given although there are several settings.
 
     Example:
         >>> apply_old_mask_flags(["--mask.acceleration=8", "--seed=1"], (MaskConfig(),), several=False)[0]
         ['--seed=1']
     """
-    rest: list[str] = []
+    remaining: list[str] = []
     given: dict[str, list[str]] = {}
     queue = list(argv)
     while queue:
         text = queue.pop(0)
         if not text.startswith("--mask."):
-            rest.append(text)
+            remaining.append(text)
             continue
         name, equals, value = text.removeprefix("--mask.").partition("=")
         given[name] = [value] if equals else []
         while not equals and queue and not queue[0].startswith("--") and (several or not given[name]):
             given[name].append(queue.pop(0))
     if not given:
-        return rest, masks
+        return remaining, masks
     if len(masks) > 1:
         name = next(iter(given))
         raise ValueError(f"--mask.{name} changes one mask, and there are {len(masks)}; give all by --masks")
@@ -109,7 +112,7 @@ def apply_old_mask_flags(
     if not number or any(len(values) not in (1, number) for values in given.values()):
         raise ValueError("the --mask. flags have different numbers of values; give each one, or all as many")
     settings = [{name: each[min(i, len(each) - 1)] for name, each in given.items()} for i in range(number)]
-    return rest, tuple(dataclasses.replace(masks[0], **_mask_fields(fields)) for fields in settings)
+    return remaining, tuple(dataclasses.replace(masks[0], **_mask_fields(fields)) for fields in settings)
 
 
 def _with_masks() -> Any:
@@ -184,7 +187,7 @@ def _mask_texts(masks: Sequence[MaskConfig]) -> list[str]:
 
 @contextlib.contextmanager
 def _unwrapped(wanted: bool) -> Iterator[None]:
-    """Let tyro write lines of any length, so that no word of its answer is cut in two."""
+    """Let tyro write lines of any length, so that no word of its message is split."""
     before = os.environ.get("COLUMNS")
     if wanted:
         os.environ["COLUMNS"] = "10000"
@@ -198,7 +201,7 @@ def _unwrapped(wanted: bool) -> Iterator[None]:
 
 
 def _sentence(box: str) -> str:
-    """Return what stands in tyro's box, without its frame, which is of lines or, on some terminals, of ASCII."""
+    """Return the text of tyro's message box without its frame of line or ASCII characters."""
     parts: list[list[str]] = [[]]
     for line in box.splitlines()[1:]:
         text = line.strip("│| ")
@@ -206,5 +209,5 @@ def _sentence(box: str) -> str:
             parts.append([])
         else:
             parts[-1].append(" ".join(text.split()))
-    kept = [" ".join(part) for part in parts if part and not part[0].startswith(LEFT_OUT)]
+    kept = [" ".join(part) for part in parts if part and not part[0].startswith(DROPPED_PARTS)]
     return "; ".join(kept).rstrip(".")

@@ -22,7 +22,7 @@ from beartype.roar import BeartypeCallHintParamViolation
 
 from atlf_jax import command_line
 from atlf_jax.data import DATASETS, AugmentConfig, DataConfig, Dataset, dataset_settings
-from atlf_jax.earlier import GONE, migrate
+from atlf_jax.earlier import REMOVED_FIELDS, migrate
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import MODELS, ATLFConfig, ModelConfig
 from atlf_jax.models.atlf import objectives as atlf_objectives
@@ -34,20 +34,23 @@ from atlf_jax.training import Stage, TrainConfig
 __all__ = ["Config", "experiments", "from_dict", "load_config", "parse", "to_dict"]
 
 T = TypeVar("T")
-# fields that take any class of a kind, one of the user's own file included: what the package has, and what it is
-OPEN: dict[Any, tuple[dict[str, Any], str]] = {
+# field types that accept any class with the right methods, also of a user's file: the package's table, and a noun
+EXTENSIBLE: dict[Any, tuple[dict[str, Any], str]] = {
     ModelConfig: (MODELS, "network"),
     Dataset: (DATASETS, "dataset"),
     Objective: ({**OBJECTIVES, **atlf_objectives.OBJECTIVES}, "objective"),
 }
 # experiments of earlier versions, which were files of their own
-MOVED = ((r"(.*)\bbenchmark/(\w+?)(\.py)?", r"\1benchmark\3:\2"), (r"(.*)_istanet_plus(\.py)?", r"\1\2:istanet_plus"))
+MOVED_EXPERIMENTS = (
+    (r"(.*)\bbenchmark/(\w+?)(\.py)?", r"\1benchmark\3:\2"),
+    (r"(.*)_istanet_plus(\.py)?", r"\1\2:istanet_plus"),
+)
 
 
 @beartype
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides an experiment, but the folder it is written to."""
+    """All settings of an experiment, except the folder that it is written to."""
 
     name: str = "experiment"
     """Name of the experiment; results go to runs/NAME."""
@@ -56,8 +59,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     """Where the CT-MR pairs come from."""
     masks: tuple[MaskConfig, ...] = (MaskConfig(),)
-    """Undersampling, in training and in validation: one setting or several, as many accelerations as kinds need. For
-    each record training draws a kind and then one of its settings; validation takes the kinds in turn."""
+    """Masks of training and validation: one setting or several. For each record, training draws a kind and then one of
+    its settings; validation takes the kinds in turn."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training pairs."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -90,9 +93,9 @@ def experiments() -> dict[str, str]:
 
 
 def _arguments(file: Path) -> tuple[bool, tuple[str, ...]]:
-    """Say of an experiment's file, without running it, whether get_config wants no argument, and which it takes.
+    """Read from an experiment's file, without running it, whether get_config works without argument, and its arguments.
 
-    Those that it takes are listed in the file as ``ARGUMENTS = ("...", ...)``.
+    The arguments are listed in the file as ``ARGUMENTS = ("...", ...)``.
     """
     plain, arguments = False, ()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -126,8 +129,8 @@ def load_config(experiment: str | Path) -> Config:
         where = f"{path}, line {lines[-1]}" if lines else path
         if str(error).startswith(f"{path}, line"):  # of the file as a whole
             raise
-        gone = next((name for name in GONE if f"keyword argument {name!r}" in str(error)), None)
-        remedy = f"; {GONE[gone]}" if gone else ""
+        gone = next((name for name in REMOVED_FIELDS if f"keyword argument {name!r}" in str(error)), None)
+        remedy = f"; {REMOVED_FIELDS[gone]}" if gone else ""
         raise ValueError(f"{where}: {type(error).__name__}: {_one_line(error)}{remedy}") from error
     if not isinstance(config, Config):
         raise ValueError(f"{path}: wanted a function get_config() -> Config, its result is {config!r}")
@@ -137,7 +140,7 @@ def load_config(experiment: str | Path) -> Config:
 def _located(experiment: str) -> tuple[Path, str]:
     """Return the file of an experiment and the argument of its ``get_config``, or nothing."""
     shipped = experiments()
-    for name in (experiment, *(re.sub(f"^{old}$", new, experiment) for old, new in MOVED)):
+    for name in (experiment, *(re.sub(f"^{old}$", new, experiment) for old, new in MOVED_EXPERIMENTS)):
         text = shipped.get(name, name)
         file, _, argument = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "")
         path = Path(file).expanduser()
@@ -150,7 +153,7 @@ def _located(experiment: str) -> tuple[Path, str]:
 
 
 def _no_experiment(path: Path) -> str:
-    """Say that a file does not exist, with what may be meant."""
+    """Return the message for a file that does not exist, with suggestions."""
     if path.suffix == ".py":
         neighbours = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "no configuration"
         return f"no configuration file {path}; in that folder: {neighbours}"
@@ -162,7 +165,7 @@ def _no_experiment(path: Path) -> str:
 def parse(
     argv: Sequence[str] | None = None, *, program: str = "atlf train", description: str = ""
 ) -> tuple[Config, Path]:
-    """Return the configuration and the run's folder that a command line asks for; on a mistake, say so and exit.
+    """Parse a command line: return the configuration and the run's folder, or report a mistake and exit.
 
     A name that comes first, or ``--config=FILE``, gives the defaults; ``--train.joint.steps 10``,
     ``--train.joint.steps=10`` and ``--config.train.joint.steps=10`` override them; ``--workdir=DIR`` is ``runs/NAME``
@@ -205,7 +208,7 @@ def parse(
 
 
 def _as_options(config: Config) -> Any:
-    """Return an experiment as the command line lists it: its own network, and its stages by their names."""
+    """Return an experiment as the command line shows it: with the types of its own network, and its stages by name."""
     stages = {
         stage.name: _listed(stage, {"objective": stage.objective}, hidden=("name",)) for stage in config.train.stages
     }
@@ -215,7 +218,7 @@ def _as_options(config: Config) -> Any:
 
 
 def _listed(value: Any, parts: dict[str, Any], *, hidden: Sequence[str] = ()) -> Any:
-    """Return a dataclass as one of a subclass: with fields of just the types of ``parts``, and without the hidden."""
+    """Return an instance of a subclass in which ``parts`` have their exact types and ``hidden`` fields are hidden."""
     import tyro
 
     hints: list[tuple[str, Any, Any]] = [(name, type(part), field(default=part)) for name, part in parts.items()]
@@ -241,7 +244,7 @@ def _from_options(parsed: Any, default: Config) -> Config:
 
 
 def _spread(argv: Sequence[str], stages: Sequence[Stage]) -> list[str]:
-    """Let ``--train.loss.NAME`` stand for this setting of the objective of every stage that has it."""
+    """Expand ``--train.loss.NAME`` to this setting of the objective of every stage that has it."""
     spread: list[str] = []
     for argument in argv:
         found = re.match(r"--train\.loss\.(\w+)(=.*)?$", argument)
@@ -255,7 +258,7 @@ def _spread(argv: Sequence[str], stages: Sequence[Stage]) -> list[str]:
 
 
 def _chosen(default: Config, argv: list[str], *, program: str) -> tuple[Config, list[str]]:
-    """Take the name of the dataset, which decides what fields there are, and spellings of earlier versions."""
+    """Apply the arguments that must be read first: the dataset, which determines the fields, and old mask flags."""
     try:
         argv, masks = command_line.apply_old_mask_flags(argv, default.masks, several=True)
         argv, data = _choose_dataset(argv, default.data)
@@ -265,7 +268,7 @@ def _chosen(default: Config, argv: list[str], *, program: str) -> tuple[Config, 
 
 
 def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataConfig]:
-    """Take ``--data.dataset NAME``, and read ``--data.NAME.FIELD`` as ``--data.source.FIELD``."""
+    """Apply ``--data.dataset NAME``, and replace ``--data.NAME.FIELD`` by ``--data.source.FIELD``."""
     name, argv = _take(argv, "--data.dataset")
     if name is not None and name != data.dataset:
         data = dataclasses.replace(data, source=dataset_settings(name))
@@ -278,7 +281,7 @@ def _choose_dataset(argv: list[str], data: DataConfig) -> tuple[list[str], DataC
 
 
 def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """Take one ``--flag=value`` or ``--flag value`` out of the arguments."""
+    """Remove one ``--flag=value`` or ``--flag value`` from the arguments; return the value and the other arguments."""
     for position, argument in enumerate(argv):
         if argument == flag:
             if position + 1 == len(argv):
@@ -292,11 +295,11 @@ def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as a dictionary of plain JSON values; ``from_dict`` undoes it.
 
-    Where a field may be a network or an objective of any kind, "kind" says which: a row of the package's table, or
-    ``FILE.py:NAME``. ATLF-Net has none, as in checkpoints from before there were others.
+    For a field that may hold any network, dataset or objective, "kind" stores its class: a key of the package's table,
+    or ``FILE.py:NAME``. ATLF-Net has no "kind", as in the first checkpoints.
 
     Raises:
-        ValueError: a class of the user's is defined where it cannot be found again.
+        ValueError: a user's class is not defined at the top level of a file.
     """
     hints = typing.get_type_hints(type(config))
     return {name: _plain(getattr(config, name), hints[name]) for name in (f.name for f in dataclasses.fields(config))}
@@ -347,8 +350,8 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def _field(hint: Any, value: Any, *, where: str) -> Any:
     """Undo ``_plain``: build a configuration, a tuple of configurations, or what JSON says."""
-    if hint in OPEN and isinstance(value, dict):
-        table, what = OPEN[hint]
+    if hint in EXTENSIBLE and isinstance(value, dict):
+        table, what = EXTENSIBLE[hint]
         name = value.get("kind", next(iter(table)))
         try:
             hint = find(name, table, what=what)
@@ -365,8 +368,8 @@ def _field(hint: Any, value: Any, *, where: str) -> Any:
 
 def _plain(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        tagged = hint in OPEN and not isinstance(value, ATLFConfig)
-        tag = {"kind": name_of(type(value), OPEN[hint][0], what=OPEN[hint][1])} if tagged else {}
+        tagged = hint in EXTENSIBLE and not isinstance(value, ATLFConfig)
+        tag = {"kind": name_of(type(value), EXTENSIBLE[hint][0], what=EXTENSIBLE[hint][1])} if tagged else {}
         return tag | to_dict(value)
     return [_plain(item, None) for item in value] if isinstance(value, tuple) else value
 

@@ -6,10 +6,10 @@ JSON in, JSON out: nothing here knows the classes. docs/ATLF.md says why setting
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GONE", "migrate", "migrated"]
+__all__ = ["REMOVED_FIELDS", "migrate", "migrated"]
 
 # settings of ATLF-Net that were taken out, and the value that does what is done today
-TAKEN_OUT: dict[str, dict[str, Any]] = {
+REMOVED_SETTINGS: dict[str, dict[str, Any]] = {
     "fusion": {
         "share_encoder": True,
         "lrfm_subnet": False,
@@ -25,7 +25,7 @@ TAKEN_OUT: dict[str, dict[str, Any]] = {
     },
 }
 # values that were taken out, of settings that have others
-VALUES_TAKEN_OUT: dict[str, dict[str, tuple[str, ...]]] = {
+REMOVED_VALUES: dict[str, dict[str, tuple[str, ...]]] = {
     "fusion": {"encoder": ("unet",), "lfab": ("glow1x1",), "lrfm": ("pooled",)},
     "reconstruction": {
         "avat_sampling": ("local9",),
@@ -35,24 +35,24 @@ VALUES_TAKEN_OUT: dict[str, dict[str, tuple[str, ...]]] = {
         "sense_dc": ("coilwise",),
     },
 }
-STAGES = ("autoencode", "fusion", "reconstruction", "adapters", "joint")  # every run had these, some of 0 steps
-TRAINED = {
+OLD_STAGES = ("autoencode", "fusion", "reconstruction", "adapters", "joint")  # every run had these, some of 0 steps
+STAGE_TRAINS = {
     "autoencode": ["fusion/*"],
     "fusion": ["fusion/*"],
     "reconstruction": ["*", "!fusion/*", "!*ct_adapter/*"],
     "adapters": ["*ct_adapter/*"],
     "joint": ["*"],
 }
-IMAGE = ("mse", "l1", "charbonnier", "ssim", "relative")  # weights of the losses that any network has
+IMAGE_LOSSES = ("mse", "l1", "charbonnier", "ssim", "relative")  # weights of the losses that any network has
 
-DATASETS = ("aanlib", "fastmri", "phantom", "prepared")  # those that had a field of their own
+OLD_DATASETS = ("aanlib", "fastmri", "phantom", "prepared")  # those that had a field of their own
 
 # fields that are gone, and what an experiment's file is to say instead.
-GONE = {
+REMOVED_FIELDS = {
     "mask": "give Config masks=(MaskConfig(...),)",
     "more_masks": "give Config masks=(MaskConfig(...), MaskConfig(...)), a setting for each acceleration",
 } | dict.fromkeys(
-    ("dataset", *DATASETS), "give DataConfig source=, the settings of the dataset, such as source=AANLIBConfig()"
+    ("dataset", *OLD_DATASETS), "give DataConfig source=, the settings of the dataset, such as source=AANLIBConfig()"
 )
 
 
@@ -79,7 +79,7 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     atlf = isinstance(model, dict) and model.get("kind", "atlf") == "atlf"
     if atlf:
         config["model"] = _model(model)
-    if isinstance(train, dict) and "stages" not in train and any(name in train for name in (*STAGES, "loss")):
+    if isinstance(train, dict) and "stages" not in train and any(name in train for name in (*OLD_STAGES, "loss")):
         config["train"] = _train(train, atlf=atlf)
     if {"mask", "more_masks"} & config.keys():
         families = [config.pop("mask", {}), *config.pop("more_masks", [])]
@@ -92,14 +92,14 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
 def _model(model: Mapping[str, Any]) -> dict[str, Any]:
     """Leave settings out that were taken out."""
     model = dict(model)
-    for part, fields in TAKEN_OUT.items():
+    for part, fields in REMOVED_SETTINGS.items():
         if not isinstance(model.get(part), dict):
             continue
         model[part] = values = dict(model[part])
         for name, kept in fields.items():
             if values.pop(name, kept) != kept:
                 raise _refusal(f"model.{part}.{name}", kept)
-        for name, gone in VALUES_TAKEN_OUT[part].items():
+        for name, gone in REMOVED_VALUES[part].items():
             if values.get(name) in gone:
                 raise _refusal(f"model.{part}.{name}", f"another value than {values[name]!r}")
     return model
@@ -116,12 +116,12 @@ def _train(train: Mapping[str, Any], *, atlf: bool) -> dict[str, Any]:
     """Turn the five stages and their common losses into a list of stages with an objective each."""
     loss = train.get("loss", {})
     stages = []
-    for name in STAGES:
+    for name in OLD_STAGES:
         if atlf or name in ("reconstruction", "joint"):
-            objective = _objective(name, loss) if atlf else {"kind": "supervised", **_part(loss, *IMAGE)}
-            trains = TRAINED[name] if atlf else ["*"]
+            objective = _objective(name, loss) if atlf else {"kind": "supervised", **_part(loss, *IMAGE_LOSSES)}
+            trains = STAGE_TRAINS[name] if atlf else ["*"]
             stages.append({"name": name, "objective": objective, "trains": trains, **train.get(name, {})})
-    shared = {name: value for name, value in train.items() if name not in (*STAGES, "loss")}
+    shared = {name: value for name, value in train.items() if name not in (*OLD_STAGES, "loss")}
     return {"stages": stages, **shared}
 
 
@@ -131,7 +131,7 @@ def _objective(stage: str, loss: Mapping[str, Any]) -> dict[str, Any]:
         return {"kind": "atlf_autoencode", **_part(loss, "fusion_target")}
     if stage == "fusion":
         return {"kind": "atlf_fuse", **_part(loss, "eta_gap", "fusion_target")}
-    values = _part(loss, *IMAGE, "gamma_symmetry", "eta_gap", "fusion_target")
+    values = _part(loss, *IMAGE_LOSSES, "gamma_symmetry", "eta_gap", "fusion_target")
     beta = loss.get("beta_fusion", 0.1) if stage == "joint" else 0.0
     return {"kind": "atlf_reconstruct", **values, "beta_fusion": beta, "adapters": stage != "reconstruction"}
 
@@ -154,11 +154,11 @@ def _one_acceleration_each(mask: Any) -> list[dict[str, Any]]:
 
 def _one_dataset(data: dict[str, Any]) -> dict[str, Any]:
     """Earlier versions kept the settings of all four datasets, and the name of the one that was read."""
-    if "source" in data or not {"dataset", *DATASETS} & data.keys():
+    if "source" in data or not {"dataset", *OLD_DATASETS} & data.keys():
         return data
     kind = data.get("dataset", "phantom")
-    rest = {name: value for name, value in data.items() if name not in ("dataset", *DATASETS)}
+    others = {name: value for name, value in data.items() if name not in ("dataset", *OLD_DATASETS)}
     settings = data.get(kind, {})
     if not isinstance(settings, dict):
         raise ValueError(f"config.data.{kind}: got {settings!r}, wanted a dictionary")
-    return {"source": {"kind": kind, **settings}, **rest}
+    return {"source": {"kind": kind, **settings}, **others}

@@ -1,8 +1,8 @@
-"""The door for arrays that users hold: what is meant is converted, and what cannot be meant is refused in one sentence.
+"""Check and convert arrays of users: valid ones get exact shapes and dtypes, others raise an error of one sentence.
 
-Inside, functions take exact shapes and dtypes. Here arrays may be of numpy or JAX, of any byte order, strides and
-precision, masks may be ``Mask`` objects or arrays of zeros and ones, and axes of length 1 may be left out. Under a JAX
-transformation only shapes and dtypes are checked, since values are not known there.
+Functions inside the package require exact shapes and dtypes. Here arrays may be of numpy or JAX, with any byte order,
+strides and precision; masks may be ``Mask`` objects or arrays of zeros and ones, and axes of length 1 may be missing.
+Under a JAX transformation only shapes and dtypes are checked, since values are not known.
 """
 
 from typing import Any
@@ -24,11 +24,11 @@ __all__ = [
     "is_lazy",
 ]
 
-LARGEST = 1e30  # of a magnitude: squares of larger values overflow in float32
+LARGEST_VALUE = 1e30  # of a magnitude: squares of larger values overflow in float32
 
 
 def is_lazy(values: Any) -> bool:
-    """Say whether an array is read by index, such as an HDF5 dataset: it is neither of numpy nor of JAX."""
+    """Return whether an array is read by index, such as an HDF5 dataset, and is neither a numpy nor a JAX array."""
     shaped = all(hasattr(values, name) for name in ("shape", "ndim", "dtype"))
     return shaped and not isinstance(values, np.ndarray | np.generic | jax.Array)
 
@@ -59,14 +59,14 @@ parts are apart, give k[0] + 1j * k[1]
 
 
 def as_complex_images(values: Any, *, name: str = "image") -> Array:
-    """Return images as complex64 or complex128; a real picture is taken as an image without phase.
+    """Return images as complex64 or complex128; a real image has zero phase.
 
     Args:
         values: ``[..., h, w]``, of real or complex numbers.
         name: of the argument, for messages.
 
     Raises:
-        ValueError: no numbers, fewer than two axes, or pixels that are not finite.
+        ValueError: not numbers, fewer than two axes, or pixels that are not finite.
     """
     array = _array(values, name)
     if array.dtype.kind not in "biufc" and not _is_bfloat16(array):
@@ -212,7 +212,7 @@ def as_whole_number(value: Any, name: str, *, least: int = 1) -> int:
 
 
 def _array(values: Any, name: str) -> Array:
-    """Make an array in native byte order of what is no array yet."""
+    """Convert values to an array in native byte order."""
     if isinstance(values, jax.Array):
         return values
     try:
@@ -225,7 +225,7 @@ def _array(values: Any, name: str) -> Array:
 
 
 def _precision(array: Array) -> Array:
-    """Widen float16, and numbers that are counted; narrow what is longer than double precision."""
+    """Convert to single or double precision: widen float16 and integers, narrow extended precision."""
     if array.dtype in (np.float32, np.float64, np.complex64, np.complex128):
         return array
     if array.dtype.kind == "c":
@@ -234,7 +234,7 @@ def _precision(array: Array) -> Array:
 
 
 def _checked(array: Array, name: str) -> Array:
-    """Refuse values that are not finite, or so large that their squares are not."""
+    """Refuse values that are not finite, or whose squares overflow."""
     if isinstance(array, jax.core.Tracer):
         return array
     size = np.abs(np.asarray(array))
@@ -243,7 +243,7 @@ def _checked(array: Array, name: str) -> Array:
             f"{name} holds {np.count_nonzero(~np.isfinite(size))} values that are not finite (nan or inf) of "
             f"{size.size}; zero or remove them first"
         )
-    if size.max() > LARGEST:
+    if size.max() > LARGEST_VALUE:
         raise ValueError(f"{name} reaches {size.max():.3g}, too large for float32; divide it by a constant first")
     return array
 
@@ -266,7 +266,7 @@ def _is_bfloat16(array: Array) -> bool:
 
 
 def _parts(shape: tuple[int, ...]) -> str:
-    """Say how to join real and imaginary parts, where an axis of two may hold them."""
+    """Return advice for real k-space: how to join real and imaginary parts, if an axis of length 2 may hold them."""
     for axis, index in ((-1, "..., "), (-3, None), (0, None)):
         if len(shape) > 2 and -len(shape) <= axis and shape[axis] == 2:
             if axis == -1:

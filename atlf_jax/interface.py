@@ -1,6 +1,6 @@
-"""The operators for arrays as users hold them: arguments are checked and completed, then the strict ones are called.
+"""The operators for users' arrays: arguments are checked and converted, then the strict operators are called.
 
-``atlf_jax.ops`` holds the strict operators, for code that is compiled: exact numbers of axes, exact kinds of numbers.
+The strict operators, for compiled code, are in ``atlf_jax.ops``: they require exact numbers of axes and dtypes.
 """
 
 from typing import Any

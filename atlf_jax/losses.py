@@ -67,7 +67,7 @@ def correlation(a: Features, b: Features) -> PerExample:
 
 @jaxtyped(typechecker=beartype)
 def decomposition(features: FusionFeatures) -> PerExample:
-    """Ask for alike global and unlike local features of the two modalities.
+    """Penalise global features of CT and MR that differ, and local features that correlate.
 
     ``cc(local_ct, local_mr)^2 / (1.01 + cc(global_ct, global_mr))``, from 0 to 100; 1 / 2.01 when both cc are 1.
 
@@ -92,19 +92,19 @@ def sobel(image: Images) -> Images:
 
 @jaxtyped(typechecker=beartype)
 def intensity(fused: Images, ct: Images, mr: Images) -> PerExample:
-    """Ask for the brighter modality: ``mean |max(ct, mr) - fused|``."""
+    """Penalise the distance to the brighter modality: ``mean |max(ct, mr) - fused|``."""
     return jnp.mean(jnp.abs(jnp.maximum(ct, mr) - fused), axis=_PIXELS)
 
 
 @jaxtyped(typechecker=beartype)
 def gradient(fused: Images, ct: Images, mr: Images) -> PerExample:
-    """Ask for the stronger edge: ``mean |max(sobel(ct), sobel(mr)) - sobel(fused)|``."""
+    """Penalise the distance to the stronger edge: ``mean |max(sobel(ct), sobel(mr)) - sobel(fused)|``."""
     return jnp.mean(jnp.abs(jnp.maximum(sobel(ct), sobel(mr)) - sobel(fused)), axis=_PIXELS)
 
 
 @jaxtyped(typechecker=beartype)
 def gap(fused: Images, mr: Images) -> PerExample:
-    """Ask for closeness to the MR, which the reconstruction is to profit from: ``mean |fused - mr|``."""
+    """Penalise the distance to the MR, which the fused image should help to reconstruct: ``mean |fused - mr|``."""
     return jnp.mean(jnp.abs(fused - mr), axis=_PIXELS)
 
 

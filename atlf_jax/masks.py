@@ -1,7 +1,7 @@
-"""Sampling masks for Cartesian k-space, in numpy: every kind in one table, every mask reproducible by its seed.
+"""Sampling masks for Cartesian k-space, in numpy: all kinds are in one table, and a seed reproduces a mask.
 
-A mask is data: ``[1, w]`` when whole phase-encoding lines are acquired (they run along the last axis), else
-``[h, w]``; True = acquired; the zero frequency, always acquired, lies at index ``n // 2``.
+A mask is an array: ``[1, w]`` if whole lines are acquired (phase encoding is the last axis), else ``[h, w]``. True is
+acquired. The zero frequency is at index ``n // 2`` and always acquired.
 
 ``random``, ``equispaced``, ``equispaced_fraction``, ``magic`` and ``magic_fraction`` equal the masks of the same
 names in fastMRI (``fastmri/data/subsample.py``) bit for bit, generator and order of draws included.
@@ -29,12 +29,12 @@ Points = Bool[np.ndarray, "h w"]
 
 GOLDEN_ANGLE = math.radians(111.24611797)
 POISSON_TOLERANCE = 0.01  # of the number of samples
-DARTS = 512  # points of a Poisson-disc mask that are looked at together
+DARTS = 512  # candidate points of a Poisson-disc mask that are processed together
 
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Which samples are acquired. Lengths in k-space are fractions of the image side, for any image size."""
+    """Settings of a mask. Lengths in k-space are fractions of the image side, so that they fit any image size."""
 
     kind: str = "random"
     """A key of MASKS, or FILE.py:NAME of a function of your own. random draws each line by itself, as fastMRI does, so
@@ -42,7 +42,7 @@ class MaskConfig:
     acceleration: float = 4.0
     """Nominal acceleration R."""
     center_fraction: float = 0.08
-    """Part of the lines that is fully sampled in the centre (masks of lines only)."""
+    """Fraction of the lines that is fully sampled in the centre (masks of lines only)."""
     center_lines: int | None = None
     """Number of fully sampled central lines, instead of center_fraction (masks of lines only)."""
     center_radius: float = 17 / 256
@@ -78,18 +78,18 @@ class MaskConfig:
 
 
 class Mask(NamedTuple):
-    """A mask with what a report says about it. Numpy, and the functions of this package, take it for its samples."""
+    """A mask and its statistics. It can be passed to numpy and to this package in place of its ``samples``."""
 
     samples: Bool[np.ndarray, "#h w"]  # True = acquired
     acs: Bool[np.ndarray, "#h w"]  # the fully sampled centre
     nominal: float  # acceleration asked for
     effective: float  # number of points / number of acquired points
-    coverage: float  # part of k-space known for a real image, where k and -k are conjugates
+    coverage: float  # share of k-space that is known for a real image, where k and -k are conjugates
     hash: str  # 8 hexadecimal digits of the packed bits and the shape
 
     @property
     def mask(self) -> Bool[np.ndarray, "#h w"]:
-        """The samples, by their name in earlier versions."""
+        """The name of ``samples`` in earlier versions."""
         return self.samples
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -101,7 +101,7 @@ def make_mask(config: MaskConfig, shape: tuple[int, int], *, seed: Seed) -> Mask
     """Draw a mask.
 
     Args:
-        config: what to draw.
+        config: kind and acceleration.
         shape: of the image, ``(h, w)``.
         seed: a number, a tuple of numbers (see ``seed_from_name``), or a generator to draw from.
 
@@ -140,7 +140,7 @@ def make_mask(config: MaskConfig, shape: tuple[int, int], *, seed: Seed) -> Mask
 
 @jaxtyped(typechecker=beartype)
 def stored_mask(array: np.ndarray, *, layout: Literal["centered", "corner"]) -> Mask:
-    """Take a mask from a file.
+    """Return the mask that an array from a file holds.
 
     Args:
         array: ``[w]``, ``[1, w]`` or ``[h, w]``, bool or zeros and ones.
@@ -184,7 +184,7 @@ def seed_from_name(name: str) -> tuple[int, ...]:
 
 @beartype
 def mask_label(mask: MaskConfig) -> str:
-    """Name a mask setting in a table.
+    """Return the name of a mask setting in tables.
 
     Example:
         >>> mask_label(MaskConfig("random", 4.0, 0.08)), mask_label(MaskConfig("variable_density_2d", 10.0))
@@ -197,8 +197,8 @@ def mask_label(mask: MaskConfig) -> str:
     return f"{label}, {center}"
 
 
-# A mask is drawn by a function (generator, shape of the image, config) -> samples: lines [w], to which ``make_mask``
-# adds the fully sampled centre, or points [h, w].
+# A kind of mask is a function (generator, shape of the image, config) -> samples. It returns lines [w], to which
+# ``make_mask`` adds the fully sampled centre, or points [h, w].
 
 
 def random(rng: np.random.RandomState, shape: tuple[int, int], config: MaskConfig) -> Lines:
@@ -344,7 +344,7 @@ MASKS = LINE_MASKS | PLANE_MASKS
 
 
 def _function(config: MaskConfig) -> Callable[[np.random.RandomState, tuple[int, int], MaskConfig], np.ndarray]:
-    """Return the function that draws a mask: of the package, or of a file of the user's."""
+    """Return the function that draws this kind of mask, from the package or from a user's file."""
     return own_code.find(config.kind, MASKS, what="mask")
 
 
@@ -357,7 +357,7 @@ def _center(config: MaskConfig, width: int) -> int:
 
 
 def _checked_center(config: MaskConfig, width: int) -> int:
-    """Return the number of central lines, which must leave room for others at this acceleration."""
+    """Return the number of central lines; raise ValueError if they alone exceed 1 / acceleration."""
     center = _center(config, width)
     if center > math.ceil(width / config.acceleration):
         raise ValueError(
@@ -418,7 +418,7 @@ def _radius(shape: tuple[int, int]) -> Float[np.ndarray, "h w"]:
 
 
 def _disc(shape: tuple[int, int], config: MaskConfig) -> Points:
-    """Mark the fully sampled disc, which must leave room for other points at this acceleration."""
+    """Return the fully sampled disc; raise ValueError if it alone exceeds 1 / acceleration."""
     disc = _radius(shape) < config.center_radius
     if disc.mean() > 1 / config.acceleration:
         raise ValueError(
@@ -429,7 +429,7 @@ def _disc(shape: tuple[int, int], config: MaskConfig) -> Points:
 
 
 def _draw_points(rng: np.random.RandomState, profile: Float[np.ndarray, "h w"], config: MaskConfig) -> Points:
-    """Keep points with probability ``min(1, a profile)`` outside the disc, a found so that the mean is ``1 / R``."""
+    """Keep points outside the disc with probability ``min(1, a profile)``; ``a`` is such that the mean is ``1 / R``."""
     disc = _disc(profile.shape, config)
     low, high = 0.0, 1 / profile.min()
     for _ in range(50):
@@ -447,12 +447,12 @@ def _throw_darts(
     Args:
         order: of all points.
         distance: of each, in pixels.
-        disc: points that are kept in any case, and take no room from others.
-        target: number of points that is wanted.
-        most: surplus over it from which on the throw has failed, and ends.
+        disc: points that are always kept, and do not exclude others.
+        target: wanted number of points.
+        most: surplus at which the throw has failed and stops.
 
     Returns:
-        The points with the disc, and their surplus; of a failed throw one of at least ``most``.
+        The points with the disc, and their surplus over ``target``; for a failed throw at least ``most``.
     """
     h, w = distance.shape
     reach = math.ceil(distance.max())

@@ -1,6 +1,6 @@
 """Image quality: PSNR, SSIM, NMSE and HFEN of real images, one value for each example, and the two profiles.
 
-Nothing here clips or rescales an image on its own: what the toolboxes do there moves the numbers by decibels.
+No function here clips or rescales images: in other toolboxes such steps change scores by decibels.
 Images are magnitudes, ``[*b, h, w]``, and a score belongs to the last two axes. With ``body`` (True inside) only
 those pixels count: of the squared errors, of the SSIM map and of the filtered images, respectively.
 
@@ -95,11 +95,11 @@ def find_metric(name: str) -> Metric:
     """Return a metric by its name.
 
     Args:
-        name: a key of ``METRICS``, or FILE.py:NAME of a ``Metric``, or of a function of which higher is better; also
-            with the ending ``_body``, which says where it is taken.
+        name: a key of ``METRICS``, or FILE.py:NAME of a ``Metric`` or of a function for which higher is better; the
+            suffix ``_body`` (inside the body) is ignored.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no metric of that name.
 
     Example:
         >>> find_metric("nmse_body").lower_is_better
@@ -297,7 +297,7 @@ def score(
 def is_black(
     target: Float[Array | np.ndarray, "*b h w"] | Complex[Array | np.ndarray, "*b h w"],
 ) -> Bool[Array | np.ndarray | np.bool_, "*b"]:
-    """Say which images are 0 everywhere: there is nothing to reconstruct, and they are left out of every mean.
+    """Return which images are 0 everywhere; there is nothing to reconstruct, and means leave them out.
 
     Args:
         target: ``[*b, h, w]``.
@@ -314,7 +314,7 @@ def is_black(
 
 PROFILES: dict[str, Callable[..., dict[str, Array]]] = {"picture": score_picture, "fastmri": score_fastmri}
 
-# To add one, write its function and its row here.
+# To add a metric, write its function and add it here.
 METRICS: dict[str, Metric] = {
     "psnr": Metric(
         lambda prediction, target, peak, body: psnr(prediction, target, peak=peak, body=body),
@@ -409,7 +409,7 @@ def _mean(image: Float[Array, "*b h w"], body: Bool[Array, "*b h w"] | None) -> 
 
 
 def _flat(volume: _Pair) -> _Pair:
-    """Lay the slices of a volume one below the other: [s h w] -> [s*h w]."""
+    """Stack the slices of a volume into one image: [s h w] -> [s*h w]."""
     prediction, target, body, span = volume
     body = None if body is None else body.reshape(-1, body.shape[-1])
     return _Pair(prediction.reshape(-1, prediction.shape[-1]), target.reshape(-1, target.shape[-1]), body, span)
@@ -477,7 +477,7 @@ def _pair(prediction: Any, target: Any, span: Any, body: Any, dtype: np.dtype) -
 
 
 def _real(name: str, value: Numbers) -> Any:
-    """Return a numpy or JAX array of real numbers, or say in one sentence what was given in its place."""
+    """Return a numpy or JAX array of real numbers; raise ``ValueError`` for anything else."""
     array = _array(name, value)
     found = array.dtype
     if jnp.issubdtype(found, jnp.complexfloating):
@@ -501,7 +501,7 @@ def _array(name: str, value: Numbers) -> Any:
 
 
 def _called(value: Any) -> str:
-    """Name what was given in a few words."""
+    """Return a short description of a value, for messages."""
     dtype = getattr(value, "dtype", None)
     return f"of type {type(value).__name__}" if dtype is None else f"an array of {str(dtype)[:40]}"
 

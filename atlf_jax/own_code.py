@@ -1,7 +1,7 @@
-"""What a user's own Python file brings: a network, a dataset, a mask or a metric, named ``FILE.py:NAME``.
+"""Networks, datasets, masks and metrics from a user's own Python file, named ``FILE.py:NAME``.
 
-Everything that the package finds by a name in a table (``MODELS``, ``DATASETS``, ``MASKS``, ``METRICS``) can also be
-named so. The text stands in configurations, checkpoints and command lines, and the file is found from it again.
+Wherever the package takes a name from a table (``MODELS``, ``DATASETS``, ``MASKS``, ``METRICS``), it also takes such a
+name. Configurations, checkpoints and command lines store this text, and the file is loaded from it.
 """
 
 import difflib
@@ -28,12 +28,12 @@ __all__ = [
     "with_files",
 ]
 
-PREFIX = "atlf_own_code_"  # of the names under which the files are imported
+PREFIX = "atlf_own_code_"  # of the module names under which the files are imported
 
 
 @beartype
 def is_own(name: str) -> bool:
-    """Say whether a text is of the form ``FILE.py:NAME``.
+    """Return whether a text has the form ``FILE.py:NAME``.
 
     Example:
         >>> is_own("my_masks.py:spiral"), is_own("random")
@@ -45,13 +45,13 @@ def is_own(name: str) -> bool:
 
 @beartype
 def load_file(path: str | Path) -> ModuleType:
-    """Import a Python file; the same file is imported once, so that its classes stay the same, until it is changed.
+    """Import a Python file. It is imported once until it changes, so that its classes stay identical.
 
     Args:
-        path: of the file; what it imports from its own folder is found.
+        path: of the file. It may import other modules from its own folder.
 
     Raises:
-        ValueError: there is no such file, or it fails; with the line.
+        ValueError: there is no such file, or it raises an error; the message has the line.
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
@@ -64,7 +64,7 @@ def load_file(path: str | Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file; give the path of one, NAME.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses look their module up
+    sys.modules[name] = module  # before it runs, since dataclasses look up their module
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
@@ -79,9 +79,9 @@ def load_file(path: str | Path) -> ModuleType:
 
 
 class LoadedFiles:
-    """The user's files that are loaded here: where it is unpickled, in another process, they are loaded too.
+    """Unpickling an instance loads the user's files that were loaded where it was pickled, for loader processes.
 
-    What is pickled after it in the same stream may be made of their classes.
+    Objects pickled after it in the same stream may be instances of classes in these files.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ def _load_files(files: list[str]) -> LoadedFiles:
 
 
 def _imported(file: Path) -> Iterator[ModuleType]:
-    """Yield the modules of a file that were imported in the ordinary way."""
+    """Yield the modules of a file that were imported by ``import``."""
     for name, module in list(sys.modules.items()):
         place = getattr(module, "__file__", None)
         if not name.startswith(PREFIX) and place and Path(place).name == file.name and Path(place).resolve() == file:
@@ -105,7 +105,7 @@ def _imported(file: Path) -> Iterator[ModuleType]:
 
 @beartype
 def files_in(values: Any) -> set[str]:
-    """Return the files that are named so anywhere in JSON values.
+    """Return the files of all ``FILE.py:NAME`` anywhere in JSON values.
 
     Example:
         >>> files_in({"model": {"kind": "my_network.py:Small"}, "mask": ["random", "masks/mine.py:spiral"]}) == {
@@ -121,11 +121,11 @@ def files_in(values: Any) -> set[str]:
 
 @beartype
 def with_files(values: Any, places: Mapping[str, str]) -> Any:
-    """Return JSON values with other files in place of those that are named so.
+    """Return JSON values in which the files of all ``FILE.py:NAME`` are replaced.
 
     Args:
         values: JSON values.
-        places: the new file of each.
+        places: the new path of each file; others stay as they are.
     """
     if isinstance(values, dict):
         return {name: with_files(value, places) for name, value in values.items()}
@@ -155,12 +155,12 @@ def already_imported(name: str, sha256: str) -> Path | None:
 
 @beartype
 def find(name: str, table: Mapping[str, Any], *, what: str) -> Any:
-    """Return the row of a table, or for ``FILE.py:NAME`` what the file defines under this name.
+    """Return an entry of a table, or for ``FILE.py:NAME`` the object of this name in the file.
 
     Args:
         name: a key of the table, or ``FILE.py:NAME``.
-        table: what the package has.
-        what: the kind of thing, for messages, such as "mask".
+        table: of the package, by name.
+        what: a noun for messages, such as "mask".
 
     Raises:
         ValueError: there is no such row, file or name.

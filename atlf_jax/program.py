@@ -1,11 +1,11 @@
-"""What every command shares: exit codes, and errors told in one line.
+"""What every command shares: exit codes, and error messages of one line.
 
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | failed: training diverged, something beside the result is missing, or a fault of the program, with its traceback |
-| 2 | refused: an input, a setting or an output folder is not as it must be; nothing was written |
-| 75 | interrupted by a signal; what was reached is saved, and the same command goes on from there |
+| 1 | failed: training diverged, a file beside the result is missing, or there is a bug, shown with its traceback |
+| 2 | refused: an input, a setting or an output folder is invalid; nothing was written |
+| 75 | interrupted by a signal; the state was saved, and the same command continues from it |
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 
 __all__ = [
+    "LONGEST_MESSAGE",
     "VERSION",
     "DONE",
     "FAILED",
@@ -26,20 +27,21 @@ __all__ = [
 ]
 
 VERSION = "0.1.0"  # of the package
+LONGEST_MESSAGE = 250  # characters of an error message
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 
 class Interrupted(Exception):
-    """A signal ended the work, after what was reached had been saved."""
+    """A signal ended the work, after its state had been saved."""
 
 
 class Incomplete(Exception):
-    """The result is there, and something beside it (pictures, a record) is not."""
+    """The result was written, but a file beside it (pictures, a record) was not."""
 
 
 @contextlib.contextmanager
 def no_display() -> Iterator[None]:
-    """Set aside which window matplotlib is to draw in, as notebooks choose it: here figures are files."""
+    """Ignore the matplotlib backend of the environment, which notebooks set: here figures are written to files."""
     chosen = os.environ.pop("MPLBACKEND", None)
     try:
         yield
@@ -50,7 +52,7 @@ def no_display() -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_in_one_line(program: str) -> Iterator[None]:
-    """Turn the errors that a user can mend into one line on the terminal and an exit code.
+    """Turn the errors that a user can correct into one line on stderr and an exit code.
 
     Args:
         program: its name, which begins the line.
@@ -67,14 +69,14 @@ def errors_in_one_line(program: str) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as error:
-        code, words = INTERRUPTED, str(error) or "interrupted"
+        code, message = INTERRUPTED, str(error) or "interrupted"
     except (FloatingPointError, Incomplete) as error:
-        code, words = FAILED, str(error)
+        code, message = FAILED, str(error)
     except MemoryError as error:
-        code, words = REFUSED, str(error) or "not enough memory; use smaller batches, or a machine with more memory"
+        code, message = REFUSED, str(error) or "not enough memory; use smaller batches, or a machine with more memory"
     except (ImportError, OSError, ValueError) as error:
-        code, words = REFUSED, str(error) or type(error).__name__
+        code, message = REFUSED, str(error) or type(error).__name__
     else:
         return
-    print(f"{program}: {' '.join(words.split())}", file=sys.stderr, flush=True)
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(code)

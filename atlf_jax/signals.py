@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM, heard within seconds whatever the program is doing.
+"""Handle SIGINT and SIGTERM within seconds, whatever the program is doing.
 
 Python runs a signal's handler between two of its own instructions: not while XLA compiles, and not while a library
-waits for a loader. Here the signal wakes a thread of its own, which gives the work ``PATIENCE`` seconds to end by
+waits for a loader. Here the signal wakes a thread of its own, which gives the work ``GRACE`` seconds to end by
 itself; after that it saves what was reached, and ends the process. A second signal ends it at once.
 """
 
@@ -17,10 +17,10 @@ from multiprocessing import resource_tracker
 
 from atlf_jax.program import FAILED, INTERRUPTED
 
-__all__ = ["PATIENCE", "SIGNALS", "Interruption", "heard"]
+__all__ = ["GRACE", "SIGNALS", "Interruption", "interruptible"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 3.0  # seconds: enough for a step and a save, and far from the 30 s after which schedulers kill
+GRACE = 3.0  # seconds for a step and a save; batch schedulers kill a process after about 30 s
 
 
 class Interruption:
@@ -39,20 +39,20 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def heard(program: str) -> Iterator[Interruption]:
-    """Hear the signals of a program's process, from its main thread, and end the process in time.
+def interruptible(program: str) -> Iterator[Interruption]:
+    """Handle SIGINT and SIGTERM of this process, and end it in time. Call it from the main thread.
 
     Args:
-        program: its name, which begins the line that it ends with.
+        program: its name, the prefix of its last message.
     """
     interruption = Interruption()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}  # the wake-up needs a handler
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Threads and processes started from here on inherit this: of a Ctrl-C, which the terminal sends to all processes,
-    # loader processes hear nothing. The listener opens itself again. Started any later, Python's tracker of shared
-    # memory, which comes with the first process, would unblock them again.
+    # Threads and processes started from here on inherit the blocked signals: loader processes do not react to a Ctrl-C,
+    # which the terminal sends to all processes. The listener unblocks them for itself. Python's tracker of shared
+    # memory comes with the first process, and unblocks them when it starts: so it is started before.
     _start_tracker()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_listen, args=(program, interruption, reader), daemon=True).start()
@@ -99,7 +99,7 @@ def _listen(program: str, interruption: Interruption, reader: int) -> None:
 def _end_in_time(program: str, interruption: Interruption) -> None:
     """Wait for the work to end by itself, then end it."""
     if interruption.rescue is not None:
-        time.sleep(PATIENCE)
+        time.sleep(GRACE)
     message, code = "interrupted before anything new was done; run the same command to go on", INTERRUPTED
     try:
         if interruption.rescue is not None:

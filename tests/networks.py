@@ -1,13 +1,14 @@
 """Networks that are functions of a test's own."""
 
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.config import Config
-from atlf_jax.trained import Model, Network, TrainedFor
+from atlf_jax.trained import Network, TrainedFor
 from atlf_jax.trained.guards import trained_for
 from atlf_jax.trained.uncertainty import Calibration
 
 
 def network_of(
-    function: Model,
+    function: Reconstructor,
     trained: TrainedFor | None = None,
     calibration: Calibration | None = None,
     config: Config | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from atlf_jax.config import Config, from_dict, load_config, to_dict
-from atlf_jax.earlier import TAKEN_OUT, VALUES_TAKEN_OUT, migrate, migrated
+from atlf_jax.earlier import REMOVED_SETTINGS, REMOVED_VALUES, migrate, migrated
 from atlf_jax.models import UNetConfig
 from atlf_jax.models.atlf.objectives import Reconstruct
 from atlf_jax.objectives import Supervised
@@ -24,7 +24,7 @@ OTHER = {"share_encoder": False, "lrfm_subnet": True, "post_fuse_layers": True, 
 }
 GONE = [
     (part, name, value)
-    for part, fields in VALUES_TAKEN_OUT.items()
+    for part, fields in REMOVED_VALUES.items()
     for name, values in fields.items()
     for value in values
 ]
@@ -67,7 +67,9 @@ def test_a_configuration_of_today_stays_as_it_is() -> None:
     assert migrate(values) == values
 
 
-@pytest.mark.parametrize(("part", "name"), [(part, name) for part, fields in TAKEN_OUT.items() for name in fields])
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, name) for part, fields in REMOVED_SETTINGS.items() for name in fields]
+)
 def test_a_setting_that_was_taken_out_may_have_its_default_alone(earlier, part, name) -> None:
     assert name in earlier["config"]["model"][part]
     assert name not in migrate(earlier["config"])["model"][part]

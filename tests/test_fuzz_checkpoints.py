@@ -8,7 +8,7 @@ import numpy as np
 
 from atlf_jax.config import to_dict
 from atlf_jax.trained import load
-from atlf_jax.training.checkpoint import Checkpoints, Reached
+from atlf_jax.training.checkpoint import Checkpoints, Snapshot
 from atlf_jax.training.step import TrainState
 from tests.test_fuzz import SCALE, arrays_of, edited, listing, network, same
 
@@ -18,7 +18,7 @@ def test_a_damaged_checkpoint_is_refused_or_gives_the_same_network(tmp_path):
     config, variables = network()
     state = TrainState(jnp.int32(7), {}, variables["params"], {}, ())
     with Checkpoints(tmp_path / "run", to_dict(config)) as checkpoints:
-        checkpoints.save_best(Reached(state, 7, "joint"), psnr=20.5)
+        checkpoints.save_best(Snapshot(state, 7, "joint"), psnr=20.5)
     (best,) = (tmp_path / "run" / "checkpoints" / "best").iterdir()
     files = [file for file in sorted(best.rglob("*")) if file.is_file()]
     want = arrays_of(load(tmp_path / "run"))

@@ -568,7 +568,7 @@ def test_outputs_are_never_inputs_however_they_are_spelt(tmp_path, monkeypatch):
 
 def test_room_on_the_disk_is_looked_for_before_the_work(tmp_path, monkeypatch):
     arguments = npy(tmp_path, noise(2, 20, 16))
-    monkeypatch.setattr(command, "solve", None)  # not called
+    monkeypatch.setattr(command, "reconstruct_records", None)  # not called
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2000))
     refused(*arguments, words=("out.h5 cannot be written", "MiB are needed", "choose another folder"))
 
@@ -598,9 +598,11 @@ def test_panels_do_not_ask_for_a_notebooks_backend(tmp_path, settings):
 
 
 def test_more_slices_at_a_time_than_there_are_cost_nothing(tmp_path, monkeypatch):
-    seen, solve = [], command.solve
+    seen, original = [], command.reconstruct_records
     monkeypatch.setattr(
-        command, "solve", lambda records, s, *rest: (seen.append(s.batch_size), solve(records, s, *rest))[1]
+        command,
+        "reconstruct_records",
+        lambda records, s, *rest: (seen.append(s.batch_size), original(records, s, *rest))[1],
     )
     call(save(tmp_path / "mr.nii.gz", head((20, 18, 3))), tmp_path / "out.nii.gz", *FULL, "--batch_size", "100000")
     assert seen == [3]

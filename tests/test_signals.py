@@ -16,12 +16,12 @@ import ctypes, sys, threading, time
 from atlf_jax import signals
 from atlf_jax.program import Interrupted, errors_in_one_line
 
-signals.PATIENCE = 0.5
+signals.GRACE = 0.5
 held = threading.Lock()
 def rescue():
     with held:
         {rescue}
-with signals.heard("program") as interruption, errors_in_one_line("program"):
+with signals.interruptible("program") as interruption, errors_in_one_line("program"):
     interruption.rescue = {given}
     print("begun", flush=True)
     {work}
@@ -38,10 +38,10 @@ PIPES = {
 
 PARENT = """
 import multiprocessing, time
-from atlf_jax.signals import heard
+from atlf_jax.signals import interruptible
 
 if __name__ == "__main__":
-    with heard("program"):
+    with interruptible("program"):
         child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(100,))
         child.start()
         print(child.pid, flush=True)

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from atlf_jax.command_line import parse
-from atlf_jax.commands.evaluate import read_from
+from atlf_jax.commands.evaluate import with_folder
 from atlf_jax.data import DataConfig, Split, dataset_settings, open_source
 from atlf_jax.data.files import write_file
 from atlf_jax.evaluation.audit import audit, table
@@ -42,7 +42,7 @@ def main(argv: Sequence[str], program: str = "atlf audit") -> None:
         arguments = parse(Arguments, argv, program=program)
         settings = dataset_settings(arguments.dataset)
         if arguments.data_root:
-            settings = read_from(settings, arguments.data_root, dataset=arguments.dataset)
+            settings = with_folder(settings, arguments.data_root, dataset=arguments.dataset)
         found = audit(Trial(open_source(DataConfig(settings), arguments.split), arguments.masks))
         if arguments.json:
             write_file(arguments.json, (json.dumps([item._asdict() for item in found], indent=1) + "\n").encode())

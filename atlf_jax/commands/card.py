@@ -33,8 +33,8 @@ def main(argv: Sequence[str], program: str = "atlf card") -> None:
     with errors_in_one_line(program):
         arguments = parse(Annotated[Arguments, tyro.conf.PositionalRequiredArgs], argv, program=program)
         card = _read_text(arguments.card)
-        before, mark, rest = card.partition(START)
-        _, end, after = rest.partition(END)
+        before, mark, remaining = card.partition(START)
+        _, end, after = remaining.partition(END)
         if not (mark and end):
             raise ValueError(f"{arguments.card} has no {START} with {END} after it; write both where the table belongs")
         remedy = "give the summary.json of atlf evaluate"

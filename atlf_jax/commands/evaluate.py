@@ -16,7 +16,7 @@ from atlf_jax.command_line import parse
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import DataConfig, Source, Split, dataset_settings, open_source
 from atlf_jax.evaluation.audit import audit
-from atlf_jax.evaluation.calibration import measure
+from atlf_jax.evaluation.calibration import measure_reliability
 from atlf_jax.evaluation.cautions import cautions
 from atlf_jax.evaluation.scoring import choose_panels, evaluate
 from atlf_jax.evaluation.trial import EvaluationConfig, Reconstructor, Selection, Trial, without_black
@@ -68,24 +68,29 @@ class Arguments:
 
 
 def main(argv: Sequence[str], program: str = "atlf evaluate") -> None:
-    """Parse, load, score, write; on a mistake say so in one line and exit."""
+    """Run the command; an invalid argument ends it with one line on stderr and an exit code (see ``program``)."""
     with errors_in_one_line(program):
         arguments = parse(Arguments, argv, program=program)
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every restore
-        run(arguments)
+        evaluate_networks(arguments)
 
 
-def run(arguments: Arguments) -> None:
-    """Score what the arguments name, print the tables and write the files."""
-    with no_display():  # figures go into files; a notebook's backend may not even load here
-        from atlf_jax.evaluation import report  # matplotlib: only once the arguments are known to be good
+def evaluate_networks(arguments: Arguments) -> None:
+    """Load the networks, score them on one split, print the tables and write the report.
 
-    folder = folder_of(arguments)
+    The steps: check the output folder, load networks and data, score every slice, print and write the results.
+    """
+    with no_display():  # figures go into files; the backend of a notebook may fail to load here
+        from atlf_jax.evaluation import report  # imports matplotlib, so only after the arguments are checked
+
+    folder = report_folder(arguments)
     report.check_folder(folder)
-    networks = {name: load(place, arguments.which, code=arguments.code) for name, place in places_of(arguments).items()}
+    networks = {
+        name: load(place, arguments.which, code=arguments.code) for name, place in checkpoint_paths(arguments).items()
+    }
     data = choose_data(arguments, {name: network.config for name, network in networks.items()})
-    opened = open_source(data, arguments.split)
-    everything, left_out = without_black(opened, profile=arguments.evaluation.profile)
+    whole_source = open_source(data, arguments.split)
+    everything, left_out = without_black(whole_source, profile=arguments.evaluation.profile)
     source = spread(everything, arguments.max_slices)
     trial = Trial(
         source=source,
@@ -94,22 +99,22 @@ def run(arguments: Arguments) -> None:
         acquisition=data.acquisition,
         config=arguments.evaluation,
     )
-    found = score(trial, networks, arguments)
+    results = score_trial(trial, networks, arguments)
     study = report.Study(
         trial=trial,
-        dataset=", ".join(filter(None, (data.dataset, getattr(opened, "pairing", "")))),
+        dataset=", ".join(filter(None, (data.dataset, getattr(whole_source, "pairing", "")))),
         split=arguments.split,
-        methods=methods_of(arguments, networks, [row.method for row in found["rows"]]),
+        methods=describe_methods(arguments, networks, [row.method for row in results["rows"]]),
         audit=audit(trial),
         warnings=[*few(len(source), len(everything)), *cautions(trial, networks, data)],
         left_out=left_out,
-        **found,
+        **results,
     )
     if getattr(data.source, "names_are_private", False):
         study = report.without_names(study)
     facts = report.summary(study)
-    show(report.tables(facts, study.sections), facts)
-    _, page = report.write(folder, study, facts)  # last: a disk that is full by now costs no number
+    print_results(report.tables(facts, study.sections), facts)
+    _, page = report.write(folder, study, facts)  # last: if the disk is full, the numbers have been printed
     Console().print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
 
 
@@ -127,11 +132,11 @@ def few(scored: int, slices: int) -> list[str]:
     return [f"Only {scored} of {slices} slices were scored (--max_slices)."] if scored < slices else []
 
 
-def score(trial: Trial, networks: Mapping[str, Network], arguments: Arguments) -> dict[str, Any]:
-    """Score a trial, and again with other CTs or with expected errors where that is asked for.
+def score_trial(trial: Trial, networks: Mapping[str, Network], arguments: Arguments) -> dict[str, Any]:
+    """Score a trial; with ``--ablate`` also with other CTs, and with ``--uncertainty`` also the expected errors.
 
     Returns:
-        The fields of ``report.Study`` that hold what was found.
+        The fields ``rows``, ``panels``, ``sections`` and ``reliability`` of ``report.Study``.
     """
     from atlf_jax.evaluation.changes import has_ct
 
@@ -142,19 +147,19 @@ def score(trial: Trial, networks: Mapping[str, Network], arguments: Arguments) -
     rows, sections = evaluate(trial), []
     panels = choose_panels(trial, rows)
     if arguments.ablate == "ct":
-        from atlf_jax.evaluation.modality import ablate_ct, ct_gains, ct_section  # draws by matplotlib
+        from atlf_jax.evaluation.modality import ablate_ct, ct_gains, ct_section  # imports matplotlib
 
         rows += ablate_ct(trial)
         sections = [ct_gains(rows), ct_section(trial)]
     reliability = []
     if arguments.uncertainty:
         of_networks = dataclasses.replace(trial, models={name: trial.models[name] for name in networks})
-        known = {name: network.calibration for name, network in networks.items() if network.calibration}
-        reliability = measure(of_networks, known)
+        calibrations = {name: network.calibration for name, network in networks.items() if network.calibration}
+        reliability = measure_reliability(of_networks, calibrations)
     return {"rows": rows, "panels": panels, "sections": sections, "reliability": reliability}
 
 
-def show(tables: Sequence[Any], facts: Mapping[str, Any]) -> None:
+def print_results(tables: Sequence[Any], facts: Mapping[str, Any]) -> None:
     """Print the tables and the remarks of a report."""
     console = Console()
     for table in tables:
@@ -165,27 +170,31 @@ def show(tables: Sequence[Any], facts: Mapping[str, Any]) -> None:
         console.print(remark, highlight=False, markup=False)
 
 
-def folder_of(arguments: Arguments) -> Path:
-    """Return the folder to write into, which follows from the arguments alone."""
+def report_folder(arguments: Arguments) -> Path:
+    """Return the folder for the report: ``--out``, or a folder inside the first run."""
     if not arguments.checkpoint:
         raise ValueError("give a trained network with --checkpoint=runs/NAME, or the name of packed weights")
     if arguments.out:
         return Path(arguments.out)
-    first = run_of(arguments.checkpoint[0].rpartition("=")[2])
+    first = run_folder(arguments.checkpoint[0].rpartition("=")[2])
     return (first if first.is_dir() else Path("runs", first.stem)) / "evaluation" / arguments.split
 
 
-def run_of(place: str) -> Path:
-    """Return a run's folder, also where its folder of checkpoints was given."""
+def run_folder(place: str) -> Path:
+    """Return a run's folder; ``place`` may also be the folder ``checkpoints`` inside it."""
     return Path(place).parent if Path(place).name == "checkpoints" else Path(place)
 
 
-def places_of(arguments: Arguments) -> dict[str, Path]:
-    """Return where the networks are, by the names that they have in the tables."""
+def checkpoint_paths(arguments: Arguments) -> dict[str, Path]:
+    """Return the path of each checkpoint by its name in the tables.
+
+    Raises:
+        ValueError: two checkpoints have one name, or one is named like a solver.
+    """
     places: dict[str, Path] = {}
     for argument in arguments.checkpoint:
         name, _, place = argument.rpartition("=")
-        run = run_of(place)
+        run = run_folder(place)
         name = name or (run.resolve().name if run.is_dir() else run.name.removesuffix(".safetensors"))
         if name in places:
             raise ValueError(f"two checkpoints are named {name!r}; name them: --checkpoint=NAME=FOLDER")
@@ -198,7 +207,7 @@ def places_of(arguments: Arguments) -> dict[str, Path]:
 def reconstructors(arguments: Arguments, networks: Mapping[str, Network]) -> dict[str, Reconstructor]:
     """Return networks and solvers as functions of a measurement.
 
-    Scoring compiles them by itself and gives images of the size that the network takes: not ``Network.function``.
+    ``Network.function`` is not used: it is compiled and resizes images, and scoring compiles the functions itself.
     """
     models: dict[str, Reconstructor] = {
         name: jax.tree_util.Partial(build(network.config.model).apply, network.variables)
@@ -207,19 +216,25 @@ def reconstructors(arguments: Arguments, networks: Mapping[str, Network]) -> dic
     return models | {name: SOLVERS[name] for name in arguments.solvers}
 
 
-def methods_of(arguments: Arguments, networks: Mapping[str, Network], named: Sequence[str]) -> dict[str, Any]:
-    """Return where the rows of each method come from, a ``report.Method``; with another CT it is named ``NAME, CT``."""
+def describe_methods(arguments: Arguments, networks: Mapping[str, Network], names: Sequence[str]) -> dict[str, Any]:
+    """Return a ``report.Method`` for each method of the tables, by name.
+
+    Args:
+        arguments: of the command line.
+        networks: by name.
+        names: of the methods in the rows; a network scored with another CT is named ``NETWORK, CHANGE``.
+    """
     from atlf_jax.evaluation.report import Method
     from atlf_jax.evaluation.trial import ZERO_FILLED
 
-    places = places_of(arguments)
-    known = {
+    places = checkpoint_paths(arguments)
+    of_networks = {
         name: Method(network.parameters, checkpoint=str(places[name]), config=to_dict(network.config))
         for name, network in networks.items()
     }
     return {
-        name: known.get(name) or known.get(name.rpartition(", ")[0]) or Method()
-        for name in dict.fromkeys(named)
+        name: of_networks.get(name) or of_networks.get(name.rpartition(", ")[0]) or Method()
+        for name in dict.fromkeys(names)
         if name != ZERO_FILLED
     }
 
@@ -230,7 +245,11 @@ def trained_masks(networks: Mapping[str, Network]) -> tuple[MaskConfig, ...]:
 
 
 def choose_data(arguments: Arguments, configs: Mapping[str, Config]) -> DataConfig:
-    """Take the data of the first run, which the others must share, and replace what the arguments say."""
+    """Return the data settings of the first run, changed as the arguments say.
+
+    Raises:
+        ValueError: the runs were trained on different data, and the arguments do not choose.
+    """
     first = next(iter(configs))
     data = configs[first].data
     given = {name: value for name in ("phase", "noise") if (value := getattr(arguments, name)) is not None}
@@ -247,25 +266,28 @@ def choose_data(arguments: Arguments, configs: Mapping[str, Config]) -> DataConf
     if arguments.dataset is not None and arguments.dataset != data.dataset:
         data = dataclasses.replace(data, source=dataset_settings(arguments.dataset))
     if arguments.data_root is not None:
-        data = dataclasses.replace(data, source=read_from(data.source, arguments.data_root, dataset=data.dataset))
-    check_windows(data, configs)
+        data = dataclasses.replace(data, source=with_folder(data.source, arguments.data_root, dataset=data.dataset))
+    check_same_windows(data, configs)
     return data
 
 
-def read_from(settings: Any, root: str, *, dataset: str) -> Any:
+def with_folder(settings: Any, root: str, *, dataset: str) -> Any:
     """Return the settings of a dataset with another folder."""
     if not hasattr(settings, "root"):
         raise ValueError(f"--data.root is given, but the {dataset} dataset is not read from a folder")
     return dataclasses.replace(settings, root=root)
 
 
-def check_windows(data: DataConfig, configs: Mapping[str, Config]) -> None:
-    """Refuse CT windows that a network was not trained with, where several are at stake."""
-    here = data.ct_windows
+def check_same_windows(data: DataConfig, configs: Mapping[str, Config]) -> None:
+    """Raise ``ValueError`` if a network was trained with other CT windows than those of the data.
+
+    A single window per network is not compared: it is part of the dataset's settings.
+    """
+    windows_here = data.ct_windows
     for name, config in configs.items():
         trained = config.data.ct_windows
-        if trained != here and max(len(trained), len(here)) > 1:
-            seen = [", ".join(windows) or "the dataset's own" for windows in (trained, here)]
+        if trained != windows_here and max(len(trained), len(windows_here)) > 1:
+            seen = [", ".join(windows) or "the dataset's own" for windows in (trained, windows_here)]
             raise ValueError(
                 f"{name} was trained with the CT windows {seen[0]}, and the CT is read through {seen[1]} here; score "
                 "it in a separate run, on data of Hounsfield units"

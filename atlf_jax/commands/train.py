@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from atlf_jax.program import errors_in_one_line
-from atlf_jax.signals import heard
+from atlf_jax.signals import interruptible
 
 __all__ = ["main"]
 
@@ -23,15 +23,15 @@ saved, and the same command goes on.
 
 
 def main(argv: Sequence[str], program: str = "atlf train") -> None:
-    """Parse, build, fit."""
-    with heard(program) as interruption, errors_in_one_line(program):
-        from atlf_jax.config import (  # imported here: signals are heard from the first second on
+    """Run the command: parse the arguments, open the data, build the network and train it."""
+    with interruptible(program) as interruption, errors_in_one_line(program):
+        from atlf_jax.config import (  # imported here: signals are handled during these slow imports too
             experiments,
             parse,
             to_dict,
         )
         from atlf_jax.data import open_source
-        from atlf_jax.data.manifest import PAIRING_WORDS
+        from atlf_jax.data.manifest import PAIRING_REMARKS
         from atlf_jax.models import build
         from atlf_jax.trained import load
         from atlf_jax.training import fit
@@ -42,9 +42,9 @@ def main(argv: Sequence[str], program: str = "atlf train") -> None:
         config, workdir = parse(argv, program=program, description=description)
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
         sources = [open_source(config.data, split) for split in (config.data.train_split, config.data.valid_split)]
-        for words in dict.fromkeys(PAIRING_WORDS.get(getattr(source, "pairing", "")) for source in sources):
-            if words:
-                print(words, flush=True)
+        for remark in dict.fromkeys(PAIRING_REMARKS.get(getattr(source, "pairing", "")) for source in sources):
+            if remark:
+                print(remark, flush=True)
         fit(
             config.train,
             build(config.model),

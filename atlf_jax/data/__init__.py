@@ -1,8 +1,8 @@
 """Data: sources of paired CT-MR slices, their transforms and the pipeline to batches.
 
-To add a dataset, write ``data/x.py`` with an ``XConfig``, a frozen dataclass with a field ``split`` and a method
-``open()`` that returns a source (``__len__`` and ``__getitem__(index) -> Example``), and add its row to
-``DATASETS``. One of your own file needs no row: it is named ``FILE.py:XConfig``.
+To add a dataset, write ``data/x.py`` with a frozen dataclass ``XConfig`` that has a field ``split`` and a method
+``open()``, which returns a source (``__len__`` and ``__getitem__(index) -> Example``), and add it to ``DATASETS``. A
+dataset in a file of your own needs no entry there: its name is ``FILE.py:XConfig``.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class DataConfig:
     """Which dataset to read, and how."""
 
     source: Dataset = field(default_factory=PhantomConfig)
-    """The settings of the dataset, which say which it is; --data.dataset NAME or FILE.py:NAME takes another."""
+    """Settings of the dataset; their class says which dataset it is. --data.dataset NAME or FILE.py:NAME changes it."""
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     """Phase, coils, coil maps and noise of the simulated scan."""
     train_split: Split = "train"
@@ -89,20 +89,20 @@ class DataConfig:
 
     @property
     def ct_windows(self) -> tuple[str, ...]:
-        """The windows that the CT is read through; empty where the settings alone do not tell."""
+        """The windows of the CT; empty if the settings do not say."""
         return getattr(self.source, "ct_windows", ())
 
 
 @beartype
 def dataset_settings(name: str, **settings: Any) -> Any:
-    """Return the settings of a dataset, the defaults where nothing else is given.
+    """Return the settings of a dataset, with defaults for the fields that are not given.
 
     Args:
         name: a key of ``DATASETS``, or FILE.py:NAME.
         settings: fields of the dataset's own configuration.
 
     Raises:
-        ValueError: there is no such dataset, or what is named so is none.
+        ValueError: there is no such dataset, or the name is not that of a dataset.
 
     Example:
         >>> dataset_settings("phantom", subjects=4).subjects
@@ -119,7 +119,7 @@ def open_source(config: DataConfig, split: Split) -> Source:
     """Open the configured dataset at one split.
 
     Args:
-        config: holds the settings of the dataset; their own ``split`` is replaced.
+        config: settings of the dataset; their ``split`` is replaced.
         split: the subjects to read.
 
     Returns:

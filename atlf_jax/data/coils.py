@@ -144,7 +144,7 @@ def noise_covariance_draw(coils: int, rng: np.random.Generator, *, correlation: 
 def noise_draw(
     shape: tuple[int, int, int], rng: np.random.Generator, covariance: Complex[np.ndarray, "c c"] | None = None
 ) -> Complex64[np.ndarray, "c h w"]:
-    """Draw complex Gaussian noise of coils, ``E n n^H`` being the covariance (the identity where there is none)."""
+    """Draw complex Gaussian noise of coils, ``E n n^H`` being the covariance (the identity if there is none)."""
     parts = rng.standard_normal((*shape, 2), dtype=np.float32)  # real and imaginary
     noise = parts.view(np.complex64)[..., 0] * np.float32(np.sqrt(0.5))
     if covariance is None:

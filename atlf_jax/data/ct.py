@@ -8,12 +8,10 @@ import dataclasses
 import numpy as np
 from beartype import beartype
 
-from atlf_jax.data.registration import body_mask
+from atlf_jax.data.registration import AIR, body_mask
 from atlf_jax.data.volume import Volume
 
 __all__ = ["AIR", "clean_ct"]
-
-AIR = -1000.0  # HU
 
 
 @beartype

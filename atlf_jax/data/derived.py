@@ -17,7 +17,7 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Float32, jaxtyped
 
-from atlf_jax.data.dicom import Scan
+from atlf_jax.data.dicom import ScannedVolume
 from atlf_jax.data.files import NotWritten
 from atlf_jax.data.inputs import FileError
 from atlf_jax.program import VERSION
@@ -60,7 +60,7 @@ def write_derived_series(
     data: Float32[np.ndarray, "i j k"],
     *,
     source: str | Path,
-    scan: Scan,
+    scan: ScannedVolume,
     note: str,
 ) -> None:
     """Write a volume as a DICOM series derived from the one that it was made from.

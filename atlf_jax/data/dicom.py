@@ -1,7 +1,7 @@
 """Scans from disk: a folder with one DICOM series, by pydicom, or a NIfTI file.
 
-Nothing that names a person leaves this file: of the header's patient only digests are kept, to tell whether two scans
-are of one person.
+No personal data leaves this file: only digests of the patient's name and number are kept, to tell whether two scans are
+of the same person.
 """
 
 import contextlib
@@ -19,7 +19,15 @@ from beartype import beartype
 from atlf_jax.data.inputs import FileError, check_memory, read_start, reading
 from atlf_jax.data.volume import ITK, Volume, check_affine, read_itk, read_nifti
 
-__all__ = ["Scan", "is_multiframe", "is_name_of", "is_same_person", "read_multiframe", "read_scan", "read_series"]
+__all__ = [
+    "ScannedVolume",
+    "is_multiframe",
+    "is_name_of",
+    "is_same_person",
+    "read_multiframe",
+    "read_scan",
+    "read_series",
+]
 
 _DUPLICATE, _EVEN = (
     0.01,
@@ -40,29 +48,31 @@ _TEXTS = ("Modality", "PatientID", "PatientName", "SeriesInstanceUID", *_VARYING
 _NUMBERS = ("SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept")
 
 
-class Scan(NamedTuple):
-    """A volume and what its header tells beside the voxels."""
+class ScannedVolume(NamedTuple):
+    """A volume with some fields of its header."""
 
     volume: Volume  # CT in Hounsfield units
     modality: str = ""  # "CT" or "MR"; empty for NIfTI, which does not say
     files: tuple[str, ...] = ()  # names of the slices' files, in the order of the last voxel axis
-    patient: str = ""  # digest of the patient's number; empty where there is none
-    name: str = ""  # digest of the patient's name; empty where there is none
-    frames: tuple[int, ...] = ()  # of an enhanced file: those of the slices, from 0
+    patient: str = ""  # digest of the patient's number; empty if there is none
+    name: str = ""  # digest of the patient's name; empty if there is none
+    frames: tuple[int, ...] = ()  # for an enhanced file: indices of the slices' frames
 
 
 @beartype
-def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = "", volume: int | None = None) -> Scan:
+def read_scan(
+    path: str | Path, modality: Literal["CT", "MR"], *, series: str = "", volume: int | None = None
+) -> ScannedVolume:
     """Read a scan: a folder with a DICOM series, an enhanced DICOM file, NIfTI, or what SimpleITK reads.
 
     Args:
         path: the folder or the file.
-        modality: what it must be, where the header says.
-        series: of a folder with several, which: its SeriesNumber or SeriesInstanceUID.
-        volume: of a series in time, of echoes or the like, which, from 0; None: there is one.
+        modality: the wanted modality, checked if the header has one.
+        series: SeriesNumber or SeriesInstanceUID of one series, for a folder with several.
+        volume: index of one volume, for a series of several (time points, echoes, ...); None: there is one.
 
     Raises:
-        ValueError: see ``read_series`` and ``read_nifti``; or it is of another modality.
+        ValueError: see ``read_series`` and ``read_nifti``; or the scan has another modality.
     """
     path = Path(path)
     if path.is_dir():
@@ -70,9 +80,9 @@ def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = 
     elif path.suffix.lower() in (".dcm", ".ima") or is_multiframe(path):
         scan = read_multiframe(path, volume=volume)
     elif path.name.lower().endswith(ITK):
-        scan = Scan(read_itk(path, volume=volume))
+        scan = ScannedVolume(read_itk(path, volume=volume))
     else:
-        scan = Scan(read_nifti(path, volume=volume))
+        scan = ScannedVolume(read_nifti(path, volume=volume))
     if scan.modality and scan.modality != modality:
         raise ValueError(f"{path} is {scan.modality} by its header; wanted {modality} (are the two swapped?)")
     return scan
@@ -80,7 +90,7 @@ def read_scan(path: str | Path, modality: Literal["CT", "MR"], *, series: str = 
 
 @beartype
 def is_multiframe(file: str | Path) -> bool:
-    """Say whether a file is of DICOM and holds several frames."""
+    """Return whether a file is a DICOM file with several frames."""
     file = Path(file)
     if not file.is_file() or read_start(file, 132)[128:] != b"DICM":
         return False
@@ -90,8 +100,8 @@ def is_multiframe(file: str | Path) -> bool:
 
 
 @beartype
-def read_multiframe(file: str | Path, *, volume: int | None = None) -> Scan:
-    """Read an enhanced DICOM file, whose frames are the slices; arguments and errors as of ``read_series``."""
+def read_multiframe(file: str | Path, *, volume: int | None = None) -> ScannedVolume:
+    """Read an enhanced DICOM file, whose frames are the slices; arguments and errors as in ``read_series``."""
     file = Path(file)
     pydicom = _pydicom()
     with _quietly(), reading(file, "a DICOM file"):
@@ -102,29 +112,27 @@ def read_multiframe(file: str | Path, *, volume: int | None = None) -> Scan:
 
 
 @beartype
-def read_series(folder: str | Path, *, series: str = "", volume: int | None = None) -> Scan:
+def read_series(folder: str | Path, *, series: str = "", volume: int | None = None) -> ScannedVolume:
     """Read one DICOM series of a folder.
 
     Slices are sorted by their position along the normal ``row x column``. Stored values become
     ``RescaleSlope value + RescaleIntercept``, which in a CT are Hounsfield units; padding becomes air, -1000 in a CT
     and 0 in an MR.
-    DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice). A Siemens mosaic is taken apart.
-
-    Frames of an enhanced file are slices as files are.
+    DICOM's LPS+ coordinates become RAS+, and voxels are ordered (column, row, slice). A Siemens mosaic is split into
+    its slices, and the frames of an enhanced file are read like single files.
 
     Args:
-        folder: a folder with the files of one series; files that are not DICOM are passed over, folders in it and
-            lists of files (DICOMDIR, DIRFILE) too.
-        series: of several, which: its SeriesNumber or SeriesInstanceUID.
-        volume: of several images at each place, or several mosaics, which, from 0.
+        folder: holds the files of one series. Other files, subfolders and file lists (DICOMDIR, DIRFILE) are ignored.
+        series: SeriesNumber or SeriesInstanceUID of one series, if there are several.
+        volume: index of one image at each position, or of one mosaic, if there are several.
 
     Returns:
         The volume, with digests of the patient's number and name.
 
     Raises:
-        ValueError: pydicom is missing, or in one line what is wrong with the series: no DICOM files, several series,
-            several images at one place or several mosaics and none chosen, a missing slice, colour or inverted grey,
-            no pixels, no position, a compression that cannot be decoded, frames without a place.
+        ValueError: pydicom is missing, or the series cannot be read: no DICOM files, several series, several images at
+            one position or several mosaics without a choice, a missing slice, colour or inverted grey values, no
+            pixels, no position, an unknown compression.
     """
     pydicom = _pydicom()
     folder = Path(folder)
@@ -138,8 +146,8 @@ def read_series(folder: str | Path, *, series: str = "", volume: int | None = No
     return _assembled(folder, slices, volume)
 
 
-def _assembled(folder: Path, slices: list[tuple[str, Any]], volume: int | None) -> Scan:
-    """Sort slices into one volume, which is chosen where there are several."""
+def _assembled(folder: Path, slices: list[tuple[str, Any]], volume: int | None) -> ScannedVolume:
+    """Sort slices into one volume; ``volume`` chooses it if there are several."""
     mosaics = [(name, header) for name, header in slices if _is_mosaic(header)]
     if mosaics:
         if len(slices) > 1 and volume is None:
@@ -180,7 +188,7 @@ def _assembled(folder: Path, slices: list[tuple[str, Any]], volume: int | None) 
 
 
 def _of_volume(folder: Path, slices: list[tuple[str, Any]], volume: int) -> list[tuple[str, Any]]:
-    """Keep one image at each place, by echo, time and number."""
+    """Return one image at each position, sorted by echo, time and number."""
     across, down = np.array(slices[0][1].ImageOrientationPatient, np.float64).reshape(2, 3)
     places: dict[float, list[tuple[str, Any]]] = {}
     for name, header in slices:
@@ -204,7 +212,7 @@ def _checked_volume(folder: Path, volume: int, count: int) -> int:
 
 
 def _rank(header: Any) -> tuple[Any, ...]:
-    """Return what images at one place are sorted by: echo, kind, time, number."""
+    """Return the sort key of images at one position: echo, kind, time, number."""
     numbers = ("TemporalPositionIdentifier", "EchoTime", "TriggerTime", "AcquisitionNumber")
     texts = ("ImageType", "AcquisitionTime", "ContentTime")
     return (
@@ -215,7 +223,7 @@ def _rank(header: Any) -> tuple[Any, ...]:
 
 
 def _listed(pydicom: ModuleType, folder: Path) -> str:
-    """Return the numbers of the series of a folder, in words."""
+    """Return the numbers of the series of a folder, as text for a message."""
     numbers = set()
     for file in _dicom_files(folder):
         with _quietly(), reading(file, "a DICOM file"):
@@ -224,14 +232,14 @@ def _listed(pydicom: ModuleType, folder: Path) -> str:
 
 
 @beartype
-def is_same_person(a: Scan, b: Scan) -> bool:
-    """Whether two scans may be of one person: their patient numbers agree, or one of them has none."""
+def is_same_person(a: ScannedVolume, b: ScannedVolume) -> bool:
+    """Return whether two scans may be of one person: their patient numbers agree, or one of them has none."""
     return not (a.patient and b.patient) or a.patient == b.patient
 
 
 @beartype
-def is_name_of(scan: Scan, text: str) -> bool:
-    """Whether a text is the name or the number of the scan's patient, in any order and spelling of its parts."""
+def is_name_of(scan: ScannedVolume, text: str) -> bool:
+    """Return whether a text is the name or the number of the scan's patient, in any order and spelling of its parts."""
     return bool(text) and (
         (bool(scan.name) and _digest(_plain_name(text)) == scan.name)
         or (bool(scan.patient) and _digest(text.strip()) == scan.patient)
@@ -247,7 +255,7 @@ def _pydicom() -> ModuleType:
 
 
 def _dicom_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that call themselves DICOM."""
+    """Return the files of a folder that are DICOM by their first bytes or their ending."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; wanted one with the files of one DICOM series")
     files = []
@@ -266,17 +274,17 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep pydicom's warnings of odd values from the terminal: what matters is checked here."""
+    """Suppress pydicom's warnings about unusual values; the values that are used are checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _described(volume: Volume, slices: list[tuple[str, Any]]) -> Scan:
-    """Put a volume together with what the header of its first slice tells."""
+def _described(volume: Volume, slices: list[tuple[str, Any]]) -> ScannedVolume:
+    """Return a volume with fields of the header of its first slice."""
     first = slices[0][1]
     of_one_file = len({name for name, _ in slices}) < len(slices)
-    return Scan(
+    return ScannedVolume(
         volume=volume,
         modality=str(first.get("Modality", "")),
         files=tuple(name for name, _ in slices),
@@ -291,7 +299,7 @@ def _is_mosaic(header: Any) -> bool:
 
 
 def _mosaic(file: Path, header: Any) -> Volume:
-    """Take a Siemens mosaic apart: the slices of a volume as tiles of one picture, which a private header tells of.
+    """Read a Siemens mosaic: one picture whose tiles are the slices, as described in a private header.
 
     Source: nibabel's ``MosaicWrapper``, whose geometry is compared with that of SPM's converter.
     """

@@ -1,4 +1,4 @@
-"""The record that every data source returns, and the one place where data from disk is checked."""
+"""The record that every data source returns, and its validation."""
 
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -16,10 +16,10 @@ class Example(NamedTuple):
     """One paired slice before any acquisition is simulated."""
 
     name: str  # unique in its dataset; evaluation masks are seeded from it
-    subject: str  # splits never cut through a subject
+    subject: str  # a subject belongs to one split only
     ct: Float32[np.ndarray, "*k h w"]  # windowed to [0, 1], on the MR grid; [h, w] of one window
     target: Complex64[np.ndarray, "h w"]  # fully sampled MR image, arbitrary units
-    coil_maps: Complex64[np.ndarray, "c h w"] | None = None  # where they are known; simulated otherwise, or estimated
+    coil_maps: Complex64[np.ndarray, "c h w"] | None = None  # if they are known; otherwise simulated or estimated
     kspace: Complex64[np.ndarray, "c h w"] | None = (
         None  # of the coils as measured, fully sampled, in the target's units
     )
@@ -28,10 +28,10 @@ class Example(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """What the pipeline asks of a dataset: random access to examples.
+    """An opened dataset: random access to its examples.
 
-    A source may also tell, without reading its examples, its ``subjects`` (a set of names) and a ``digest`` of its
-    files (a text); training looks for subjects in two splits, and for other data in a run that goes on.
+    Optional attributes: ``subjects`` (a set of names) and ``digest`` (a text that identifies the files), both known
+    without reading the examples. Training uses them to find subjects in two splits, and changed data of a resumed run.
     """
 
     def __len__(self) -> int: ...
@@ -43,9 +43,9 @@ class Source(Protocol):
 class Dataset(Protocol):
     """The settings of a dataset: a frozen dataclass that opens the records of its ``split``.
 
-    It may also say what a network that was trained on it has seen: ``ct_windows`` (names), ``image_size`` (h, w),
-    ``contrast`` (a text), ``measured`` (True: k-space of several coils); and ``names_are_private`` (True: reports show
-    codes in place of the names of records and subjects). A field ``root`` is the folder that it is read from.
+    Optional attributes, stored with a network that is trained on it: ``ct_windows`` (names), ``image_size`` (h, w),
+    ``contrast`` (a text), ``measured`` (True: k-space of several coils). Further ones: ``names_are_private`` (True:
+    reports show codes in place of the names of slices) and ``root`` (the folder that is read).
     """
 
     @property
@@ -55,14 +55,14 @@ class Dataset(Protocol):
 
 
 def validate_example(example: Example) -> Example:
-    """Return the example unchanged, or say in one line what is wrong with it.
+    """Return the example unchanged, or raise ``ValueError`` if it is invalid.
 
     Args:
-        example: any record, trusted in nothing.
+        example: any record.
 
     Returns:
         The same record: ct float32 in [0, 1] and target complex64, both finite, of one shape [h, w] with sides of
-        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w]. Coil maps and k-space, where there are any,
+        at least ``MIN_SIDE`` pixels; the ct of several windows [k, h, w]. Coil maps and k-space, if there are any,
         complex64 [c, h, w] of the same size, finite, of as many coils.
 
     Raises:

@@ -48,19 +48,19 @@ _ISMRMRD = "{http://www.ismrm.org/ISMRMRD}"
 
 
 class KSpaceFile:
-    """One fastMRI file, open for reading; slices are read when they are asked for. A context manager.
+    """One fastMRI file, open for reading; slices are read on demand. A context manager.
 
     Args:
         path: the file.
-        known: it was opened before in this run, and is not looked through for damage again.
+        known: it was opened before in this run, and is not checked for damage again.
 
     Attributes:
         path: the file.
         coils: number of coils, 0 where k-space has no coil axis.
         shape: of k-space, ``(h, w)``.
-        image_shape: of the reconstruction, cut from the centre; that of k-space where the header does not say.
+        image_shape: of the reconstruction, cut from the centre; that of k-space if the header does not say.
         spacing: mm between the rows, columns and slices of the image, by the field of view (slices: their thickness, as
-            gaps are not told); None where the header does not say.
+            gaps are not told); None if the header does not say.
         acquired: ``[w]``, False for lines at the edges that the header says are zero padding.
         mask: ``[w]``, True = acquired, without the padding; None for a fully sampled scan.
         attributes: ``acquisition``, ``patient_id``, ``max``, ``norm`` and what else there is.
@@ -144,8 +144,8 @@ class KSpaceFile:
                 "is an ISMRMRD file of single acquisitions, not sorted into k-space",
                 "sort its lines (ismrmrd-python-tools, BART) and save k-space as .npy",
             )
-        there = ", ".join(sorted(self._file)[:6]) or "nothing"
-        raise FileError(self.path, f"holds {there}", "wanted a dataset named kspace (is it a reconstruction?)")
+        names = ", ".join(sorted(self._file)[:6]) or "nothing"
+        raise FileError(self.path, f"holds {names}", "wanted a dataset named kspace (is it a reconstruction?)")
 
 
 def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
@@ -156,16 +156,16 @@ def check_complex(dtype: Any, shape: tuple[int, ...], where: str) -> None:
     """
     if np.dtype(dtype).kind == "c":
         return
-    held = f"k-space is {np.dtype(dtype)} of shape {tuple(shape)}"
+    found = f"k-space is {np.dtype(dtype)} of shape {tuple(shape)}"
     pairs = [axis for axis in (-1, 0, -3) if len(shape) >= -axis + (axis == 0) and shape[axis] == 2]
     if pairs and len(shape) > 2:
         parts = {-1: ("[..., 0]", "[..., 1]"), 0: ("[0]", "[1]"), -3: ("[..., 0, :, :]", "[..., 1, :, :]")}[pairs[0]]
         raise FileError(
             f"{where}:",
-            f"{held}, real and imaginary parts kept apart",
+            f"{found}, real and imaginary parts kept apart",
             f"convert it: (k{parts[0]} + 1j * k{parts[1]}).astype('complex64')",
         )
-    raise FileError(f"{where}:", held, "wanted complex64 samples")
+    raise FileError(f"{where}:", found, "wanted complex64 samples")
 
 
 def check_order(shape: tuple[int, ...], where: str, *, named: bool = False) -> None:
@@ -190,7 +190,7 @@ def check_order(shape: tuple[int, ...], where: str, *, named: bool = False) -> N
 
 @jaxtyped(typechecker=beartype)
 def centre_crop(image: Shaped[np.ndarray, "*b h w"], shape: tuple[int, int]) -> Shaped[np.ndarray, "*b y x"]:
-    """Cut the centre out of images, as fastMRI does; a side that is shorter already stays.
+    """Crop images to their centre, as fastMRI does; a side that is already shorter is kept.
 
     Args:
         image: ``[*b, h, w]``.
@@ -216,10 +216,10 @@ def write_kspace(
     spacing: tuple[float, float, float] | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> None:
-    """Write k-space as a fastMRI file; the file appears whole or not at all.
+    """Write k-space as a fastMRI file; the file is written completely or not at all.
 
     Args:
-        path: the ``.h5`` file; its folder is made where it is missing.
+        path: the ``.h5`` file; its folder is created if it is missing.
         kspace: ``[slices, c, h, w]``, or ``[slices, h, w]`` of one coil; centred.
         mask: ``[w]``, for a scan that was undersampled.
         image_shape: size of the reconstruction, cut from the centre; None: that of k-space.
@@ -258,10 +258,10 @@ def write_kspace(
 def write_reconstruction(
     path: str | Path, images: Iterable[np.ndarray], *, slices: int, attributes: dict[str, Any] | None = None
 ) -> None:
-    """Write images as they come to a file with the dataset ``reconstruction``; it appears whole or not at all.
+    """Write images as they come to a file with the dataset ``reconstruction``; it is written completely or not at all.
 
     Args:
-        path: the ``.h5`` file; its folder is made where it is missing.
+        path: the ``.h5`` file; its folder is created if it is missing.
         images: one real ``[h, w]`` for each slice; one at a time is in memory.
         slices: how many there will be.
         attributes: of the file.
@@ -291,7 +291,7 @@ def write_reconstruction(
 @beartype
 @dataclass(frozen=True)
 class FastMRIConfig:
-    """Where the fastMRI files lie, and what is taken as the truth. There is no CT: it is zeros."""
+    """Folder of the fastMRI files, and which image is the ground truth. There is no CT: it is zeros."""
 
     root: str = ""
     """Folder with the official parts (singlecoil_train/, singlecoil_val/, ...) or with .h5 files; empty: fastmri in
@@ -423,7 +423,7 @@ def _cut_readout(kspace: Complex64[np.ndarray, "*c h w"], rows: int) -> Complex6
 
 @dataclass(frozen=True)
 class _Volume:
-    """What is known of a file before it is read."""
+    """Facts about a file that are known before its slices are read."""
 
     path: Path
     subject: str
@@ -448,7 +448,7 @@ def _espirit(images: Complex64[np.ndarray, "c h w"], folder: str) -> Complex64[n
 
 
 def _list_volumes(root: Path, config: FastMRIConfig) -> list[_Volume]:
-    """Find the files under root and give each its splits."""
+    """Return the files under root, each with its splits."""
     parts = {part: sorted(root.glob(f"*{config.coils}_{part}/*.h5")) for part in ("train", "val")}
     if any(parts.values()):
         train = _open_volumes(parts["train"], config, ("inner_train", "inner_valid", *["inner_train"] * 3))
@@ -492,7 +492,7 @@ def _open_volumes(files: list[Path], config: FastMRIConfig, turns: tuple[str, ..
 
 
 class _Header(NamedTuple):
-    """What is read of an ISMRMRD header."""
+    """The fields that are read from an ISMRMRD header."""
 
     image: tuple[int, int]  # size of the reconstruction
     lines: tuple[int, int]  # the first line and the end of what was measured

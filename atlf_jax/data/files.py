@@ -1,4 +1,4 @@
-"""Folders of data sets, files that appear whole or not at all, and their fingerprints."""
+"""Folders of datasets, files that are written completely or not at all, and digests of files."""
 
 import contextlib
 import errno
@@ -54,12 +54,12 @@ def data_folder(root: str, folder: str, setting: str, contents: str) -> Path:
 
 
 def check_writable(path: str | Path, *, folder: bool = False, size: int = 0) -> None:
-    """Find out before the work whether a file, or a folder, can be written; nothing is made.
+    """Check in advance whether a file, or a folder, can be written; nothing is created.
 
     Args:
         path: what will be written; folders on the way to it may be missing.
-        folder: it is a folder itself.
-        size: bytes that will be written at least.
+        folder: ``path`` is a folder.
+        size: smallest number of bytes that will be written.
 
     Raises:
         NotWritten: no permission, no room, a file where a folder is meant, or a folder where a file is.
@@ -82,10 +82,10 @@ def check_writable(path: str | Path, *, folder: bool = False, size: int = 0) -> 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield the name of a file to write beside it; when that went well it gets its own name, else it is removed.
+    """Yield the path of a temporary file beside ``path``; it is renamed on success, and removed on an error.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is created if it is missing.
 
     Raises:
         NotWritten: it cannot be written (disk full, no permission); a file of that name stays as it was.
@@ -105,7 +105,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write every byte of a file, or leave things as they were (see ``whole_file``)."""
+    """Write a file completely, or leave the old one unchanged (see ``whole_file``)."""
     with whole_file(path) as partial, partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -26,7 +26,7 @@ __all__ = ["hdf5_dataset", "open_hdf5"]
 
 HEAP = b"GCOL\x01\0\0\0"  # beginning of a heap of texts
 EDGE = 2**22  # bytes at either end of a file that are looked through for them
-PATIENCE = 30  # seconds that opening a file may take
+OPEN_TIMEOUT = 30  # seconds that opening a file may take
 
 
 @beartype
@@ -110,11 +110,11 @@ def _probe(path: Path, stamp: tuple[int, int]) -> None:
             _reader.cache_clear()
             reader = _reader(os.getpid())
         reader.requests.write(json.dumps(str(path.absolute())).encode() + b"\n")
-        ready, _, _ = select.select([reader.answers], [], [], PATIENCE)
+        ready, _, _ = select.select([reader.answers], [], [], OPEN_TIMEOUT)
         if not (ready and os.read(reader.answers.fileno(), 1)):
             _end(reader)
             _reader.cache_clear()
-            why = "the HDF5 library crashes on it" if ready else f"the HDF5 library has not read it in {PATIENCE} s"
+            why = "the HDF5 library crashes on it" if ready else f"the HDF5 library has not read it in {OPEN_TIMEOUT} s"
             raise FileError(path, f"is not a readable HDF5 file: {why}", "copy it again")
 
 
@@ -160,7 +160,7 @@ def _check_heaps(path: Path) -> None:
     """Walk the heaps that hold texts of a file as the HDF5 library does, which never ends in some damaged ones.
 
     Seen with HDF5 2.0 in 2026: free space of no size is passed over again and again. The process that opens files first
-    would find it too, after ``PATIENCE``; so heaps are looked for in the ends of large files alone.
+    would find it too, after ``OPEN_TIMEOUT``; so heaps are looked for in the ends of large files alone.
     """
     size = path.stat().st_size
     with reading(path, "a HDF5 file"), path.open("rb") as raw:
@@ -179,7 +179,7 @@ def _check_heaps(path: Path) -> None:
 
 
 def _ends(heap: bytes) -> bool:
-    """Whether walking from object to object of a heap reaches its end."""
+    """Return whether walking from object to object of a heap reaches its end."""
     place = 16
     while place + 16 <= len(heap):
         index, size = struct.unpack_from("<H6xQ", heap, place)
@@ -191,7 +191,7 @@ def _ends(heap: bytes) -> bool:
 
 
 def _is_whole(dataset: Any) -> bool:
-    """Whether all of a dataset's numbers are in the file."""
+    """Return whether all of a dataset's numbers are in the file."""
     if dataset.chunks is None:
         return dataset.id.get_storage_size() >= dataset.nbytes
     wanted = np.prod([-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object)

@@ -32,7 +32,7 @@ def touch(name: str) -> None:
 
 
 def _is_own(group, key: str) -> bool:
-    """Whether a name is of the group's own, and no link to elsewhere."""
+    """Return whether a name is of the group's own, and no link to elsewhere."""
     import h5py
 
     return isinstance(group.get(key, getlink=True), h5py.HardLink)

@@ -22,6 +22,8 @@ import numpy as np
 from beartype import beartype
 from PIL import Image
 
+from atlf_jax.program import LONGEST_MESSAGE
+
 __all__ = [
     "FileError",
     "available_memory",
@@ -38,8 +40,7 @@ __all__ = [
     "unpacked",
 ]
 
-LONGEST = 250  # characters of a message
-PLACE = 60  # of them for the file's path, at least
+PLACE = 60  # characters of a message that are left to the file's path, at least
 TEXT = 2**28  # bytes of a JSON or CSV file; no manifest or table comes near
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -60,10 +61,11 @@ class FileError(ValueError):
 
     def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
         where, problem, remedy = (" ".join(str(text).split()) for text in (path, problem, remedy))
-        remedy = remedy if len(remedy) <= LONGEST // 2 else f"{remedy[: LONGEST // 2 - 3]}..."
-        place = max(LONGEST - len(problem) - len(remedy) - 3, PLACE)  # a path keeps its end, which names the file
+        remedy = remedy if len(remedy) <= LONGEST_MESSAGE // 2 else f"{remedy[: LONGEST_MESSAGE // 2 - 3]}..."
+        # the end of a path is kept, which names the file
+        place = max(LONGEST_MESSAGE - len(problem) - len(remedy) - 3, PLACE)
         where = where if len(where) <= place else f"...{where[3 - place :]}"
-        room = LONGEST - len(where) - len(remedy) - 3
+        room = LONGEST_MESSAGE - len(where) - len(remedy) - 3
         super().__init__(f"{where} {problem if len(problem) <= room else f'{problem[: room - 3]}...'}; {remedy}")
 
     def __reduce__(self) -> tuple[type[ValueError], tuple[Any, ...]]:
@@ -153,7 +155,7 @@ def check_memory(path: str | Path, size: int, what: str) -> None:
 
 @beartype
 def contains(folder: Path, path: Path) -> bool:
-    """Whether a path is a folder or lies in it, however the two are spelt: links, relative names, capital letters.
+    """Return whether a path is a folder or lies in it, whatever their spelling: links, relative names, capitals.
 
     Example:
         >>> contains(Path("/"), Path("/no/such/file"))
@@ -207,9 +209,11 @@ def load_npy(path: str | Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.dtype.kind not in "biufc":
             raise FileError(path, f"holds {array.dtype} and no numbers", "save a plain array with numpy.save")
-        told, size = array.offset + array.nbytes, path.stat().st_size
-        if told != size:
-            raise FileError(path, f"has {size} bytes where its header tells of {told}", "save it again with numpy.save")
+        expected, size = array.offset + array.nbytes, path.stat().st_size
+        if expected != size:
+            raise FileError(
+                path, f"has {size} bytes where its header tells of {expected}", "save it again with numpy.save"
+            )
         return array
 
 
@@ -330,7 +334,7 @@ def unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def _same(a: Path, b: Path) -> bool:
-    """Whether two names are of one file; names of nothing are not."""
+    """Return whether two names are of one file; names of nothing are not."""
     try:
         return a.samefile(b)
     except OSError:

@@ -28,7 +28,7 @@ _NO_IMAGE = (23, 24, 26, 27, 28, 29, 30, 31)  # navigators, phase correction, fe
 
 @beartype
 def ismrmrd_group(file: Any) -> str:
-    """Return the name of the group of an open HDF5 file that holds ISMRMRD acquisitions; empty where there is none."""
+    """Return the name of the group of an open HDF5 file that holds ISMRMRD acquisitions; empty if there is none."""
     names = [name for name, value in file.items() if hasattr(value, "keys") and {"xml", "data"} <= {*value}]
     return names[0] if names else ""
 

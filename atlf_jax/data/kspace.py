@@ -1,4 +1,4 @@
-"""Raw k-space from any file that is known: one function, one record, one table of formats."""
+"""Read raw k-space from all supported file formats: one function, one record, one table of formats."""
 
 import itertools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from atlf_jax.data.hdf5 import open_hdf5
 from atlf_jax.data.inputs import FileError
 from atlf_jax.data.ismrmrd import ismrmrd_group, read_ismrmrd
 from atlf_jax.data.lines import Choice, KSpace
-from atlf_jax.data.measured import measured
+from atlf_jax.data.measured import find_measured
 from atlf_jax.data.twix import read_twix
 
 __all__ = ["CONVERTERS", "ENDINGS", "FORMATS", "Format", "format_of", "order_axes", "read_kspace"]
@@ -37,7 +37,7 @@ def _array(path: Path, *, axes: str, name: str, choice: Choice) -> KSpace:
 
 
 def _cfl(path: Path, *, axes: str, name: str, choice: Choice) -> KSpace:
-    """Order a BART file: its axes are known, and what it holds zeros in was not measured."""
+    """Return k-space of a BART file, whose axes are known; lines of zeros count as not measured."""
     del name
     if axes:
         raise FileError(path, "is a BART file, whose axes have an order of their own", "leave out --kspace.axes")
@@ -66,7 +66,7 @@ def _cfl(path: Path, *, axes: str, name: str, choice: Choice) -> KSpace:
         samples = samples.transpose(4, 3, 2, 1, 0)[..., 0]  # a plane of two phase encodings
     else:
         samples = samples[:, :, 0].transpose(3, 2, 0, 1)
-    found = measured(samples.__getitem__, len(samples))
+    found = find_measured(samples.__getitem__, len(samples))
     samples = samples if samples.shape[1] > 1 else samples[:, 0]
     return KSpace(samples, found, "BART array", samples.shape[-2:])
 
@@ -108,10 +108,10 @@ def format_of(path: str | Path, name: str = "") -> str:
 
     Args:
         path: the file.
-        name: of an array in it: a HDF5 file then is one of arrays.
+        name: of an array in it; an HDF5 file is then read as a file of arrays.
 
     Raises:
-        FileError: it is of no known format; a converter is named where there is one.
+        FileError: it is of no known format; a converter is named if there is one.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -137,11 +137,11 @@ def read_kspace(path: str | Path, *, axes: str = "", name: str = "", choice: Cho
         path: the file.
         axes: of an array, its axes in order: s (slices), c (coils), h (readout, rows), w (lines, columns), such as
             "hwc"; "" = as it is.
-        name: of the array, where a file holds several.
-        choice: of a file of acquisitions, which volume.
+        name: of the array, if the file has several.
+        choice: which volume of a file of acquisitions.
 
     Returns:
-        k-space with what its file says of it.
+        k-space with the facts in its file.
 
     Raises:
         FileError: what is wrong with the file, and what to do.
@@ -157,7 +157,7 @@ def read_kspace(path: str | Path, *, axes: str = "", name: str = "", choice: Cho
 
 @beartype
 def order_axes(samples: np.ndarray, axes: str, path: str | Path = "k-space") -> np.ndarray:
-    """Bring axes in the order slices, coils, rows, columns; no number is copied.
+    """Reorder axes to slices, coils, rows, columns, without copying.
 
     Args:
         samples: an array.

@@ -1,8 +1,8 @@
-"""Lines of k-space as scanners store them, one acquisition after the other, sorted into slices.
+"""Sort lines of k-space, as scanners store them one acquisition after the other, into slices.
 
-What is done for every format: noise scans become a covariance, what is no image (navigators, phase correction, dummy
-scans) is left out, lines measured backwards are flipped, repeated lines are averaged or chosen, partial lines and
-echoes are put where the header says that their centre is, and the readout's oversampling is removed.
+The same steps apply to every format: noise scans give a covariance; navigators, phase correction and dummy scans are
+left out; lines measured backwards are flipped; repeated lines are averaged or chosen; partial lines and echoes are
+placed by the centre in the header; and the oversampling of the readout is removed.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What the header says of k-space."""
+    """Sizes and centres of k-space in the header."""
 
     readout: int  # samples of a whole readout, oversampled
     lines: int  # phase encoding steps of the whole matrix
@@ -54,7 +54,7 @@ class Encoding(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Which volume of a scan; None where there is one."""
+    """Which volume of a scan; None: the only one."""
 
     repetition: int | None = None
     contrast: int | None = None
@@ -63,7 +63,7 @@ class Choice(NamedTuple):
 
 
 class KSpace(NamedTuple):
-    """k-space of one volume, whatever file it is from."""
+    """k-space of one volume, from any file format."""
 
     samples: Complex64[np.ndarray, "s *c h w"]  # readout along h, lines along w, zero frequency at n // 2
     mask: Bool[np.ndarray, "#h w"] | None  # True = measured; None: the file does not say
@@ -79,18 +79,18 @@ class KSpace(NamedTuple):
 def sort_lines(lines: Iterable[Line], encoding: Encoding, *, path: Any, kind: str, choice: Choice = Choice()) -> KSpace:
     """Sort acquisitions into the k-space of one volume.
 
-    Slices come in the order of their counters. Of three-dimensional scans the readout is transformed, and its pixels
-    are the slices, with lines along w and partitions along h.
+    Slices are in the order of their counters. For three-dimensional scans the readout is transformed and its pixels
+    become the slices, with lines along w and partitions along h.
 
     Args:
         lines: in any order.
         encoding: sizes and centres.
         path: the file, for messages.
-        kind: of the file, in words.
-        choice: of several volumes, which.
+        kind: of the file, for messages.
+        choice: which volume, if there are several.
 
     Returns:
-        k-space with averaged repeated lines, and what was found beside it.
+        k-space, in which repeated lines are averaged, with the facts in the header.
 
     Raises:
         FileError: there are no lines, several volumes and none chosen, other numbers of coils, or lines off the matrix.
@@ -154,7 +154,7 @@ def sort_lines(lines: Iterable[Line], encoding: Encoding, *, path: Any, kind: st
 
 @jaxtyped(typechecker=beartype)
 def remove_oversampling(samples: Complex[np.ndarray, "*b h w"], readout: int) -> Complex[np.ndarray, "*b y w"]:
-    """Cut the image along h to its central pixels; noise of a sample stays what it was.
+    """Crop the image along h to its central pixels; the noise of a sample does not change.
 
     Args:
         samples: k-space, readout along h.
@@ -172,7 +172,7 @@ def remove_oversampling(samples: Complex[np.ndarray, "*b h w"], readout: int) ->
 
 
 def _of_one_volume(lines: list[Line], choice: Choice, path: Any) -> list[Line]:
-    """Keep the lines of the volume that is chosen; refuse several of which none is."""
+    """Return the lines of the chosen volume; refuse several volumes without a choice."""
     for name in COUNTERS:
         values = sorted({getattr(line, name) for line in lines})
         wanted = getattr(choice, name)

@@ -17,8 +17,8 @@ __all__ = [
     "FORMAT",
     "LEFT_OUT",
     "MANIFEST",
-    "NAME",
-    "PAIRING_WORDS",
+    "SUBJECT_NAME",
+    "PAIRING_REMARKS",
     "PARTS",
     "PICTURE",
     "check_records",
@@ -32,14 +32,14 @@ FORMAT = 1  # raise it when what is written changes, so that subjects are made a
 DIGEST = "sha256"
 LEFT_OUT = "left out"  # in place of a split, for pairs of poor registration
 PICTURE = "picture"  # in place of a window, for CT that was windowed before it came here
-PAIRING_WORDS = {  # by the pairing of a dataset; said in training and in reports
+PAIRING_REMARKS = {  # by the pairing of a dataset; said in training and in reports
     "unpaired": (
         "CT and MR are of different people (unpaired): what a CT of the same person would bring is not measured here."
     ),
     "mixed": "CT and MR of some subjects are of different people (unpaired), of the others of the same person (mixed).",
 }
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a subject, and of its folder
-FILES = ("ct.nii.gz", "label.nii.gz", "mr.nii.gz")
+SUBJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a subject, and of its folder
+SUBJECT_FILES = ("ct.nii.gz", "label.nii.gz", "mr.nii.gz")
 REMEDY = "prepare the dataset again"
 PARTS = ("inner_train", "valid", "test", "inner_valid")  # splits that share no subject, the most needed first
 
@@ -78,8 +78,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
 @beartype
 def digest_of(manifest: dict[str, Any]) -> str:
     """Return the SHA-256 of what a manifest says, beside its own checksum; one without is taken as it is."""
-    said = {name: value for name, value in manifest.items() if name != DIGEST}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    contents = {name: value for name, value in manifest.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 @beartype
@@ -131,7 +131,7 @@ def _are_files(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and "mr.nii.gz" in value
-        and value.keys() <= {*FILES}
+        and value.keys() <= {*SUBJECT_FILES}
         and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
     )
 
@@ -152,7 +152,7 @@ def _is_registration(value: Any) -> bool:
 
 
 _FIELDS: dict[str, Callable[[Any, Mapping[str, Any]], bool]] = {  # of a subject, checked in this order
-    "subject": lambda value, _: isinstance(value, str) and bool(NAME.fullmatch(value)),
+    "subject": lambda value, _: isinstance(value, str) and bool(SUBJECT_NAME.fullmatch(value)),
     "split": lambda value, _: isinstance(value, str) and value in (*PARTS, LEFT_OUT),
     "pairing": lambda value, _: isinstance(value, str) and value in ("same subject", "unpaired"),
     "window": lambda value, _: isinstance(value, str) and value in (*CT_WINDOWS, PICTURE),

@@ -12,16 +12,16 @@ import scipy
 from beartype import beartype
 from jaxtyping import Bool
 
-__all__ = ["in_words", "is_box", "measured"]
+__all__ = ["describe_empty", "find_measured", "is_box"]
 
 LARGE = 0.01  # part of k-space over which zeros hang together where they were not measured
-FEWEST = 32  # such zeros, whatever the size of k-space
+MIN_EMPTY = 32  # such zeros, whatever the size of k-space
 MOST = 0.25  # part of k-space above which one such area shows sampling point by point: then no zero was measured
 SPECKS = 4  # zeros that hang together and are still taken for measured, beside smaller areas
 
 
 @beartype
-def measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray, "#h w"]:
+def find_measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray, "#h w"]:
     """Find the samples that were measured.
 
     Args:
@@ -35,7 +35,7 @@ def measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray,
     Example:
         >>> kspace = np.ones((2, 4, 6), complex)
         >>> kspace[..., 1] = 0
-        >>> measured(kspace.__getitem__, 2)
+        >>> find_measured(kspace.__getitem__, 2)
         array([[ True, False,  True,  True,  True,  True]])
     """
     some = [np.asarray(read(index)) for index in sorted({slices // 4, slices // 2, 3 * slices // 4})]
@@ -46,7 +46,7 @@ def measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray,
     areas, _ = scipy.ndimage.label(zero & ~lines, structure=np.ones((3, 3)))
     sizes = np.bincount(areas.ravel())
     sizes[0] = 0
-    if sizes.max(initial=0) >= max(LARGE * zero.size, FEWEST):
+    if sizes.max(initial=0) >= max(LARGE * zero.size, MIN_EMPTY):
         fewest = 1 if sizes.max() >= MOST * zero.size else SPECKS
         lines = lines | (sizes >= fewest)[areas]
     found = ~lines
@@ -55,7 +55,7 @@ def measured(read: Callable[[int], np.ndarray], slices: int) -> Bool[np.ndarray,
 
 @beartype
 def is_box(found: Bool[np.ndarray, "#h w"]) -> bool:
-    """Whether all empty samples lie at the edges, as zero filling and partial Fourier leave them.
+    """Return whether all empty samples lie at the edges, as zero filling and partial Fourier leave them.
 
     Example:
         >>> is_box(np.array([[False, True, True, False]])), is_box(np.array([[True, False, True, True]]))
@@ -67,11 +67,11 @@ def is_box(found: Bool[np.ndarray, "#h w"]) -> bool:
 
 
 @beartype
-def in_words(found: Bool[np.ndarray, "#h w"]) -> str:
+def describe_empty(found: Bool[np.ndarray, "#h w"]) -> str:
     """Return how much of k-space is empty, in words.
 
     Example:
-        >>> in_words(np.array([[False, True, True, False]]))
+        >>> describe_empty(np.array([[False, True, True, False]]))
         '2 of 4 columns of k-space are empty in all slices and coils that were looked at'
     """
     if len(found) == 1:

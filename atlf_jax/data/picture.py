@@ -15,7 +15,7 @@ from atlf_jax.data.transforms import window_ct
 __all__ = ["LARGEST_FILE", "read_slice"]
 
 LARGEST_FILE = 256 * 2**20  # bytes, unpacked
-AIR = -100.0  # Hounsfield units: no picture has such values
+HOUNSFIELD_BELOW = -100.0  # an image with lower values is in Hounsfield units, not a picture
 
 
 @beartype
@@ -46,7 +46,7 @@ def read_slice(content: bytes, *, size: int = 256, place: float = 0.5, ct: bool 
     else:
         image = np.rot90(volume[..., round(place * (volume.shape[-1] - 1))])
         image = np.nan_to_num(image.astype(np.float32))
-        if ct and image.min() < AIR:
+        if ct and image.min() < HOUNSFIELD_BELOW:
             image = window_ct(np.ascontiguousarray(image), "brain")
         else:
             top = np.percentile(np.abs(image), 99.9)

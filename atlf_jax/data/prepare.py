@@ -24,19 +24,19 @@ from beartype import beartype
 
 from atlf_jax.data.aanlib import SPLITS, AANLIBConfig, AANLIBSource
 from atlf_jax.data.ct import AIR, clean_ct
-from atlf_jax.data.dicom import Scan, is_name_of, is_same_person, read_scan
+from atlf_jax.data.dicom import ScannedVolume, is_name_of, is_same_person, read_scan
 from atlf_jax.data.example import Example
 from atlf_jax.data.files import PARTIAL, NotWritten, check_writable, fingerprint, sha256_of, write_file
 from atlf_jax.data.inputs import FileError, contains, read_json, read_png, read_table
 from atlf_jax.data.manifest import (
     DIGEST,
-    FILES,
     FORMAT,
     LEFT_OUT,
     MANIFEST,
-    NAME,
     PARTS,
     PICTURE,
+    SUBJECT_FILES,
+    SUBJECT_NAME,
     check_records,
     digest_of,
     pairing_of,
@@ -49,8 +49,9 @@ QC = "qc.html"
 
 __all__ = ["LAYOUTS", "QC", "Pair", "PrepareConfig", "first_of", "prepare", "prepare_all", "share_out"]
 
-# Part of the CT's reach that a good registration keeps: of a thin slab turned away, little overlaps, but well.
-KEPT = 0.5
+# A good registration covers at least this fraction of the MR that the CT covers by the headers. A thin slab that is
+# turned away overlaps well, but little.
+MIN_COVERAGE = 0.5
 SEQUENCES = {  # folders of a CHAOS MR: slices and labels
     "t2spir": ("T2SPIR/DICOM_anon", "T2SPIR/Ground"),
     "t1dual_in": ("T1DUAL/DICOM_anon/InPhase", "T1DUAL/Ground"),
@@ -298,7 +299,7 @@ LAYOUTS: dict[str, Callable[[Path, PrepareConfig], list[Pair]]] = {
 def _check_subjects(source: Path, pairs: list[Pair]) -> None:
     seen: set[str] = set()
     for pair in pairs:
-        if not NAME.fullmatch(pair.subject) or len(pair.subject) > 100:
+        if not SUBJECT_NAME.fullmatch(pair.subject) or len(pair.subject) > 100:
             what = f"subject {pair.subject[:60]!r} cannot name a folder"
             raise FileError(f"{source}:", what, "use letters, digits, _, - and .")
         if pair.subject.lower() in seen:
@@ -323,7 +324,7 @@ def _check_out(out: Path, source: Path, pairs: list[Pair]) -> None:
         if scan.is_dir() and contains(scan, out):
             raise FileError(out, f"lies in the scan {scan}, and scans are only read", "write to a folder of its own")
     check_writable(out, folder=True)
-    places = [out / MANIFEST, out / QC, *(out / pair.subject / name for pair in pairs for name in FILES)]
+    places = [out / MANIFEST, out / QC, *(out / pair.subject / name for pair in pairs for name in SUBJECT_FILES)]
     given = {(state.st_dev, state.st_ino) for state in map(Path.stat, filter(Path.is_file, [*scans, source]))}
     for place in places:
         if not place.exists() and not place.is_symlink() and not place.parent.is_symlink():
@@ -399,7 +400,7 @@ def _prepare_subject(pair: Pair, out: Path, config: PrepareConfig, before: dict[
         covered = float(resample(ones, mr, order=0).data.mean())
         coverage = float(apply(found, ones, mr, order=0, outside=0.0).data.mean())
         record["ct_coverage"] = round(coverage, 6)
-        record["good"] = found.good and coverage >= KEPT * covered
+        record["good"] = found.good and coverage >= MIN_COVERAGE * covered
         record["registration"] = {
             "kind": config.registration,
             "quality": {name: round(float(value), 6) for name, value in sorted(found.quality.items())},
@@ -422,11 +423,11 @@ def _manifest(
     """Share out the subjects and put the records together."""
     used = [record for record in records if record["good"] or config.keep_flagged]
     shared = share_out([record["subject"] for record in used if not record["asked_split"]], seed=config.seed)
-    asked = {record["subject"]: record["asked_split"] or shared[record["subject"]] for record in used}
+    splits = {record["subject"]: record["asked_split"] or shared[record["subject"]] for record in used}
     subjects = [
         record
         | {
-            "split": asked.get(record["subject"], LEFT_OUT),
+            "split": splits.get(record["subject"], LEFT_OUT),
             "window": PICTURE if "names" in record else config.window,
         }
         for record in records
@@ -491,7 +492,7 @@ def _stack(images: Sequence[np.ndarray]) -> Volume:
     return Volume(np.ascontiguousarray(data, np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]), codes=(0, 1), through=2)
 
 
-def _read_label(path: Path, mr: Scan) -> Volume:
+def _read_label(path: Path, mr: ScannedVolume) -> Volume:
     """Read the labels of an MR: a volume on its grid, or one picture a slice in the order of its files' names."""
     if path.is_file():
         label = read_scan(path, "MR").volume

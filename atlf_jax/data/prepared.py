@@ -89,10 +89,10 @@ class PreparedSource:
         wanted = _WHOLE.get(config.split, (config.split,))
         self._records = [record for record in manifest["subjects"] if record["split"] in wanted]
         if not self._records:
-            there = ", ".join(sorted({record["split"] for record in manifest["subjects"]})) or "none"
+            splits = ", ".join(sorted({record["split"] for record in manifest["subjects"]})) or "none"
             raise ValueError(
-                f"split {config.split!r} of {self._root} has no subject (splits there: {there}); add subjects, or look "
-                f"into the registrations that were {LEFT_OUT}"
+                f"split {config.split!r} of {self._root} has no subject (splits there: {splits}); add subjects, or "
+                f"look into the registrations that were {LEFT_OUT}"
             )
         self.pairing = pairing_of(self._records)
         self.subjects = frozenset(record["subject"] for record in self._records)
@@ -171,11 +171,11 @@ class PreparedSource:
 def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crop or pad an image with zeros to a size, about its centre."""
     for axis, wanted in zip((-2, -1), size, strict=True):
-        spare = image.shape[axis] - wanted
-        if wanted and spare > 0:
-            image = image.take(range(spare // 2, spare // 2 + wanted), axis)
+        surplus = image.shape[axis] - wanted
+        if wanted and surplus > 0:
+            image = image.take(range(surplus // 2, surplus // 2 + wanted), axis)
         elif wanted:
             widths = [(0, 0)] * image.ndim
-            widths[axis] = (-spare // 2, -spare - -spare // 2)
+            widths[axis] = (-surplus // 2, -surplus - -surplus // 2)
             image = np.pad(image, widths)
     return np.ascontiguousarray(image)

@@ -18,17 +18,26 @@ from jaxtyping import Bool, Float32, Float64, Real, jaxtyped
 
 from atlf_jax.data.volume import Volume, resample
 
-__all__ = ["Registration", "RegistrationConfig", "apply", "body_mask", "edge_overlap", "mutual_information", "register"]
+__all__ = [
+    "AIR",
+    "Registration",
+    "RegistrationConfig",
+    "apply",
+    "body_mask",
+    "edge_overlap",
+    "mutual_information",
+    "register",
+]
 
 AIR = -1000.0  # HU
 SOFT = (-200.0, 300.0)  # HU: clips the CT, so that bins tell soft tissues apart
 # Factor of each level (its voxels, in smallest spacings of the MR), and the margin around the body, in voxels
 # of the level, that is sampled too: wide at first to be caught, none at last, since scalps differ between the two.
-LEVELS = {8: 2.5, 4: 2.5, 2: 1.0, 1: 0.0}
+PYRAMID_MARGINS = {8: 2.5, 4: 2.5, 2: 1.0, 1: 0.0}
 BLUR = 3  # voxels of a level, in standard deviations of the blur before it
 LEAST_BINS = 20  # four of them pad the histogram
 LEAST_SIDE = 16  # voxels: no level has fewer along an axis, unless the volume has: a slab of few slices keeps them
-KEPT = 8  # starts that go on from the coarsest level to the next
+STARTS_KEPT = 8  # start positions that are refined on the next level after the coarsest
 WHOLE = 60_000  # voxels: smaller levels are sampled whole
 THIN = 3.0  # mm: what is less than twice this thick is table and head holder
 LEAST_CORE = 0.25  # part of the body that soft tissue away from bone and skin must have, to be sampled alone
@@ -324,23 +333,23 @@ def _search(pair: _Pair, config: RegistrationConfig) -> Registration:
 
 def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registration:
     frame = _frame(pair.ct, pair.mr)
-    coarsest, coarse, *fine = [_level(sitk, frame, pair, factor, config) for factor in LEVELS]
+    coarsest, coarse, *fine = [_level(sitk, frame, pair, factor, config) for factor in PYRAMID_MARGINS]
     n = frame.dimensions
-    starts = [_climb(sitk, start, [coarsest], config) for start in _starts(sitk, frame, pair, config)]
-    kept = [start for _, start in sorted(starts, key=_value)[:KEPT]]
+    starts = [_optimise(sitk, start, [coarsest], config) for start in _starts(sitk, frame, pair, config)]
+    kept = [start for _, start in sorted(starts, key=_value)[:STARTS_KEPT]]
     if config.kind != "rigid":  # heads of two sizes may overlap best where one is turned: let them grow before choosing
         similarity = sitk.Similarity3DTransform if n == 3 else sitk.Similarity2DTransform
         kept = [_widen(similarity(), start) for start in kept]
-    kept = [_climb(sitk, start, [coarse], config) for start in kept]
-    transform = _reached(_climb(sitk, _reached(min(kept, key=_value)), fine, config))
+    kept = [_optimise(sitk, start, [coarse], config) for start in kept]
+    transform = _overlapping(_optimise(sitk, _overlapping(min(kept, key=_value)), fine, config))
     if config.kind == "rigid":
         return Registration(frame.matrix(transform), {}, good=False)
     last = fine[-1]
     if _has_hu(pair.ct):  # pictures have too few grey values in soft tissue
         core = _core(sitk, frame, pair, last, transform, config)
-        transform = _reached(_climb(sitk, transform, [core], config))
+        transform = _overlapping(_optimise(sitk, transform, [core], config))
         last = _core(sitk, frame, pair, last, transform, config)
-    transform = _reached(_climb(sitk, _widen(sitk.AffineTransform(n), transform), [last], config))
+    transform = _overlapping(_optimise(sitk, _widen(sitk.AffineTransform(n), transform), [last], config))
     matrix = frame.matrix(transform)
     if config.kind == "affine":
         return Registration(matrix, {}, good=False)
@@ -367,40 +376,40 @@ def _fit(sitk: ModuleType, pair: _Pair, config: RegistrationConfig) -> Registrat
 def _core(
     sitk: ModuleType, frame: _Frame, pair: _Pair, level: _Level, transform: Any, config: RegistrationConfig
 ) -> _Level:
-    """Sample soft tissue away from bone and skin alone, and part it in bins by the values that it has.
+    """Return the level restricted to soft tissue away from bone and skin, with histogram bins over its own values.
 
-    CT and MR do not see the borders of bone and skin in one place, and information about these outweighs all other:
-    fits that sample them come out a per cent too large or too small.
+    CT and MR show the borders of bone and skin at slightly different places, and these borders dominate the mutual
+    information: fits that sample them are one per cent too large or too small.
 
     Args:
         pair: its CT in Hounsfield units.
         level: the finest.
-        transform: that was fitted to it, which brings the CT's bone and skin to the MR.
+        transform: fitted on it; it moves the CT's bone and skin to the MR.
     """
     core = _erode(pair.ct_body & (pair.ct.data < SOFT[1]), THIN, pair.ct)
-    there = Volume(core.astype(np.float32), pair.ct.affine)
-    here = resample(there, pair.mr, transform=frame.matrix(transform), order=0, outside=0.0).data > 0.5
-    here &= pair.mr_body
-    if here.sum() < LEAST_CORE * pair.mr_body.sum():
+    ct_core = Volume(core.astype(np.float32), pair.ct.affine)
+    mr_core = resample(ct_core, pair.mr, transform=frame.matrix(transform), order=0, outside=0.0).data > 0.5
+    mr_core &= pair.mr_body
+    if mr_core.sum() < LEAST_CORE * pair.mr_body.sum():
         return level
     ct, mr = (
         sitk.Clamp(image, lowerBound=float(bottom), upperBound=float(top))
         for image, (bottom, top) in (
             (level.ct, np.percentile(pair.ct.data[core], (0.5, 99.5))),
-            (level.mr, np.percentile(pair.mr.data[here], (0.5, 99.5))),
+            (level.mr, np.percentile(pair.mr.data[mr_core], (0.5, 99.5))),
         )
     )
-    around = frame.image(sitk, here.astype(np.uint8), pair.mr.affine)
-    return level._replace(ct=ct, mr=mr, around=around, bins=_bins(level.sampling * here.sum(), config))
+    around = frame.image(sitk, mr_core.astype(np.uint8), pair.mr.affine)
+    return level._replace(ct=ct, mr=mr, around=around, bins=_bins(level.sampling * mr_core.sum(), config))
 
 
 def _bins(samples: float, config: RegistrationConfig) -> int:
-    """Return a number of bins for so many samples: many bins and few samples find information in noise."""
+    """Return the number of histogram bins for a number of samples: too many bins find information in noise."""
     return min(config.bins, max(LEAST_BINS, round(math.sqrt(samples) / 4)))
 
 
 def _widen(wide: Any, narrow: Any) -> Any:
-    """Hand a fitted transform over to one of more parameters."""
+    """Copy a fitted transform into one with more parameters."""
     wide.SetCenter(narrow.GetCenter())
     wide.SetMatrix(narrow.GetMatrix())
     wide.SetTranslation(narrow.GetTranslation())
@@ -413,7 +422,7 @@ def _extent(volume: Volume) -> np.ndarray:
 
 def _level(sitk: ModuleType, frame: _Frame, pair: _Pair, factor: int, config: RegistrationConfig) -> _Level:
     voxel = factor * float(pair.mr.spacing[: frame.dimensions].min())
-    around = _dilate(pair.mr_body, LEVELS[factor] * voxel, pair.mr)
+    around = _dilate(pair.mr_body, PYRAMID_MARGINS[factor] * voxel, pair.mr)
     cleaned = np.where(
         pair.ct_body, np.clip(pair.ct.data, *_range(pair.ct)), max(pair.ct.data.min(), _range(pair.ct)[0])
     )
@@ -431,7 +440,7 @@ def _level(sitk: ModuleType, frame: _Frame, pair: _Pair, factor: int, config: Re
 
 
 def _shrink(data: np.ndarray, volume: Volume, voxel: float) -> tuple[np.ndarray, np.ndarray]:
-    """Blur and thin out to voxels of about this size in mm: values and their affine."""
+    """Blur and subsample to voxels of about this size in mm; return the values and their affine."""
     factors = np.maximum(1, np.rint(voxel / volume.spacing)).astype(int)
     factors = np.minimum(factors, np.maximum(1, np.array(data.shape) // LEAST_SIDE))
     first = (factors - 1) // 2
@@ -443,24 +452,24 @@ def _shrink(data: np.ndarray, volume: Volume, voxel: float) -> tuple[np.ndarray,
 
 
 def _starts(sitk: ModuleType, frame: _Frame, pair: _Pair, config: RegistrationConfig) -> list[Any]:
-    """List the headers' own place, and each rotation with the centres of the bodies together."""
+    """Return the start positions: that of the headers, and each rotation with the centres of the bodies aligned."""
     n = frame.dimensions
-    centre, there = (
+    mr_centre, ct_centre = (
         (np.linalg.inv(frame.to_ras) @ volume.affine @ [*scipy.ndimage.center_of_mass(body), 1])[:n]
         for volume, body in ((pair.mr, pair.mr_body), (pair.ct, pair.ct_body))
     )
     still = np.zeros(3 if n == 3 else 1)  # angles
     turns = [still, *(math.radians(angle) * axis for axis in np.eye(still.size) for angle in config.starts)]
     starts = []
-    for shift, turn in [(np.zeros(n), still), *((there - centre, turn) for turn in turns)]:
+    for shift, turn in [(np.zeros(n), still), *((ct_centre - mr_centre, turn) for turn in turns)]:
         start = sitk.Euler3DTransform() if n == 3 else sitk.Euler2DTransform()
-        start.SetCenter(centre.tolist())
+        start.SetCenter(mr_centre.tolist())
         start.SetParameters([*turn.tolist(), *shift.tolist()])
         starts.append(start)
     return starts
 
 
-def _reached(fitted: tuple[float, Any]) -> Any:
+def _overlapping(fitted: tuple[float, Any]) -> Any:
     """Return the transform of a fit that ended where CT and MR overlap."""
     if fitted[0] == math.inf:
         raise ValueError("CT and MR were not brought to overlap; check that they show the same region of one person")
@@ -471,7 +480,7 @@ def _value(fitted: tuple[float, Any]) -> float:
     return fitted[0]
 
 
-def _climb(sitk: ModuleType, transform: Any, levels: list[_Level], config: RegistrationConfig) -> tuple[float, Any]:
+def _optimise(sitk: ModuleType, transform: Any, levels: list[_Level], config: RegistrationConfig) -> tuple[float, Any]:
     """Climb level after level; return minus the mutual information of the last one, and the transform.
 
     The information is that of all samples together: one that only counts the samples that meet the CT is largest

@@ -77,13 +77,13 @@ class AugmentConfig:
     shift: float = 0.0
     """Largest shift in pixels along each axis, either way."""
     gamma: float = 0.0
-    """Largest relative contrast exponent, drawn for CT and MR apart (0.2: from 1/1.2 to 1.2)."""
+    """Largest relative contrast exponent, drawn separately for CT and MR (0.2: from 1/1.2 to 1.2)."""
     ct_gamma: float = 0.0
-    """As gamma, for the CT alone: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
+    """Like gamma, for the CT only: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
     ct_dropout: float = 0.0
-    """Probability that the CT is replaced by zeros, so that the network also learns to do without."""
+    """Probability that the CT is replaced by zeros, so that the network also learns to reconstruct without it."""
     ct_misplaced: float = 0.0
-    """Probability that the CT is moved off the MR, so that the network also learns to see whether it fits."""
+    """Probability that the CT is misaligned, so that the network learns to recognise a CT that does not fit."""
     ct_shift: float = 8.0
     """Largest shift in pixels of a misplaced CT."""
     ct_rotation: float = 8.0
@@ -105,33 +105,33 @@ class AugmentConfig:
 @beartype
 @dataclass(frozen=True)
 class AcquisitionConfig:
-    """What the simulated scanner adds to the picture, in training and in evaluation alike.
+    """The simulated acquisition of a picture, the same in training and in evaluation.
 
-    Records of measured k-space keep the phase and the coils that they have.
+    Records of measured k-space keep their own phase and coils.
     """
 
     phase: float = 0.0
-    """Largest magnitude in radians of a smooth random phase (0: the picture's own phase; 0.785 is pi/4)."""
+    """Largest magnitude in radians of a smooth random phase (0: only the picture's own phase; 0.785 is pi/4)."""
     sharp_phase: float = 0.0
-    """Largest magnitude in radians of a phase along thin lines, as of veins (0: none)."""
+    """Largest magnitude in radians of a phase along thin lines, such as veins (0: none)."""
     noise: float = 0.0
     """Standard deviation of the complex noise of each sample, relative to the largest pixel (0.01 is usual)."""
     noise_spread: float = 1.0
-    """Above 1: each record's noise is drawn between noise / noise_spread and noise, evenly in its logarithm."""
+    """Above 1: each record's noise is drawn between noise / noise_spread and noise, log-uniformly."""
     noise_correlation: float = 0.0
-    """How far the noise of simulated or measured coils is correlated, in [0, 1): part of the covariance that is not
-    the identity. That of a scanner's noise scan is taken out before; this is for scans without one."""
+    """Correlation of the noise between coils, in [0, 1): the random share of the covariance (0: white). Data with
+    a noise scan are whitened before; this is for scans without one."""
     coils: tuple[int, int] = (0, 0)
-    """Least and most coils that are simulated for a picture; one coil without a map by default. Each record is filled
-    up with coils of zeros to the most, so that one program serves all."""
+    """Smallest and largest number of coils that are simulated for a picture; by default one coil without a map. Each
+    record is padded with coils of zeros to the largest number, so that all have one shape."""
     coil_kind: CoilKind = "any"
     """Simulated coils: loops on a ring, loops about the object, random polynomials, or one of these at random."""
     maps: Literal["given", "low_resolution", "espirit"] = "given"
-    """Coil maps that the network gets: simulated or the source's own, or estimated from the fully sampled centre of the
-    undersampled samples, as for a scan (ESPIRiT takes a second or more for each record; wants data.workers=0)."""
+    """Coil maps that the network gets: given (simulated, or the source's own), or estimated from the fully sampled
+    centre, as for a scan (ESPIRiT takes a second or more for each record, and needs data.workers=0)."""
     virtual_coils: int = 0
-    """Coils of every measurement: more are compressed to so many virtual ones, fewer filled up with coils of zeros; 0:
-    as many as there are."""
+    """Number of coils of every measurement: more are compressed to virtual coils, fewer are padded with zeros; 0: all
+    coils as they are."""
 
     def __post_init__(self) -> None:
         for name in ("phase", "sharp_phase", "noise", "virtual_coils"):
@@ -178,7 +178,7 @@ def window_ct(hounsfield: Float[np.ndarray, "*b h w"], window: CTWindows) -> Flo
 
 @beartype
 def ct_shape(windows: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of a slice's CT through a number of windows: [h, w] of one, [k, h, w] of several."""
+    """Return the shape of a slice's CT with a number of windows: [h, w] for one, [k, h, w] for several."""
     return shape if windows == 1 else (windows, *shape)
 
 
@@ -200,17 +200,17 @@ def ifft2c_numpy(kspace: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "
 def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Example:
     """Change CT and MR together: one random flip, quarter turn, crop, rotation, zoom and shift for both.
 
-    Before that the CT may be moved off the MR, and afterwards its grey levels changed or the CT left out.
+    Before that the CT may be misaligned; afterwards its grey levels may be changed, or the CT replaced by zeros.
 
     Args:
         example: a validated pair.
-        config: what to draw and how far.
-        rng: generator of this record, consumed in the order of the lines below. What is drawn for the CT alone comes
-            from a stream beside it, so that a network that does not look at the CT is shown the same without.
+        config: kinds and ranges of the changes.
+        rng: generator of this record, consumed in the order of the lines below. Draws for the CT alone come from a
+            separate stream, so that they do not change the MR.
 
     Returns:
-        The changed pair, of the same size or as ``crop`` says; name and subject stay. Measured k-space is mirrored,
-        and cut along its readout, with its coil maps.
+        The changed pair, of the same size or that of ``crop``, with the same name and subject. Measured k-space is
+        mirrored, and cropped along its readout, together with its coil maps.
 
     Raises:
         ValueError: when the crop is larger than the image, or measured k-space would have to be interpolated.
@@ -223,8 +223,8 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     bits: Any = rng.bit_generator  # every one of numpy's own can jump
     of_ct = np.random.Generator(bits.jumped())
     if config.ct_misplaced and of_ct.random() < config.ct_misplaced:
-        far = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
-        images[0] = move_ct(example.ct, of_ct, **far)
+        amounts = {part: of_ct.uniform(0, getattr(config, f"ct_{part}")) for part in ("shift", "rotation", "elastic")}
+        images[0] = move_ct(example.ct, of_ct, **amounts)
     if config.flip:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         images = [np.flip(image, axes) for image in images]
@@ -236,11 +236,11 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         images = [np.rot90(image, quarters, axes=(-2, -1)) for image in images]
         acquired = _flip_samples(acquired, (-2, -1) if measured and quarters % 4 else ())
     images = _crop_and_warp(images, config, rng, name=example.name)
-    ct, target, *rest = images
+    ct, target, *further = images
     if example.coil_maps is not None:
-        example = example._replace(coil_maps=np.ascontiguousarray(rest[0], np.complex64))
+        example = example._replace(coil_maps=np.ascontiguousarray(further[0], np.complex64))
     if measured:
-        kspace = fft2c_numpy(np.ascontiguousarray(rest[-1], np.complex64))
+        kspace = fft2c_numpy(np.ascontiguousarray(further[-1], np.complex64))
         example = example._replace(kspace=kspace, acquired=acquired)
     if config.gamma:
         ct_exponent, mr_exponent = (1 + config.gamma) ** rng.uniform(-1, 1, size=2)
@@ -381,9 +381,9 @@ def smooth_phase(shape: tuple[int, int], rng: np.random.Generator, *, maximum: f
 
 @beartype
 def simulate_acquisition(example: Example, config: AcquisitionConfig, rng: np.random.Generator) -> Example:
-    """Give a picture the phase and the coils that a scan would have; its k-space is Hermitian otherwise.
+    """Add the phase and the coils of a scan to a picture, whose k-space would be Hermitian otherwise.
 
-    ``x exp(i phi)``, and coil maps where ``config.coils`` asks for them. Measured k-space is left as it is.
+    ``x exp(i phi)``, and coil maps if ``config.coils`` is set. Measured k-space is not changed.
 
     Source: implicit data crimes, Shimron et al., PNAS 2022, on what undersampling magnitude pictures hides.
     """
@@ -415,24 +415,24 @@ def measure(
 ) -> Batch:
     """Simulate the measurement of a record, with or without coils, and divide it by its scale.
 
-    Of coils: ``y_c = M (F S_c x + n_c)``, or ``M k_c`` of measured k-space, compressed and filled up with zeros as
-    asked; ``s = max|A^H y|`` with the maps that the network gets. Where these are estimated, the target keeps its
-    magnitude and takes the phase of the fully sampled coils that they combine, ``sum_c conj(S_c) F^H k_c``: the phase
-    of an image is a matter of its maps.
+    With coils: ``y_c = M (F S_c x + n_c)``, or ``M k_c`` for measured k-space, compressed or padded with zeros to
+    ``config.virtual_coils``. ``s = max|A^H y|`` with the maps that the network gets. If these are estimated, the target
+    keeps its magnitude and gets the phase of the fully sampled coils combined by them, ``sum_c conj(S_c) F^H k_c``,
+    since the phase of an image depends on its maps.
 
     Args:
         example: the pair, as ``simulate_acquisition`` returns it.
-        mask: True where k-space is acquired, [h, w] or [1, w]; without what ``example.acquired`` says was not.
+        mask: True where k-space is acquired, [h, w] or [1, w]; restricted to ``example.acquired``.
         config: noise, maps and number of coils.
         rng: generator of the noise; not consumed without noise.
-        whole: size of the image before it was cropped, so that maps have the resolution that they have of whole images.
+        whole: size of the image before it was cropped, so that maps have the same resolution as for whole images.
         record: index of the example in its source.
 
     Returns:
-        One record without batch axis; k-space and maps [c, h, w] where there are coils, as ``undersample`` otherwise.
+        One record without batch axis; with coils, k-space and maps are [c, h, w]; else as from ``undersample``.
 
     Raises:
-        ValueError: maps are to be given and there are none, or to be estimated from too small a centre.
+        ValueError: there are no maps although ``config.maps`` is "given", or the centre is too small to estimate them.
     """
     noise = config.noise
     if noise and config.noise_spread > 1:

@@ -1,4 +1,4 @@
-"""A volume with its place in the patient: reading, writing, resampling and slicing, with geometry by nibabel.
+"""Volumes with their position in the patient: reading, writing, resampling and slicing, with geometry by nibabel.
 
 An affine maps voxel indices to RAS+ coordinates of the patient in mm: x grows to the right, y to the front, z to the
 head. Voxels stay in the order of their file; only ``to_slices`` turns them, for the network, and ``from_slices`` turns
@@ -40,13 +40,13 @@ _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # of the header's unit of leng
 @jaxtyped(typechecker=beartype)
 @dataclass(frozen=True)
 class Volume:
-    """Voxels and where they lie.
+    """Voxels and their position in the patient.
 
     Attributes:
         data: values ``[i, j, k]``; CT in Hounsfield units, MR in arbitrary units.
         affine: voxel indices to RAS+ coordinates of the patient, in mm.
-        codes: qform and sform codes of the NIfTI header that it came from, so that a result is saved with them.
-        through: voxel axis that the header says the slices were acquired along; None: it does not say.
+        codes: qform and sform codes of its NIfTI header, with which results are saved.
+        through: voxel axis along which the slices were acquired, from the header; None if it does not say.
     """
 
     data: Float32[np.ndarray, "i j k"]
@@ -69,7 +69,7 @@ def read_nifti(path: str | Path, *, volume: int | None = None) -> Volume:
 
     Args:
         path: ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2.
-        volume: of a series in time or echo (four dimensions), which, from 0.
+        volume: index of one volume, for a series of time points or echoes (four dimensions).
 
     Returns:
         The voxels in the file's own order.
@@ -105,7 +105,7 @@ def read_itk(path: str | Path, *, volume: int | None = None) -> Volume:
 
     Args:
         path: ``.mha``, ``.mhd``, ``.nrrd`` or ``.nhdr``.
-        volume: of four dimensions, which of the last, from 0.
+        volume: index along the fourth axis, if there is one.
 
     Raises:
         ValueError: SimpleITK is missing, or naming the file, what was found and what to do.
@@ -162,10 +162,10 @@ def check_affine(affine: np.ndarray, where: str) -> None:
 
 @beartype
 def write_nifti(path: str | Path, volume: Volume) -> None:
-    """Write a volume; the file appears whole or not at all, and equal volumes give equal bytes.
+    """Write a volume; the file is written completely or not at all, and equal volumes give equal bytes.
 
     Args:
-        path: ``.nii`` or ``.nii.gz``; its folder is made where it is missing.
+        path: ``.nii`` or ``.nii.gz``; its folder is created if it is missing.
         volume: what to write; qform and sform are both its affine, under its codes. Where the qform alone has a code
             and cannot hold the affine (a shear), the sform gets one too.
 
@@ -193,12 +193,12 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
 def resample(
     moving: Volume, like: Volume, *, transform: np.ndarray | None = None, order: int = 1, outside: float = 0.0
 ) -> Volume:
-    """Bring a volume onto another's grid in one interpolation.
+    """Resample a volume to the grid of another in one interpolation.
 
     ``out[p] = moving[A_moving^-1 T A_like p]``; a voxel reaches half its size beyond its centre.
 
     Args:
-        moving: the volume to bring.
+        moving: the volume to resample.
         like: the volume whose grid and codes are taken.
         transform: ``T`` ``[4, 4]``, RAS+ mm of ``like`` to RAS+ mm of ``moving``; the identity by default.
         order: 0 nearest, 1 linear, 3 cubic.
@@ -292,10 +292,10 @@ def from_slices(slices: Float[np.ndarray, "s h w"], like: Volume) -> Volume:
 
 @jaxtyped(typechecker=beartype)
 def unplaced(slices: Float[np.ndarray, "s h w"], spacing: tuple[float, float, float] | None = None) -> Volume:
-    """Make slices whose place in the patient is not known a volume; codes ``(0, 0)`` say so.
+    """Return a volume of slices whose position in the patient is not known, with codes ``(0, 0)``.
 
     Args:
-        slices: as ``to_slices`` gives them back.
+        slices: in the order of ``to_slices``.
         spacing: mm between rows, columns and slices; None: not known, 1 mm.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The page's server: loopback only, nothing written, nothing asked of the network."""
+"""The page's server: loopback only, nothing written, no network access."""
 
 import asyncio
 import dataclasses
@@ -30,7 +30,7 @@ from atlf_jax.trained.files import shipped
 __all__ = ["HOST", "application", "serve"]
 
 HOST = "127.0.0.1"
-KEPT = 8  # uploaded pictures in memory
+MAX_PICTURES = 8  # uploaded pictures that are kept in memory
 FRACTIONS = {field.name for field in dataclasses.fields(Choice) if field.type is float}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -60,21 +60,21 @@ def application() -> Starlette:
             return _refusal(str(error))
         name = str(1 + max(map(int, pictures), default=0))
         pictures[name] = image
-        while len(pictures) > KEPT:
+        while len(pictures) > MAX_PICTURES:
             pictures.popitem(last=False)
         return JSONResponse({"id": name}, headers=_headers())
 
     def answer(compute: Callable[..., dict[str, Any]]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             try:
-                asked = await request.json()
-                own = {kind: pictures[str(asked.pop(kind))] for kind in ("mr", "ct_picture") if asked.get(kind)}
-                asked = {
+                values = await request.json()
+                own = {kind: pictures[str(values.pop(kind))] for kind in ("mr", "ct_picture") if values.get(kind)}
+                values = {
                     name: float(value) if name in FRACTIONS and isinstance(value, int) else value  # JSON has 4 for 4.0
-                    for name, value in asked.items()
+                    for name, value in values.items()
                     if name not in ("mr", "ct_picture")
                 }
-                choice = from_dict(Choice, asked, where="choice")
+                choice = from_dict(Choice, values, where="choice")
                 call = partial(compute, choice, mr=own.get("mr"), ct=own.get("ct_picture"))
                 images = request.url.path == "/run"
                 token = object()

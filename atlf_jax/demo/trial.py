@@ -42,7 +42,7 @@ __all__ = [
 SIZE = 256
 HEADS = PhantomSource(PhantomConfig(size=SIZE, noise=0.002))
 SLICES = PhantomConfig().slices  # of a head: as many further on is the same place in another
-KEPT = 32  # results without a CT that are kept: moving the CT does not change them
+MAX_CACHED = 32  # heads, and results without a CT, kept in memory: moving the CT does not change them
 CENTRE = 0.32  # of the acquired lines, in the centre: 0.08 at 4x and 0.04 at 8x, as usual
 
 CTChoice = Literal["own", "none", "moved", "turned", "another"]
@@ -132,7 +132,7 @@ class Trial(NamedTuple):
 
 _without_ct: OrderedDict[Any, np.ndarray] = OrderedDict()
 _network: Callable[[str], Network] = cache(load)
-_head = lru_cache(KEPT)(HEADS.__getitem__)
+_head = lru_cache(MAX_CACHED)(HEADS.__getitem__)
 
 
 @beartype
@@ -163,7 +163,7 @@ def run(
     if key not in _without_ct:
         blank = measurement._replace(ct=jnp.zeros_like(measurement.ct))
         _without_ct[key] = np.abs(np.asarray(network.function(blank).image[0])) * peak
-        while len(_without_ct) > KEPT:
+        while len(_without_ct) > MAX_CACHED:
             _without_ct.popitem(last=False)
     images["Network without CT"] = _without_ct[key]
     with warnings.catch_warnings():  # they are in the record
@@ -329,6 +329,6 @@ def _findings(record: dict[str, Any]) -> list[str]:
 def _foreign(network: Network, *, own: bool) -> list[str]:
     trained = network.trained_for.dataset
     if trained in PICTURES and (own or trained != "phantom"):
-        here = "a picture of your own" if own else "a generated head"
-        return [f"The network was trained on {PICTURES[trained]}, and this is {here}: take the result as a sketch."]
+        origin = "a picture of your own" if own else "a generated head"
+        return [f"The network was trained on {PICTURES[trained]}, and this is {origin}: take the result as a sketch."]
     return []

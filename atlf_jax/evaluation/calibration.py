@@ -1,4 +1,4 @@
-"""Is the error that a network expects the error that it makes? Measured inside the body, pixel by pixel."""
+"""Compare the error that a network expects with the error that it makes, pixel by pixel inside the body."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,10 @@ from atlf_jax.evaluation.slices import reconstruct_slices
 from atlf_jax.evaluation.trial import Trial
 from atlf_jax.trained.uncertainty import Calibration
 
-__all__ = ["Reliability", "measure"]
+__all__ = ["Reliability", "measure_reliability"]
 
-PIXELS = 8192  # of a slice that are kept, evenly spaced: what memory grows by
-BINS = 12
+PIXELS = 8192  # pixels kept of each slice, evenly spaced: bounds the memory
+CURVE_BINS = 12
 BOUND = 0.9  # part of the errors that are to lie below the bound
 
 
@@ -25,29 +25,29 @@ class Reliability(NamedTuple):
 
     mask: str  # see masks.mask_label
     method: str
-    calibrated: bool  # by what came with the network; else by these very slices
+    calibrated: bool  # by the calibration stored with the network; otherwise fitted on these slices
     scale: float  # expected error / spread, as it was used
     bound: float  # bound / expected error, as it was used
-    fitted: Calibration  # what would fit these slices
+    fitted: Calibration  # the calibration fitted on these slices
     curve: list[tuple[float, float]]  # mean expected and mean true error, in bins of as many pixels each
     error: float  # mean true error
     calibration_error: float  # mean |expected - true| over the curve
     coverage: float  # part of the true errors below the bound
     pearson: float  # of expected and true error over pixels, mean over slices
     spearman: float
-    left_out: list[str]  # slices whose image or expected error is no number; all of the above is nan without others
+    left_out: list[str]  # slices whose image or expected error is not finite; without others all above is nan
 
 
 @beartype
-def measure(trial: Trial, calibrations: Mapping[str, Calibration] = {}) -> list[Reliability]:
+def measure_reliability(trial: Trial, calibrations: Mapping[str, Calibration] = {}) -> list[Reliability]:
     """Compare expected with true errors of every model on every slice under every mask.
 
     Args:
         trial: each of its models reconstructs every slice four times.
-        calibrations: by model; one without is calibrated by these slices, and says so.
+        calibrations: by model. A model without one is calibrated on these slices (``calibrated`` is then False).
 
     Returns:
-        One for each mask and model.
+        One ``Reliability`` for each mask and model.
 
     Raises:
         ValueError: nothing in the source is brighter than air.
@@ -92,7 +92,7 @@ def _reliability(
     used = fitted if calibration is None else calibration
     expected = used.scale * spread
     order = np.argsort(expected, kind="stable")
-    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    bins = [part for part in np.array_split(order, CURVE_BINS) if len(part)]
     curve = [(float(expected[part].mean()), float(error[part].mean())) for part in bins]
     weights = [len(part) / len(order) for part in bins]
     return Reliability(

@@ -1,4 +1,4 @@
-"""What a report warns of: subjects whose CT and MR do not match in place, and what a network was never trained for."""
+"""The warnings of a report: subjects whose CT and MR are not aligned, and conditions a network was not trained for."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ __all__ = ["cautions"]
 
 @beartype
 def cautions(trial: Trial, networks: Mapping[str, Network], data: DataConfig) -> list[str]:
-    """Say which subjects' CT and MR do not match in place, and what of the scoring a network was never trained for.
+    """Return warnings: subjects whose CT and MR are not aligned, and masks or data a network was not trained for.
 
     Args:
         trial: as it is scored.
-        networks: those of its models that are networks.
-        data: the configuration that its source is of.
+        networks: the models of the trial that are networks, by name.
+        data: the settings of its source.
 
     Returns:
-        A sentence for each.
+        One sentence for each warning.
     """
-    said: list[str] = []
+    warnings: list[str] = []
     places: defaultdict[str, Placement] = defaultdict(Placement)
     drawn: defaultdict[tuple[str, tuple[int, int]], list[np.ndarray]] = defaultdict(list)  # by label and size
     bare = replace(trial, models={}, config=replace(trial.config, batch_size=1))
@@ -41,7 +41,7 @@ def cautions(trial: Trial, networks: Mapping[str, Network], data: DataConfig) ->
     for (label, shape), masks in drawn.items():
         for name, network in networks.items():
             found = unseen_sampling(network.trained_for, np.stack(masks), shape=shape)
-            said += [f"{name}, {label}: {text}." for text in found]
+            warnings += [f"{name}, {label}: {text}." for text in found]
     for name, network in networks.items():
-        said += [f"{name}: {text}." for text in unseen_dataset(network.trained_for, data)]
-    return said + [f"Subject {subject}: {text}." for subject, place in places.items() for text in place.warnings()]
+        warnings += [f"{name}: {text}." for text in unseen_dataset(network.trained_for, data)]
+    return warnings + [f"Subject {subject}: {text}." for subject, place in places.items() for text in place.warnings()]

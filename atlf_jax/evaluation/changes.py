@@ -1,7 +1,6 @@
-"""Changes of the CT-MR pairs of a source: the CT taken away, exchanged or moved, lesions painted in.
+"""Changes of the CT-MR pairs of a source: remove, exchange or move the CT, or add lesions.
 
-Each leaves names, subjects, masks and noise alone, so that a variant is compared with the untouched pairs slice by
-slice.
+Names, subjects, masks and noise stay the same, so that a changed source is compared with the original slice by slice.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ __all__ = [
     "Change",
     "Changed",
     "has_ct",
-    "held",
+    "cached",
     "lesion",
     "mover",
     "of_another_slice",
@@ -49,13 +48,13 @@ class Changed:
 
 
 def zeros(source: Source, index: int) -> Example:
-    """Take the CT away: zeros, as a network is told that there is none."""
+    """Remove the CT: it becomes zeros, which is how a network receives a scan without a CT."""
     example = source[index]
     return example._replace(ct=np.zeros_like(example.ct))
 
 
 def of_another_subject(source: Source, index: int) -> Example:
-    """Give the CT of the next subject, at the same height between its first and last slice."""
+    """Replace the CT by that of the next subject, at the same relative position in its volume."""
     volumes = _volumes(source)
     subjects = list(volumes)
     example = source[index]
@@ -68,7 +67,7 @@ def of_another_subject(source: Source, index: int) -> Example:
 
 
 def of_another_slice(source: Source, index: int) -> Example:
-    """Give the CT of the same subject half a volume away."""
+    """Replace the CT by that of the same subject, half a volume away."""
     example = source[index]
     own = _volumes(source)[example.subject]
     if len(own) < 2:
@@ -85,15 +84,15 @@ ABLATIONS: dict[str, Change] = {
 
 @beartype
 def has_ct(source: Source) -> bool:
-    """Say whether any record has a CT that is not 0 everywhere; records are read up to the first that has."""
+    """Return whether any record has a CT that is not 0 everywhere; records are read up to the first that has."""
     return any(source[index].ct.any() for index in range(len(source)))
 
 
 @beartype
 def possible_ablations(source: Source) -> dict[str, Change]:
-    """Return the rows of ``ABLATIONS`` that a source can be given.
+    """Return the rows of ``ABLATIONS`` that are possible for a source.
 
-    Of a split of one subject that of another subject is left out, and where a subject has one slice that of another.
+    With a single subject there is no CT of another subject; with a single slice there is no CT of another slice.
     """
     volumes = _volumes(source)
     impossible = {of_another_subject} if len(volumes) == 1 else set()
@@ -102,9 +101,9 @@ def possible_ablations(source: Source) -> dict[str, Change]:
 
 
 @beartype
-def held(source: Source, change: Change) -> Source:
-    """Return a changed source that keeps what it has read: exchanged and moved CTs are asked for once a mask."""
-    return _Held(Changed(source, change))
+def cached(source: Source, change: Change) -> Source:
+    """Return a changed source that keeps its records in memory: each is read once for every mask."""
+    return _Cached(Changed(source, change))
 
 
 @beartype
@@ -171,7 +170,7 @@ def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h 
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Cached:
     """A source that keeps what it has read."""
 
     source: Source

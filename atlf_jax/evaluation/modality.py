@@ -1,4 +1,4 @@
-"""What the CT does to a reconstruction: take it away, exchange it, move it, paint into it, and score again.
+"""The effect of the CT on a reconstruction: remove, exchange or move it, or add a lesion to it, and score again.
 
 Nothing is told to the networks: each variant is the same trial with another source (see ``changes``).
 """
@@ -13,7 +13,7 @@ from beartype import beartype
 
 from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.evaluation.changes import ABLATIONS, held, lesion, mover, painter, possible_ablations
+from atlf_jax.evaluation.changes import ABLATIONS, cached, lesion, mover, painter, possible_ablations
 from atlf_jax.evaluation.figures import curve_figure
 from atlf_jax.evaluation.scoring import Score, evaluate, leading
 from atlf_jax.evaluation.slices import reconstruct_slices
@@ -35,7 +35,7 @@ __all__ = [
     "sweep",
 ]
 
-SECTION_WORDS = (
+SECTION_REMARKS = (
     "The CT of the same slices is taken away or exchanged: these are methods of their own in all tables of this page, "
     "on the same masks. A method that the CT helps falls with each of them.",
     "The curves move the true CT off the MR (each slice in its own direction, drawn from its name), and add noise to "
@@ -45,7 +45,7 @@ SECTION_WORDS = (
     "by least squares, mean over slices with the worst slice. The null space holds the samples that were not acquired.",
 )
 
-GAIN_WORDS = (
+GAIN_REMARKS = (
     "What the true CT brings to each method over no CT, another subject's and another slice's: difference of the mean "
     "over subjects, and on how many slices the true CT does better. A gain counts where all four columns agree: PSNR "
     "can rise while SSIM falls, and a mean over the picture holds air, where nothing is diagnosed.",
@@ -64,22 +64,22 @@ def ablate_ct(trial: Trial) -> list[Score]:
     """Score every model again with each of ``possible_ablations`` in place of the true CT.
 
     Returns:
-        Rows as of ``scoring.evaluate``, of methods named ``MODEL, ABLATION``; the zero-filled image, which no CT
-        changes, is not among them.
+        Rows as of ``scoring.evaluate``, with methods named ``MODEL, ABLATION``, without the zero-filled image, which
+        does not depend on the CT.
     """
     rows: list[Score] = []
     for name, change in possible_ablations(trial.source).items():
-        scored = evaluate(replace(trial, source=held(trial.source, change)))
+        scored = evaluate(replace(trial, source=cached(trial.source, change)))
         rows += [row._replace(method=f"{row.method}, {name}") for row in scored if row.method != ZERO_FILLED]
     return rows
 
 
 @beartype
 def ct_gains(rows: Sequence[Score]) -> Section:
-    """Set side by side what the true CT brings by the first two metrics, whole and inside the body.
+    """Return the gain by the true CT in the first two metrics, whole and inside the body, as a section of a report.
 
     Args:
-        rows: scores by the true CT, and what ``ablate_ct`` returned.
+        rows: scores with the true CT, and those of ``ablate_ct``.
     """
     facts: list[dict[str, Any]] = []
     gains: list[Comparison] = []
@@ -101,8 +101,8 @@ def ct_gains(rows: Sequence[Score]) -> Section:
     return Section(
         title="What the CT brings",
         key="ct_gains",
-        words=GAIN_WORDS,
-        facts=sorted(facts, key=lambda fact: list(dict.fromkeys(f["over"] for f in facts)).index(fact["over"])),
+        remarks=GAIN_REMARKS,
+        table=sorted(facts, key=lambda fact: list(dict.fromkeys(f["over"] for f in facts)).index(fact["over"])),
         numbers=[item._asdict() for item in gains],
         group="over",
     )
@@ -145,11 +145,11 @@ def _disturbed(trial: Trial, name: str, amount: float) -> Trial:
     """Return a trial with more noise, or with its CT moved."""
     if name.startswith("noise"):
         return replace(trial, acquisition=AcquisitionConfig(phase=trial.acquisition.phase, noise=amount))
-    return replace(trial, source=held(trial.source, mover(name, amount)))
+    return replace(trial, source=cached(trial.source, mover(name, amount)))
 
 
 class Lesion(NamedTuple):
-    """How much of a painted lesion one method shows in one slice."""
+    """How much of an added lesion the image of one method shows in one slice."""
 
     mask: str
     method: str
@@ -161,11 +161,11 @@ class Lesion(NamedTuple):
 
 @beartype
 def hallucination(trial: Trial, *, contrast: float = 0.3) -> list[Lesion]:
-    """Paint a lesion into the CT alone, and into the MR alone, and measure how much of it the output shows.
+    """Add a lesion to the CT only, and to the MR only, and measure how much of it the output shows.
 
-    With L the painted lesion and d the change of the output's magnitude, ``shown = <d, L> / <L, L>``. For a lesion in
-    the CT, L is taken at the size it would have in the MR: anything but 0 is invented. For one in the MR, which is
-    measured through the same mask, 1 is right.
+    With L the added lesion and d the change of the output's magnitude, ``shown = <d, L> / <L, L>``. For a lesion in the
+    CT, L has the contrast that it would have in the MR, and any value but 0 is a hallucination. For a lesion in the MR,
+    which is measured through the same mask, 1 is right.
 
     Args:
         trial: as it was scored.
@@ -173,7 +173,7 @@ def hallucination(trial: Trial, *, contrast: float = 0.3) -> list[Lesion]:
     """
     found = []
     variants = {"": trial} | {
-        painted: replace(trial, source=held(trial.source, painter(painted, contrast))) for painted in ("ct", "mr")
+        painted: replace(trial, source=cached(trial.source, painter(painted, contrast))) for painted in ("ct", "mr")
     }
     for mask in trial.masks:
         streams = [reconstruct_slices(variant, mask, timed=False) for variant in variants.values()]
@@ -193,7 +193,9 @@ def hallucination(trial: Trial, *, contrast: float = 0.3) -> list[Lesion]:
 
 @beartype
 def null_space_share(trial: Trial, mask: MaskConfig) -> dict[str, float]:
-    """Return by method the share of the error's energy at samples that were not acquired: what no consistency removes.
+    """Return by method the share of the error's energy at samples that were not acquired.
+
+    Data consistency cannot reduce this share.
 
     The error is that of the magnitude images that are scored; the mean is over slices.
 
@@ -213,15 +215,15 @@ def null_space_share(trial: Trial, mask: MaskConfig) -> dict[str, float]:
 
 @beartype
 def ct_section(trial: Trial) -> Section:
-    """Measure sweeps, painted lesions and the null-space share of the error, as a section of a report."""
+    """Return sweeps, lesions and the null-space share of the error as a section of a report."""
     points, lesions = sweep(trial), hallucination(trial)
     facts = _facts(trial, lesions)
     curves, labels = _curves(trial, points)
     return Section(
         title="What the CT does",
         key="ct",
-        words=SECTION_WORDS,
-        facts=facts,
+        remarks=SECTION_REMARKS,
+        table=facts,
         group="mask",
         numbers={
             "table": facts,

@@ -1,4 +1,4 @@
-"""What an evaluation found, as one HTML page that asks for nothing outside itself."""
+"""The results of an evaluation as one self-contained HTML page."""
 
 import math
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from atlf_jax.metrics import find_metric
 
 __all__ = ["render"]
 
-PROFILE_WORDS = {
+PROFILE_TEXTS = {
     "picture": "each slice for itself, in units of its full range: PSNR with peak 1, SSIM with data range 1",
     "fastmri": "one value a volume: PSNR peak and SSIM data range are the maximum of the target's volume",
 }
-METRIC_WORDS = (
+METRIC_TEXT = (
     "Magnitude images, neither clipped nor rescaled. SSIM: 7 × 7 uniform window, k1 .01, k2 .03. "
     "NMSE: ‖p − t‖² / ‖t‖². HFEN: Laplacian of Gaussian, 15 × 15, sigma 1.5, nearest edges."
 )
@@ -32,11 +32,11 @@ METRIC_WORDS = (
 
 @beartype
 def render(study: Study, facts: Mapping[str, Any]) -> str:
-    """Return the report as one HTML page that asks for nothing outside itself.
+    """Return the report as one self-contained HTML page.
 
     Args:
-        study: whose pictures are shown.
-        facts: what ``summary`` returned for it.
+        study: the results.
+        facts: the result of ``summary(study)``.
     """
     limits = pictures.error_limits(study.panels)
     whole = [name for name in metrics_of(facts) if not name.endswith(BODY_ENDING)]
@@ -54,8 +54,8 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
             },
             best=_best(facts),
             colours=figures.method_colours(list(facts["methods"])),
-            profile_words=PROFILE_WORDS[study.trial.config.profile],
-            metric_words=METRIC_WORDS,
+            profile_text=PROFILE_TEXTS[study.trial.config.profile],
+            metric_text=METRIC_TEXT,
             plots=_plots(study),
             first=title(whole[0]).partition(" [")[0],
             bound=BOUND,
@@ -88,7 +88,7 @@ def _pages() -> jinja2.Environment:
 
 
 def _plots(study: Study) -> dict[str, Any]:
-    """Draw the figures of scores, and of expected errors where there are any, for both themes."""
+    """Draw the figures of scores, and of expected errors if there are any, for both themes."""
     themes = {"light": False, "dark": True}
     plots: dict[str, Any] = {
         theme: pictures.data_uri(figures.png(figures.metric_figure(study.rows, dark=dark)))
@@ -121,7 +121,7 @@ def _best(facts: Mapping[str, Any]) -> set[tuple[str, str, str]]:
 
 
 def _panel(panel: Panel, study: Study, limit: float) -> dict[str, Any]:
-    """Lay one slice out as columns, a picture above another."""
+    """Return one slice as columns of pictures for the template."""
     scored = [row for row in study.rows if row.mask == panel.mask]
     values = {row.method: row.values for row in scored if row.record == panel.record}
     lead = next(iter(study.methods), ZERO_FILLED)
@@ -152,12 +152,12 @@ def _panel(panel: Panel, study: Study, limit: float) -> dict[str, Any]:
 
 
 def _section(section: Section) -> dict[str, Any]:
-    """Set a section's numbers as text, and its figure for both themes."""
+    """Return a section for the template: texts of its table, and its figure for both themes."""
     themes = {"light": False, "dark": True}
     return {
         "title": section.title,
-        "words": section.words,
-        "headings": [each for each in section.facts[0] if each != section.group] if section.facts else [],
+        "remarks": section.remarks,
+        "headings": [each for each in section.table[0] if each != section.group] if section.table else [],
         "groups": groups(section),
         "plots": {theme: pictures.data_uri(figures.png(section.figure(dark))) for theme, dark in themes.items()}
         if section.figure

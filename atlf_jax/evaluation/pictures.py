@@ -41,7 +41,7 @@ __all__ = [
 
 ERROR_MAP = "inferno"  # matplotlib's name; even in lightness, so that it also reads in grey
 SIDE = 256  # screen pixels that a picture's longer side comes close to
-ACROSS = 4  # pictures side by side on a sheet: what a page of 1,100 pixels holds
+ACROSS = 5  # pictures side by side on a sheet: CT, fused, zero-filled, one network and the truth in one line
 MARGIN, GAP, LINE = 16, 8, 20  # pixels of a sheet
 FONT, SMALL = 15, 13  # text sizes on it
 

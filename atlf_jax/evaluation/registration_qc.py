@@ -16,6 +16,7 @@ from jaxtyping import Real, jaxtyped
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from atlf_jax.data.ct import AIR
 from atlf_jax.data.files import write_file
 from atlf_jax.data.manifest import read_manifest
 from atlf_jax.data.volume import Volume, read_nifti, resample, slice_axis
@@ -27,7 +28,6 @@ __all__ = ["checkerboard", "main", "render", "subject_figure", "write"]
 
 SQUARES = 8  # along the longer side
 PLACES = (0.3, 0.5, 0.7)  # along the slice axis
-AIR = -1000.0  # HU, and what the prepared CT has beyond its field of view
 SHOWN = (-200.0, 300.0)  # HU shown black and white
 OUTLINES = {"skin": (-300.0, COLOURS[1]), "bone": (250.0, COLOURS[2])}  # HU, colour
 PAGE = """<!DOCTYPE html>

@@ -1,6 +1,7 @@
-"""What an evaluation found, written: scores.csv, summary.json and one self-contained report.html.
+"""Write the results of an evaluation: scores.csv, summary.json and one self-contained report.html.
 
-``study`` gathers the numbers, ``tables`` sets them for the terminal, ``page`` for a browser; their names are here too.
+``study`` gathers the numbers, ``tables`` formats them for the terminal and ``page`` for a browser. Their public names
+can be imported from here too.
 """
 
 import contextlib
@@ -20,13 +21,13 @@ from atlf_jax.data.files import whole_file
 from atlf_jax.evaluation import pictures
 from atlf_jax.evaluation.page import render
 from atlf_jax.evaluation.scoring import Score
-from atlf_jax.evaluation.study import CLINICAL_WORDS, DATASET_WORDS, Method, Section, Study, summary, without_names
+from atlf_jax.evaluation.study import CLINICAL_REMARK, DATASET_REMARKS, Method, Section, Study, summary, without_names
 from atlf_jax.evaluation.tables import tables
 from atlf_jax.evaluation.wording import interval, number, spread, title
 
 __all__ = [
-    "CLINICAL_WORDS",
-    "DATASET_WORDS",
+    "CLINICAL_REMARK",
+    "DATASET_REMARKS",
     "Method",
     "Section",
     "Study",
@@ -42,19 +43,19 @@ __all__ = [
     "write",
 ]
 
-FILES = ("scores.csv", "summary.json", "report.html", "panels.png")
-ROOM = 2**22  # bytes that the disk must have left: a report holds more numbers and pictures than that seldom
+REPORT_FILES = ("scores.csv", "summary.json", "report.html", "panels.png")
+FREE_BYTES = 2**22  # free disk space to check for: reports are rarely larger
 
 
 @beartype
 def check_folder(folder: Path) -> None:
-    """Make sure that a report can be written into a folder, before hours are spent on its numbers.
+    """Check that a report can be written into a folder, before the evaluation is run.
 
     Args:
-        folder: need not be there; nothing is made.
+        folder: need not exist; nothing is created.
 
     Raises:
-        ValueError: it, or a file that will be written, is something else; or there is no permission, or no room.
+        ValueError: the folder is a file, one of the files is a folder, or there is no permission or no free space.
     """
     nearest = folder
     while not (nearest.exists() or nearest.is_symlink()) and nearest != nearest.parent:
@@ -63,13 +64,13 @@ def check_folder(folder: Path) -> None:
         raise ValueError(
             f"{nearest} is no folder, and the report was to be written into {folder}; choose another with --out"
         )
-    if taken := next((folder / name for name in FILES if (folder / name).is_dir()), None):
+    if taken := next((folder / name for name in REPORT_FILES if (folder / name).is_dir()), None):
         raise ValueError(
             f"{taken} is a folder, and a file of this name was to be written; choose another place with --out"
         )
     try:
         with tempfile.TemporaryFile(dir=nearest) as probe:
-            probe.write(bytes(ROOM))
+            probe.write(bytes(FREE_BYTES))
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
@@ -84,16 +85,16 @@ def write(folder: Path, study: Study, facts: dict[str, Any] | None = None) -> tu
     """Write scores.csv, summary.json, report.html and, where there are panels, panels.png: all of them, or none.
 
     Args:
-        folder: made where it is missing.
-        study: what to tell.
-        facts: what ``summary`` returned for it, where that is known already.
+        folder: created if it is missing.
+        study: the results.
+        facts: the result of ``summary(study)``, if it was computed before.
 
     Returns:
-        What ``summary`` returns, and the path of the report. In summary.json a number that is not defined is null, and
-        an infinite one the string inf or -inf.
+        The result of ``summary(study)``, and the path of report.html. In summary.json an undefined number is null, and
+        an infinite one is the string inf or -inf.
 
     Raises:
-        ValueError: the folder cannot be written; what lay in it before is left as it was.
+        ValueError: the folder cannot be written; its earlier files are then unchanged.
     """
     facts = summary(study) if facts is None else facts
     contents = {

@@ -24,8 +24,8 @@ from atlf_jax.metrics import find_metric, is_black, score
 
 __all__ = ["BODY_ENDING", "Score", "body", "choose_panels", "evaluate", "leading", "quality", "reported"]
 
-BODY = 0.05  # of the maximum: what is darker is air
-BODY_ENDING = "_body"  # of the name of a score inside the body
+BODY_THRESHOLD = 0.05  # of the maximum: darker pixels are air
+BODY_ENDING = "_body"  # suffix of the names of scores inside the body
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ def evaluate(trial: Trial) -> list[Score]:
 
     Returns:
         Rows in the order mask, slice, method; ``zero-filled`` comes first. A black slice (profile ``fastmri``: a black
-        volume) has none, as there is nothing to reconstruct: the log names it, and ``without_black`` finds it before.
-        A score that is not defined is nan.
+        volume) has no rows, and a warning in the log names it; ``without_black`` removes such slices beforehand. A
+        score that is not defined is nan.
 
     Raises:
         ValueError: for an empty source or one of black slices alone, no mask, or slices of several sizes in a volume
@@ -107,16 +107,19 @@ def evaluate(trial: Trial) -> list[Score]:
 
 @beartype
 def quality(row: Score) -> float:
-    """Return what slices are ranked by: the first metric, so that higher is better; an undefined one is the worst."""
+    """Return the value by which slices are ranked: the first metric, with the sign that makes higher better.
+
+    An undefined metric ranks last.
+    """
     name, value = next(iter(row.values.items()))
     return -math.inf if math.isnan(value) else -value if find_metric(name).lower_is_better else value
 
 
 @beartype
 def choose_panels(trial: Trial, rows: Sequence[Score]) -> list[Panel]:
-    """Reconstruct again the slices to be shown: evenly spaced in the quality of the first model, from worst to best.
+    """Reconstruct the slices of the report again: evenly spaced in the quality of the first model, worst to best.
 
-    Only these are kept in memory; they are the slices that were scored, as masks and noise follow from their names.
+    Only these images are kept in memory. They equal the scored ones, since masks and noise are seeded by slice names.
 
     Args:
         trial: ``config.panels`` is their number for each mask.
@@ -143,14 +146,14 @@ def _record(panel: Panel) -> int:
 
 
 def _volume(panel: Panel) -> tuple[str, str]:
-    """Tell volumes apart: a subject may have several, whose slices are named ``VOLUME_NUMBER``."""
+    """Return a key of the volume: a subject may have several, whose slices are named ``VOLUME_NUMBER``."""
     return panel.subject, panel.name.rpartition("_")[0]
 
 
 @jaxtyped(typechecker=beartype)
 def body(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Return the largest part of an image that is brighter than air (5 % of the maximum), with its holes filled."""
-    parts, count = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(image > BODY * image.max()))
+    parts, count = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(image > BODY_THRESHOLD * image.max()))
     if not count:
         return np.ones(image.shape, bool)
     return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])

@@ -58,8 +58,10 @@ def reconstruct_slices(
     Args:
         trial: models, records, acquisition and the size of batches: slices that follow each other and have one size.
         mask: one of its masks.
-        timed: run the first batch twice, so that no time holds a compilation; else times are not to be used.
-        with_spread: also how much the mirror copies of every model's image differ; three more reconstructions.
+        timed: run the first batch of each shape twice, so that times do not include compilation. Without it the times
+            are not valid.
+        with_spread: also compute how much the mirror copies of every model's image differ; three more
+            reconstructions per slice.
     """
     zero_filled = jax.tree_util.Partial(ZeroFilled().apply, {})
     methods = {
@@ -117,7 +119,7 @@ def _run(
 
 @jax.jit
 def _reconstruct(reconstructor: Reconstructor, measurement: Measurement) -> tuple[Array, Any]:
-    """Return only what is looked at, so that no features leave the program."""
+    """Return only the two images that are used, so that the compiled program does not return features."""
     result = reconstructor(measurement)
     return jnp.abs(result.image), result.fused
 
@@ -141,7 +143,7 @@ class _Part:
 
 
 def _of_one_size(source: Source, most: int) -> Iterator[_Part]:
-    """Part a source into batches of one size each, of at most so many records, each read once."""
+    """Split a source into parts of consecutive records of one image size, at most ``most`` each; read each once."""
     part = _Part(0, [])
     for index in range(len(source)):
         example = source[index]

@@ -30,7 +30,7 @@ __all__ = [
     "subject_means",
     "summarise",
     "undefined",
-    "undefined_words",
+    "undefined_remarks",
     "wilcoxon",
 ]
 
@@ -46,11 +46,11 @@ class Summary(NamedTuple):
     mean: float  # over subject means; nan where no slice has a defined score
     deviation: float | None  # sample standard deviation of subject means; None with one subject
     interval: tuple[float, float] | None  # bootstrap interval of the mean over subjects; None with one subject
-    slice_mean: float  # over all slices, whoever they belong to
+    slice_mean: float  # over all slices, without regard to subjects
     worst: float
     worst_name: str  # empty where no slice has a defined score
-    subjects: dict[str, float]  # mean of each subject's slices; without those of whom nothing is defined
-    left_out: list[str]  # slices that count for no method, as the score of one is not defined
+    subjects: dict[str, float]  # mean of each subject's slices; without subjects that have no defined score
+    left_out: list[str]  # slices left out for all methods, since the score of one method is not defined
 
 
 class Comparison(NamedTuple):
@@ -191,7 +191,7 @@ def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int =
 
 @beartype
 def undefined(rows: Sequence[Score]) -> list[Undefined]:
-    """Name every score that is not defined: which slices, by which method, metric and mask.
+    """Return all scores that are not defined: the slices, for each method, metric and mask.
 
     Args:
         rows: scores of slices, of any number of methods and masks.
@@ -205,8 +205,8 @@ def undefined(rows: Sequence[Score]) -> list[Undefined]:
 
 
 @beartype
-def undefined_words(rows: Sequence[Score]) -> list[str]:
-    """Say in words what ``undefined`` finds, one sentence for each mask, method and set of slices."""
+def undefined_remarks(rows: Sequence[Score]) -> list[str]:
+    """Return the result of ``undefined`` as sentences, one for each mask, method and set of slices."""
     together: dict[tuple[str, str, tuple[str, ...], int], list[str]] = {}
     for item in undefined(rows):
         together.setdefault((item.mask, item.method, tuple(item.names), item.slices), []).append(item.metric)
@@ -229,11 +229,11 @@ def undefined_words(rows: Sequence[Score]) -> list[str]:
 
 @beartype
 def compare(rows: Sequence[Score]) -> list[Comparison]:
-    """Compare every pair of methods on the same slices, under each mask and by everything that is reported.
+    """Compare every pair of methods on the same slices, under each mask and by each reported score.
 
     Args:
-        rows: scores of slices; differences are first method minus second, and anything minus zero-filled. Slices whose
-            score is not defined for some method are left out of every pair, as in ``summarise``.
+        rows: scores of slices; differences are first method minus second, and every method minus zero-filled. Slices
+            whose score is not defined for some method are left out of every pair, as in ``summarise``.
 
     Returns:
         One comparison for each mask, pair of methods and metric.
@@ -249,18 +249,18 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
             continue
         if first == ZERO_FILLED:
             first, second = second, first
-        ours, theirs = groups[mask, first], groups[mask, second]
-        if [row.name for row in ours] != [row.name for row in theirs]:
+        first_rows, second_rows = groups[mask, first], groups[mask, second]
+        if [row.name for row in first_rows] != [row.name for row in second_rows]:
             raise ValueError(f"{first} and {second} were scored on different slices under {mask}; score both together")
-        for metric in ours[0].values:
+        for metric in first_rows[0].values:
             left_out = dict(missing.get((mask, metric), {}))
             differences, subjects = [], []
-            for a, b in zip(ours, theirs, strict=True):
+            for a, b in zip(first_rows, second_rows, strict=True):
                 pair = a.values[metric], b.values[metric]
                 if a.name in left_out or np.isnan(pair).any():
                     left_out[a.name] = None
                     continue
-                differences.append(0.0 if pair[0] == pair[1] else pair[0] - pair[1])  # inf - inf is no number
+                differences.append(0.0 if pair[0] == pair[1] else pair[0] - pair[1])  # inf - inf would be nan
                 subjects.append(a.subject)
             means = subject_means(differences, subjects)
             over = list(means.values())
@@ -284,7 +284,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
 
 @beartype
 def remark(subjects: int) -> str:
-    """Say in words what this number of subjects can and cannot show.
+    """Return a sentence on what this number of subjects can and cannot show.
 
     Args:
         subjects: how many were scored.

@@ -1,4 +1,4 @@
-"""What an evaluation found, gathered: a trial with its rows, panels and sections, and the summary of its numbers."""
+"""The results of one evaluation: a trial with its rows, panels and sections, and the summary of its numbers."""
 
 import hashlib
 import importlib.metadata
@@ -15,18 +15,18 @@ from beartype import beartype
 from matplotlib.figure import Figure
 
 from atlf_jax.config import to_dict
-from atlf_jax.data.manifest import PAIRING_WORDS
-from atlf_jax.evaluation.audit import Finding
+from atlf_jax.data.manifest import PAIRING_REMARKS
+from atlf_jax.evaluation.audit import DataProperty
 from atlf_jax.evaluation.calibration import Reliability
 from atlf_jax.evaluation.scoring import Score
 from atlf_jax.evaluation.slices import Panel
-from atlf_jax.evaluation.statistics import compare, remark, summarise, undefined, undefined_words
+from atlf_jax.evaluation.statistics import compare, remark, summarise, undefined, undefined_remarks
 from atlf_jax.evaluation.trial import ZERO_FILLED, Trial
 from atlf_jax.evaluation.wording import cell
 
 __all__ = [
-    "CLINICAL_WORDS",
-    "DATASET_WORDS",
+    "CLINICAL_REMARK",
+    "DATASET_REMARKS",
     "Method",
     "Section",
     "Study",
@@ -36,18 +36,18 @@ __all__ = [
     "without_names",
 ]
 
-DATASET_WORDS = {
+DATASET_REMARKS = {
     "aanlib": (
         "The pictures are from a teaching atlas: scores on them compare methods on these pictures and do not foretell "
         "scores on scanner data."
     ),
     "phantom": "The heads are generated: scores on them show that the method works, not how well it does on patients.",
-} | {f"prepared, {pairing}": words for pairing, words in PAIRING_WORDS.items()}
-CLINICAL_WORDS = "Research software: nothing here is fit for diagnosis or any other clinical use."
+} | {f"prepared, {pairing}": remarks for pairing, remarks in PAIRING_REMARKS.items()}
+CLINICAL_REMARK = "Research software: nothing here is fit for diagnosis or any other clinical use."
 
 
 class Method(NamedTuple):
-    """Where the rows of one method come from."""
+    """The origin of one method: its checkpoint and configuration."""
 
     parameters: int = 0
     checkpoint: str = ""  # path; empty for a method that is not learned
@@ -55,21 +55,21 @@ class Method(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A further part of a report: words, one table, one figure."""
+    """An additional section of a report: paragraphs of text, one table, one figure."""
 
     title: str
     key: str  # name of its numbers in summary.json
-    words: Sequence[str]
-    facts: Sequence[Mapping[str, Any]] = ()  # rows of the table; the keys of the first are the headings
-    numbers: Any = None  # for summary.json, where there is more to tell than the table; None: the table
+    remarks: Sequence[str]  # paragraphs above the table
+    table: Sequence[Mapping[str, Any]] = ()  # its rows; the keys of the first are the headings
+    numbers: Any = None  # for summary.json, if it should hold more than the table; None: the rows of the table
     figure: Callable[[bool], Figure] | None = None  # drawn for a light page, and again for a dark one
-    group: str = ""  # the key of the facts that becomes a heading above the rows that share it
+    group: str = ""  # the key of the rows that becomes a heading above the rows that share it
 
 
 @beartype
 @dataclass(frozen=True)
 class Study:
-    """One evaluation with everything that its report says."""
+    """One evaluation: everything that its report shows."""
 
     trial: Trial
     dataset: str
@@ -78,7 +78,7 @@ class Study:
     rows: Sequence[Score]
     panels: Sequence[Panel] = ()
     sections: Sequence[Section] = ()
-    audit: Sequence[Finding] = ()  # what flatters the data
+    audit: Sequence[DataProperty] = ()  # properties of the data that make scores too good
     warnings: Sequence[str] = ()  # of ``trained.guards``
     reliability: Sequence[Reliability] = ()
     left_out: Sequence[str] = ()  # slices whose MR is black
@@ -86,12 +86,12 @@ class Study:
 
 @beartype
 def summary(study: Study) -> dict[str, Any]:
-    """Gather everything that a report says in numbers and words.
+    """Return all numbers and remarks of a report.
 
     Returns:
         ``protocol``, ``environment``, ``methods``, ``results`` (see ``statistics.Summary``), ``comparisons`` (see
         ``statistics.Comparison``), ``undefined`` (see ``statistics.Undefined``), ``left_out`` (black slices), ``audit``
-        (see ``audit.Finding``), ``uncertainty`` (see ``calibration.Reliability``) and ``remarks``; plain values,
+        (see ``audit.DataProperty``), ``uncertainty`` (see ``calibration.Reliability``) and ``remarks``; plain values,
         infinite and undefined numbers among them.
     """
     rows, config = study.rows, study.trial.config
@@ -116,11 +116,11 @@ def summary(study: Study) -> dict[str, Any]:
         "audit": [item._asdict() for item in study.audit],
         "uncertainty": [item._asdict() | {"fitted": item.fitted._asdict()} for item in study.reliability],
         "remarks": _remarks(study, len(protocol["subjects"])),
-    } | {section.key: list(section.facts) if section.numbers is None else section.numbers for section in study.sections}
+    } | {section.key: list(section.table) if section.numbers is None else section.numbers for section in study.sections}
 
 
 def _protocol(study: Study) -> dict[str, Any]:
-    """Say what was scored, and how."""
+    """Return what was scored, and how."""
     rows, config = study.rows, study.trial.config
     first = [row for row in rows if (row.mask, row.method) == (rows[0].mask, rows[0].method)]
     names = [row.subject for row in first]
@@ -139,7 +139,7 @@ def _protocol(study: Study) -> dict[str, Any]:
 
 @beartype
 def without_names(study: Study) -> Study:
-    """Put codes in the place of names that come from a person's files, as these may be named after people."""
+    """Replace the names of slices by hash codes: names of private files may contain names of people."""
 
     def code(name: str) -> str:
         return hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -172,7 +172,7 @@ def environment() -> dict[str, str]:
 
 
 def _mask_facts(label: str, rows: Sequence[Score]) -> dict[str, Any]:
-    """Describe the masks that were drawn under one label; each slice has its own, fixed by its name."""
+    """Describe the masks that were drawn under one label; each slice has its own mask, seeded by its name."""
     drawn = list({row.name: row for row in rows if row.mask == label}.values())
     effective = [row.effective for row in drawn]
     hashes = [row.mask_hash for row in drawn]
@@ -190,25 +190,25 @@ def _mask_facts(label: str, rows: Sequence[Score]) -> dict[str, Any]:
 
 
 def _remarks(study: Study, subjects: int) -> list[str]:
-    words = [remark(subjects)]
+    remarks = [remark(subjects)]
     if study.left_out:
-        words.append(
+        remarks.append(
             f"Left out, as the MR is black and there is nothing to reconstruct: {', '.join(study.left_out[:20])}"
             + (f" and {len(study.left_out) - 20} more." if len(study.left_out) > 20 else ".")
         )
-    words += undefined_words(study.rows)
+    remarks += undefined_remarks(study.rows)
     for item in study.reliability:
         if item.left_out:
-            words.append(f"Expected errors of {item.method}, {item.mask}: without {', '.join(item.left_out)} (nan).")
-    if study.dataset in DATASET_WORDS:
-        words.append(DATASET_WORDS[study.dataset])
-    return [*words, *study.warnings, CLINICAL_WORDS]
+            remarks.append(f"Expected errors of {item.method}, {item.mask}: without {', '.join(item.left_out)} (nan).")
+    if study.dataset in DATASET_REMARKS:
+        remarks.append(DATASET_REMARKS[study.dataset])
+    return [*remarks, *study.warnings, CLINICAL_REMARK]
 
 
 @beartype
 def groups(section: Section) -> list[tuple[str, list[list[str]]]]:
-    """Return the rows of a section's table as texts, under the headings that they share."""
+    """Return the rows of a section's table as texts, grouped by their common heading."""
     return [
         (label, [[cell(value) for name, value in row.items() if name != section.group] for row in rows])
-        for label, rows in itertools.groupby(section.facts, key=lambda row: str(row.get(section.group, "")))
+        for label, rows in itertools.groupby(section.table, key=lambda row: str(row.get(section.group, "")))
     ]

@@ -1,4 +1,4 @@
-"""What an evaluation found, as tables on a terminal of 80 columns."""
+"""The results of an evaluation as tables for a terminal of 80 columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from atlf_jax.evaluation.wording import count, heading, interval, number
 
 __all__ = ["metrics_of", "results_of", "tables"]
 
-NAME = 34  # letters of a name that are never parted: what 80 columns leave beside a mean and its interval
+WHOLE_NAME = 34  # names up to this length are not wrapped: the width that 80 columns leave beside the numbers
 
 
 @beartype
 def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[Table]:
-    """Set the results as tables for the terminal: one for each mask, those of the sections, and one of the methods.
+    """Return the tables for the terminal: one for each mask, those of the sections, and one of the methods.
 
     Args:
         facts: what ``summary`` returned.
@@ -65,9 +65,9 @@ def _results_table(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
 
 
 def _section_tables(section: Section) -> list[Table]:
-    if not section.facts:
+    if not section.table:
         return []
-    headings = [each for each in section.facts[0] if each != section.group]
+    headings = [each for each in section.table[0] if each != section.group]
     built = []
     for label, rows in groups(section):
         table = _table(f"{section.title} {label}".strip(), headings[:1], [])
@@ -79,20 +79,20 @@ def _section_tables(section: Section) -> list[Table]:
     return built
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+def _table(title: str, text_columns: Sequence[str], number_columns: Sequence[str]) -> Table:
     style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
     table = Table(title=escape(title), title_justify="left", title_style="bold", **style)
-    for each in words:
+    for each in text_columns:
         table.add_column(escape(each), overflow="fold")
-    for each in numbers:
+    for each in number_columns:
         table.add_column(escape(each), justify="right", no_wrap=True)
     return table
 
 
 def _whole_names(table: Table) -> Table:
-    """Let the numbers of a narrow table take two lines before a name does."""
+    """Keep names on one line where they are short enough; the numbers wrap instead."""
     names = table.columns[0]
-    names.no_wrap = max(Text.from_markup(str(cell)).cell_len for cell in names.cells) <= NAME
+    names.no_wrap = max(Text.from_markup(str(cell)).cell_len for cell in names.cells) <= WHOLE_NAME
     return table
 
 

@@ -1,23 +1,21 @@
 """A trial: which models are tried on which records, under which masks and acquisition, and how they are scored.
 
-Everything in this package that reconstructs takes one ``Trial``; a change of it, such as another CT, is
-``dataclasses.replace(trial, source=...)``.
+Scoring, ablation, statistics, uncertainty and the audit all take one ``Trial``. To vary it, for example with another
+CT, use ``dataclasses.replace(trial, source=...)``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from beartype import beartype
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.data import AcquisitionConfig, Example, Source
 from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.metrics import METRICS, find_metric, is_black
 
 __all__ = ["ZERO_FILLED", "EvaluationConfig", "Reconstructor", "Selection", "Trial", "without_black"]
-
-Reconstructor = Callable[[Measurement], Reconstruction]
 
 ZERO_FILLED = "zero-filled"  # the baseline, a method like the others
 ALL_BLACK = (
@@ -64,8 +62,9 @@ class Trial:
     Attributes:
         source: records by index; for the profile ``fastmri``, slices of a subject follow each other.
         masks: settings, each with its own label in the tables.
-        models: by name; any function of a measurement, compiled where it is called. A network is
-            ``jax.tree_util.Partial(module.apply, variables)``, so that its parameters are arguments of the program.
+        models: by name; any function of a measurement. It is compiled when it is called. Pass a network as
+            ``jax.tree_util.Partial(module.apply, variables)``: its parameters are then arguments of the compiled
+            program, not constants in it.
         acquisition: simulated phase, coils and noise.
         config: metrics, profile, batches, panels and bootstrap.
 
@@ -113,14 +112,14 @@ class Selection:
 
 @beartype
 def without_black(source: Source, *, profile: Literal["picture", "fastmri"] = "picture") -> tuple[Source, list[str]]:
-    """Leave out the slices whose MR is black: nothing is there to reconstruct, and any score of them would mislead.
+    """Leave out the slices whose MR is black: there is nothing to reconstruct, and their scores would mislead.
 
     Args:
         source: records by index; each is read once.
-        profile: of ``fastmri``, which scores whole volumes, only the slices of black volumes are left out.
+        profile: ``fastmri`` scores whole volumes, so it leaves out only the slices of black volumes.
 
     Returns:
-        A source without them, and their names.
+        The source without them, and the names of the slices that were left out.
 
     Raises:
         ValueError: nothing remains.
@@ -132,10 +131,10 @@ def without_black(source: Source, *, profile: Literal["picture", "fastmri"] = "p
         names.append(example.name)
         black.append(bool(is_black(example.target)))
     if profile == "fastmri":
-        lit = {volume for volume, dark in zip(volumes, black, strict=True) if not dark}
-        black = [volume not in lit for volume in volumes]
-    kept = tuple(index for index, dark in enumerate(black) if not dark)
+        with_signal = {volume for volume, is_dark in zip(volumes, black, strict=True) if not is_dark}
+        black = [volume not in with_signal for volume in volumes]
+    kept = tuple(index for index, is_dark in enumerate(black) if not is_dark)
     if source and not kept:
         raise ValueError(ALL_BLACK.format(len(source)))
-    left_out = [name for name, dark in zip(names, black, strict=True) if dark]
+    left_out = [name for name, is_dark in zip(names, black, strict=True) if is_dark]
     return (Selection(source, kept), left_out) if left_out else (source, [])

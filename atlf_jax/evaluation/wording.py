@@ -1,4 +1,4 @@
-"""How scores are written: digits, units, headings and signs, the same on the terminal and on the page."""
+"""Format scores: digits, units, headings and signs, the same on the terminal and on the HTML page."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ __all__ = ["cell", "count", "heading", "interval", "number", "p_value", "spread"
 
 @beartype
 def number(value: float | None, metric: str, *, signed: bool = False) -> str:
-    """Write a score with the digits that belong to its metric; infinity as its sign, an undefined one as a dash."""
+    """Format a score with the decimals of its metric; infinity is written as ∞, an undefined score as a dash."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -24,14 +24,14 @@ def number(value: float | None, metric: str, *, signed: bool = False) -> str:
 
 @beartype
 def spread(result: Mapping[str, Any]) -> str:
-    """Write mean and standard deviation over subjects."""
+    """Format the mean and standard deviation over subjects."""
     mean, deviation = (number(result[key], result["metric"]) for key in ("mean", "deviation"))
     return mean if deviation == "–" else f"{mean} ± {deviation}"
 
 
 @beartype
 def interval(result: Mapping[str, Any]) -> str:
-    """Write the bootstrap interval over subjects; empty where there is none."""
+    """Format the bootstrap interval over subjects; empty if there is none."""
     if result["interval"] is None:
         return ""
     low, high = (number(end, result["metric"]) for end in result["interval"])
@@ -40,7 +40,7 @@ def interval(result: Mapping[str, Any]) -> str:
 
 @beartype
 def title(metric: str) -> str:
-    """Name a score in a table; of a metric of a user's own file the name alone.
+    """Return the heading of a score in a table, with its unit; a metric of a user's file is shown without the file.
 
     Example:
         >>> title("psnr"), title("ssim_body")
@@ -53,19 +53,19 @@ def title(metric: str) -> str:
 
 @beartype
 def heading(metric: str) -> str:
-    """Name a score with an arrow to the better side."""
+    """Return the heading of a score with an arrow in the direction that is better."""
     return f"{title(metric)} {'↓' if find_metric(metric).lower_is_better else '↑'}"
 
 
 @beartype
 def p_value(value: float | None) -> str:
-    """Write the p of a test; a dash where there is none."""
+    """Format the p-value of a test; a dash if there is none."""
     return "–" if value is None or math.isnan(value) else f"{value:.2g}"
 
 
 @beartype
 def count(amount: int, noun: str) -> str:
-    """Write a number of things.
+    """Format a number with its noun, in the singular or plural.
 
     Example:
         >>> count(1, "slice"), count(1200, "slice")
@@ -76,7 +76,7 @@ def count(amount: int, noun: str) -> str:
 
 @beartype
 def cell(value: Any) -> str:
-    """Write what stands in a table of a section."""
+    """Format one cell of a section's table."""
     if not isinstance(value, float):
         return str(value)
     return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")

@@ -1,7 +1,7 @@
-"""Whole networks: a configuration and a Flax module each. Trained ones are loaded by ``atlf.load``.
+"""Complete networks: a configuration and a Flax module each. ``atlf.load`` loads trained ones.
 
-A network is described by a frozen dataclass with a method ``build``, and nothing else is asked of it: one of your own
-needs no row here (docs/own-network.md).
+A network is described by a frozen dataclass with a method ``build``; nothing else is required. A network in a file of
+your own needs no entry in ``MODELS`` (docs/own-network.md).
 """
 
 from functools import partial
@@ -58,23 +58,23 @@ MODELS = {
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """What describes a network: a frozen dataclass with this method.
+    """The configuration of a network: a frozen dataclass with the method ``build``.
 
-    It may say more, by attributes or properties: ``sees_ct`` (bool; by default it does), ``multiple`` (int: both sides
-    of an image must be multiples of it; 1 by default) and ``complex`` (bool: the image has an imaginary part; by
-    default it has).
+    Optional attributes or properties: ``sees_ct`` (bool, default True: the CT affects the image), ``multiple`` (int,
+    default 1: both sides of an image must be multiples of it) and ``complex`` (bool, default True: the image has an
+    imaginary part).
     """
 
     def build(self) -> Any:
-        """Make the network, with ``init`` and ``apply`` (see ``objectives.Model``)."""
+        """Return the network, an object with ``init`` and ``apply`` (see ``objectives.Model``)."""
         ...
 
 
 def build(config: ModelConfig) -> Any:
-    """Make the network that a configuration describes.
+    """Return the network of a configuration.
 
     Raises:
-        ValueError: it is no configuration of a network.
+        ValueError: ``config`` is not the configuration of a network.
 
     Example:
         >>> type(build(UNetConfig(width=8))).__name__
@@ -89,12 +89,12 @@ def build(config: ModelConfig) -> Any:
 
 
 def sees_ct(config: ModelConfig) -> bool:
-    """Say whether the CT reaches the image; of a network that does not say so, it is assumed."""
+    """Return whether the CT affects the image; True if the configuration does not say."""
     return getattr(config, "sees_ct", True)
 
 
 def multiple_of(config: ModelConfig) -> int:
-    """Return the number of pixels of which both sides of an image must be a multiple."""
+    """Return the number that both sides of an image must be multiples of; 1 if the configuration does not say."""
     return getattr(config, "multiple", 1)
 
 

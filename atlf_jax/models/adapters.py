@@ -1,4 +1,4 @@
-"""Networks of other libraries as the pair of pure functions that training and reconstruction ask for.
+"""Networks of other libraries as objects with ``init`` and ``apply``, which training and reconstruction call.
 
     class MyConfig:                                            # a frozen dataclass, as for any network
         def build(self):
@@ -24,10 +24,10 @@ Call = Callable[..., Reconstruction | Array]
 
 
 def from_functions(init: Callable[[Any, Measurement], Any], apply: Call) -> Any:
-    """Return a network of two functions.
+    """Return a network made of two functions.
 
     Args:
-        init: ``(key, measurement) -> parameters``, a tree of arrays of any kind.
+        init: ``(key, measurement) -> parameters``, any pytree of arrays.
         apply: ``(parameters, measurement) -> reconstruction``.
 
     Example:
@@ -42,19 +42,22 @@ def from_functions(init: Callable[[Any, Measurement], Any], apply: Call) -> Any:
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Any:
-    """Return a Flax NNX module as a network; its dropout draws, and its running statistics move, in training alone.
+    """Return a Flax NNX module as a network.
+
+    Dropout is active, and running statistics are updated, only in training.
 
     Args:
-        make: makes the module of random streams.
+        make: returns the module, given random streams.
     """
     return _NNX(make)
 
 
 def from_equinox(make: Callable[[Any], Any]) -> Any:
-    """Return an Equinox module as a network; what it learns are its floating point arrays.
+    """Return an Equinox module as a network. All its floating-point arrays are trained.
 
     Args:
-        make: makes the module of a key. In training it is called with ``key``, if its ``__call__`` takes one.
+        make: returns the module, given a random key. In training the module is called with ``key=``, if its
+            ``__call__`` has that argument.
     """
     return _Equinox(make)
 
@@ -79,14 +82,14 @@ class _NNX:
 
     def init(self, rngs: Any, measurement: Measurement) -> dict[str, Any]:
         del measurement
-        _, params, _, rest = nnx.split(self.make(nnx.Rngs(rngs)), nnx.Param, nnx.RngState, ...)
-        return {"params": _named(params)} | ({"state": _named(rest)} if rest else {})
+        _, params, _, others = nnx.split(self.make(nnx.Rngs(rngs)), nnx.Param, nnx.RngState, ...)
+        return {"params": _named(params)} | ({"state": _named(others)} if others else {})
 
     def apply(self, variables: dict[str, Any], measurement: Measurement, *, rngs: Any = None, mutable: Any = ()) -> Any:
         shapes = nnx.eval_shape(lambda: self.make(nnx.Rngs(0)))
-        graph, params, streams, rest = nnx.split(shapes, nnx.Param, nnx.RngState, ...)
-        params, rest = _filled(params, variables["params"]), _filled(rest, variables.get("state", {}))
-        module = nnx.merge(graph, params, _streams(streams, rngs), rest)
+        graph, params, streams, others = nnx.split(shapes, nnx.Param, nnx.RngState, ...)
+        params, others = _filled(params, variables["params"]), _filled(others, variables.get("state", {}))
+        module = nnx.merge(graph, params, _streams(streams, rngs), others)
         module.eval() if rngs is None else module.train()
         result = _reconstruction(module(measurement))
         return (result, {"state": _named(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])}) if mutable else result
@@ -107,8 +110,10 @@ class _Equinox:
 
         del mutable  # it has no state
         shapes = equinox.filter_eval_shape(self.make, jax.random.key(0))
-        params, rest = equinox.partition(shapes, lambda leaf: jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact))
-        module = equinox.combine(_filled(params, variables["params"]), rest)
+        params, others = equinox.partition(
+            shapes, lambda leaf: jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact)
+        )
+        module = equinox.combine(_filled(params, variables["params"]), others)
         module = equinox.nn.inference_mode(module, value=rngs is None)
         takes_key = "key" in inspect.signature(type(module).__call__).parameters
         return _reconstruction(module(measurement, **({"key": rngs} if takes_key else {})))
@@ -120,7 +125,7 @@ def _named(tree: Any) -> dict[str, Array]:
 
 
 def _filled(tree: Any, arrays: dict[str, Array]) -> Any:
-    """Undo ``_named``, in the shape of ``tree``."""
+    """Undo ``_named``: return a tree of the structure of ``tree`` with these arrays."""
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], tree)
 
 
@@ -129,7 +134,7 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _streams(shapes: Any, key: Any) -> Any:
-    """Return random streams of a key; in validation, where nothing is drawn, of any."""
+    """Return random streams for a key; in validation nothing is drawn, and any key will do."""
     key = jax.random.key(0) if key is None else key
 
     def fill(number: int, leaf: Any) -> Array:

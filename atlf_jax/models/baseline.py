@@ -1,4 +1,4 @@
-"""What the baselines share: what a network sees of a measurement, and the final data consistency."""
+"""Shared parts of the baselines: settings, network input, and data consistency."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,10 +22,10 @@ SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
 @beartype
 @dataclass(frozen=True)
 class BaselineConfig:
-    """What every baseline can be set to."""
+    """Settings that all baselines share."""
 
     use_ct: bool = True
-    """Let the network see the CT; False = MR alone."""
+    """Give the CT to the network; False = MR only."""
     complex: bool = True
     """Two image channels (re, im); False = one real channel, with the real part taken after data consistency."""
     sensitivity: tuple[int, int] | None = None
@@ -34,12 +34,12 @@ class BaselineConfig:
 
     @property
     def sees_ct(self) -> bool:
-        """Say whether the CT reaches the image."""
+        """Whether the CT affects the image."""
         return self.use_ct
 
     @property
     def channels(self) -> int:
-        """Return the number of image channels."""
+        """The number of image channels."""
         return 2 if self.complex else 1
 
 
@@ -49,7 +49,7 @@ def project(x: Complex[Array, "b h w"], config: BaselineConfig) -> Complex[Array
 
 
 def see_coils(measurement: Measurement, sensitivity: tuple[int, int] | None) -> Measurement:
-    """Put maps by a sensitivity network in place of the given ones, where there are coils (call inside a module)."""
+    """Replace the coil maps by those of a sensitivity network, if there are coils (call inside a module)."""
     if sensitivity is None or measurement.kspace.ndim == measurement.mask.ndim:
         return measurement
     maps = SensitivityNet(*sensitivity, name="sensitivity")(measurement.kspace, measurement.mask)
@@ -62,7 +62,7 @@ def start(measurement: Measurement, config: BaselineConfig) -> Complex[Array, "b
 
 
 def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: BaselineConfig) -> Float[Array, "b h w f"]:
-    """Return the image as channels, with those of the CT after it where the network may see it."""
+    """Return the image as channels, followed by those of the CT if ``config.use_ct``."""
     image = to_channels(x)[..., : config.channels]
     return jnp.concatenate([image, ct_channels(measurement.ct)], axis=-1) if config.use_ct else image
 

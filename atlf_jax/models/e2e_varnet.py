@@ -40,7 +40,7 @@ class E2EVarNetConfig(BaselineConfig):
     """E2E-VarNet. The defaults are its published size, without CT."""
 
     use_ct: bool = False
-    """Let the network see the CT; False = MR alone."""
+    """Give the CT to the network; False = MR only."""
     sensitivity: tuple[int, int] | None = (8, 4)
     """Features and poolings of the network that estimates coil maps; None: the given ones."""
     cascades: int = 12

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from atlf_jax.array_types import Array
 from atlf_jax.nn import backend
 from atlf_jax.nn.precision import wide_dtype
-from atlf_jax.nn.recompute import KEPT
+from atlf_jax.nn.recompute import SAVED_NAME
 
 __all__ = ["RowBias", "attend"]
 
@@ -148,7 +148,7 @@ def _attention_forward(
         total = sums[..., -1:]
         return None, (sums[..., :-1] / total, (highest + jnp.log(total))[..., 0])
 
-    _, (out, log_sum) = checkpoint_name(lax.scan(chunk, None, (rows * jnp.arange(q.shape[0]), q)), KEPT)
+    _, (out, log_sum) = checkpoint_name(lax.scan(chunk, None, (rows * jnp.arange(q.shape[0]), q)), SAVED_NAME)
     return out, (q, k, v, bias, out, log_sum)
 
 

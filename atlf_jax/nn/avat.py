@@ -220,7 +220,7 @@ class AVAT(nn.Module):
     # --- what the logits know of positions --------------------------------------------------------------------------
 
     def _tables(self, dtype: jnp.dtype) -> Float[Array, "g t bins"] | None:
-        """Return the tables of the logit bias, None where there is none."""
+        """Return the tables of the logit bias, None if there is none."""
         if self.stripe_logit != "stripe1d":
             return None
         return self.param("stripe_tables", nn.initializers.zeros, (self.heads, len(STRIPE_STEPS), STRIPE_BINS), dtype)

@@ -43,10 +43,10 @@ def guide(image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]) -> Inexa
 
 
 class CTAdapter(nn.Module):
-    """Add to the features of a phase what the CT has to say: f + W3 relu(W2 relu(W1 [c, f])), f without CT.
+    """Add features of the CT to those of a phase: f + W3 relu(W2 relu(W1 [c, f])); without a CT the result is f.
 
-    ``c`` are the CT's channels, its guide, or both. W3 starts at zero, so that an adapter can be put beside a network
-    that has learnt to do without CT. An example whose CT is zero everywhere has none.
+    ``c`` are the CT's channels, its guide, or both. W3 starts at zero, so that an adapter can be added to a
+    network that was trained without CT. A CT that is zero everywhere counts as no CT.
 
     Source: ours; a small network beside a trained one, which starts at zero, is the adapter of Houlsby et al. 2019 and
     the zero convolution of ControlNet (Zhang et al. 2023).
@@ -60,12 +60,12 @@ class CTAdapter(nn.Module):
     def __call__(
         self, f: Float[Array, "b h1 w1 f"], image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]
     ) -> Float[Array, "b h1 w1 f"]:
-        there = (ct_picture(ct).max((-2, -1)) > 0)[:, None, None, None]
+        has_ct = (ct_picture(ct).max((-2, -1)) > 0)[:, None, None, None]
         c = pixel_unshuffle(jnp.concatenate(self._channels(image, ct), axis=-1).astype(f.dtype), self.stride)
         hidden = nn.relu(Conv(self.features, kernel_init=xavier, name="conv1")(jnp.concatenate([c, f], axis=-1)))
         hidden = nn.relu(Conv(self.features, kernel_init=xavier, name="conv2")(hidden))
         added = Conv(f.shape[-1], kernel_init=nn.initializers.zeros, name="conv3")(hidden)
-        return f + jnp.where(there, added, 0)
+        return f + jnp.where(has_ct, added, 0)
 
     def _channels(self, image: Array, ct: Array) -> list[Float[Array, "b h w c"]]:
         channels = []

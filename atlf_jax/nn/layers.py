@@ -38,7 +38,7 @@ __all__ = [
 
 Initializer = Callable[..., Array]
 
-PARTS = 32  # of a row: 8 pixels at a width of 256
+ROW_PARTS = 32  # of a row: 8 pixels at a width of 256
 
 # PyTorch's default convolution initialisation, U(+-1/sqrt(fan_in)): what the published blocks started from.
 uniform_fan_in: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -186,10 +186,10 @@ def _depthwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, A
 def _sum_by_rows(padded: Array, dy: Array, rows: int, columns: int) -> Float[Array, "taps f"]:
     """Sum padded, shifted by each tap, times dy over the pixels: row after row, so that what is read is in cache.
 
-    A row is summed as ``PARTS`` vectors of a few pixels each, which needs no sum within a vector before the end.
+    A row is summed as ``ROW_PARTS`` vectors of a few pixels each, which needs no sum within a vector before the end.
     """
     b, h, w, f = dy.shape
-    parts = math.gcd(b * w, PARTS)
+    parts = math.gcd(b * w, ROW_PARTS)
 
     def add_row(total: Array, y: Array) -> tuple[Array, None]:
         window = lax.dynamic_slice_in_dim(padded, y, rows, axis=1)  # [b, rows, w1, f]

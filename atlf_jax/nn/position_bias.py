@@ -153,14 +153,14 @@ def _resample(
 ) -> Float[Array, "b g s m"]:
     """Interpolate tables at the sums origin + fixed[s] + moving[m], where ``fixed`` is known when tracing.
 
-    With both parts split into whole and rest, fixed = i + r and moving = j + t, and T_k = T[origin + i + j + k]:
+    Split into whole and fractional parts, fixed = i + r and moving = j + t; with T_k = T[origin + i + j + k],
     the interpolant is T_0 + (r + t) (T_1 - T_0) + relu(r + t - 1) (T_2 - 2 T_1 + T_0), so a matrix of the tables'
     values over (s, j) and a one-hot matrix over (j, m) give it by two products. Gathers are as fast forward, but
     their gradient is a scatter of s m numbers, four times slower on CPU than all of this.
     ``moving`` must lie in the range of ``-fixed``, as projections of positions inside the image do.
     """
     whole = np.floor(fixed).astype(int)
-    rest = fixed - whole
+    fraction = fixed - whole
     shifts = np.arange(np.floor(-fixed.max()), np.floor(-fixed.min()) + 1)  # all values of j
     knots = np.arange(whole.min(), whole.max() + 3)  # all values of i + k
     first = np.eye(len(knots))[whole - knots[0]]  # [s, knots]: picks T_0
@@ -178,8 +178,8 @@ def _resample(
     chosen = (j[:, :, None] == all_j).astype(table.dtype)  # [b, g, j, m]
     linear = jnp.einsum(
         "gsj,bgjm->bgsm",
-        jnp.concatenate([read(first + rest[:, None] * slope), read(slope)], axis=-1),
+        jnp.concatenate([read(first + fraction[:, None] * slope), read(slope)], axis=-1),
         jnp.concatenate([chosen, t * chosen], axis=2),
     )
-    over = jnp.maximum(jnp.asarray(rest - 1, table.dtype)[None, None, :, None] + t, 0)
+    over = jnp.maximum(jnp.asarray(fraction - 1, table.dtype)[None, None, :, None] + t, 0)
     return linear + over * jnp.einsum("gsj,bgjm->bgsm", read(bend), chosen)

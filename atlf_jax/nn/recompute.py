@@ -1,4 +1,4 @@
-"""Less memory for more time: keep a module's inputs only, and compute its insides again in the backward pass."""
+"""Save memory at the cost of time: keep only a module's inputs and recompute its activations in the backward pass."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 
 from atlf_jax.array_types import Array
 
-__all__ = ["KEPT", "recompute"]
+__all__ = ["SAVED_NAME", "recompute"]
 
-KEPT = "kept"  # jax.ad_checkpoint.checkpoint_name of what is small, dear, and therefore kept all the same
+SAVED_NAME = "kept"  # checkpoint_name of arrays that are small and slow to compute: these are kept
 
 
 def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
-    """Return ``module(*arrays, **static)``; its insides are computed again for the gradient, but not those named KEPT.
+    """Return ``module(*arrays, **static)``; activations are recomputed for the gradient, except those of SAVED_NAME.
 
-    ``jax.checkpoint`` alone saves nothing on a CPU: XLA drops its barrier there, finds that everything is computed
-    twice, and keeps the first. So the kept inputs are made to depend on the gradient that comes back, by adding zero
-    times one of its entries, which a compiler may not drop: it could be NaN (docs/DESIGN.md, 23).
+    ``jax.checkpoint`` alone saves no memory on a CPU: XLA removes its barrier there, merges the two equal computations
+    and keeps the activations. Here the kept inputs depend on the incoming gradient: zero times one of its entries is
+    added, which a compiler must not remove, since the entry could be NaN (docs/DESIGN.md, 23).
 
     Args:
         module: any module.
@@ -29,7 +29,7 @@ def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
     def apply(module: nn.Module, *arrays: Any) -> Any:
         return module(*arrays, **static)
 
-    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    policy = jax.checkpoint_policies.save_only_these_names(SAVED_NAME)
 
     def forward(module: nn.Module, *arrays: Any) -> tuple[Any, Any]:
         return nn.vjp(nn.remat(apply, policy=policy), module, *arrays)

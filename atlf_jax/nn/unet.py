@@ -14,7 +14,7 @@ from atlf_jax.nn.layers import Conv, Pointwise, pixel_shuffle
 __all__ = ["NormUNet", "UNet"]
 
 SLOPE = 0.2  # of the leaky ReLU below zero
-FLAT = 1e-8  # variance below which a channel is taken as constant; variances are of order 1 behind a normalisation
+CONSTANT_VARIANCE = 1e-8  # below this variance a channel counts as constant; after a normalisation it is about 1
 
 
 def _activate(x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
@@ -24,7 +24,7 @@ def _activate(x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
     """
     x = x - x.mean((1, 2), keepdims=True)
     variance = jnp.square(x).mean((1, 2), keepdims=True)
-    x = x * jnp.where(variance > FLAT, lax.rsqrt(variance + 1e-5), 0)
+    x = x * jnp.where(variance > CONSTANT_VARIANCE, lax.rsqrt(variance + 1e-5), 0)
     return nn.leaky_relu(x, SLOPE)
 
 

@@ -1,7 +1,7 @@
 """Objectives: what a stage of training minimises.
 
-An objective is a frozen dataclass of its own settings that is called with the network, its variables and a batch. One
-of your own is written in a file of yours, like a network (docs/own-network.md).
+An objective is a frozen dataclass of its settings. It is called with a network, its variables and a batch, and returns
+an ``Outcome`` with the terms of the loss. Your own objective is a class in a file of yours (docs/own-network.md).
 """
 
 from atlf_jax.objectives.base import Model, Objective, Outcome, Variables, apply, zero_filled
@@ -20,4 +20,7 @@ __all__ = [
     "zero_filled",
 ]
 
-OBJECTIVES = {"supervised": Supervised, "self_supervised": SelfSupervised}  # those that suit any network
+OBJECTIVES = {
+    "supervised": Supervised,
+    "self_supervised": SelfSupervised,
+}  # for any network; ATLF-Net has its own in models/atlf/objectives.py

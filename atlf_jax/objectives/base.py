@@ -1,4 +1,4 @@
-"""What every objective takes and returns."""
+"""The interface of an objective: what it is called with and what it returns."""
 
 import inspect
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -12,17 +12,17 @@ from atlf_jax.ops import adjoint
 
 __all__ = ["Model", "Objective", "Outcome", "Variables", "apply", "zero_filled"]
 
-Variables = dict[str, Any]  # the collections of a network: "params" and, in some, running statistics
+Variables = dict[str, Any]  # of a network, by collection: "params" and, in some, running statistics
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A network as a pair of pure functions, as every Flax Linen module is one.
+    """A network as two pure functions, ``init`` and ``apply``; every Flax Linen module is one.
 
     ``init(key, measurement)`` returns the variables, nested dictionaries of arrays with the parameters under "params".
-    ``apply(variables, measurement)`` returns a ``Reconstruction``. In training it is also given ``rngs``, a key;
-    ``mutable``, the names of the other collections, if there are any, whose new values are then returned too; and
-    ``deterministic=False`` if the module's ``__call__`` takes it. ``models.adapters`` makes such a pair of others.
+    ``apply(variables, measurement)`` returns a ``Reconstruction``. Training also passes ``rngs``, a key; ``mutable``,
+    the names of the other collections, if there are any, and then ``apply`` returns their new values too; and
+    ``deterministic=False``, if the module's ``__call__`` has that argument. ``models.adapters`` wraps other networks.
     """
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any: ...
@@ -31,12 +31,12 @@ class Model(Protocol):
 
 
 class Outcome(NamedTuple):
-    """One objective at one batch."""
+    """The result of an objective on one batch."""
 
     terms: dict[str, Float[Array, " b"]]  # weighted terms of the loss, per example
-    scores: dict[str, Float[Array, " b"]]  # for people and for choosing a checkpoint
-    pictures: dict[str, Float[Array, "b h w"]]
-    state: Variables  # collections changed by the model: running statistics
+    scores: dict[str, Float[Array, " b"]]  # for the log and for choosing the best checkpoint, such as psnr
+    pictures: dict[str, Float[Array, "b h w"]]  # for the log
+    state: Variables  # collections that the model changed, such as running statistics
 
     @property
     def loss(self) -> Float[Array, ""]:
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass that is called so; with a key as in training, without as in validation."""
+    """A frozen dataclass with this call. ``key`` is a random key in training, and None in validation."""
 
     def __call__(self, model: Model, variables: Variables, batch: Batch, *, key: Key[Array, ""] | None) -> Outcome: ...
 
@@ -54,18 +54,18 @@ class Objective(Protocol):
 def apply(
     model: Model, variables: Variables, *args: Any, key: Key[Array, ""] | None, method: str | None = None, **kwargs: Any
 ) -> tuple[Any, Variables]:
-    """Call a network: with a key as in training, without as in validation.
+    """Call a network, in training mode if a key is given, else in validation mode.
 
     Args:
         model: the network.
         variables: its variables.
         args: what it is called with, usually a ``Measurement``.
-        key: of dropout and other random choices.
+        key: for dropout and other random choices; None in validation.
         method: name of a method of a Flax module in place of ``__call__``.
         kwargs: further arguments.
 
     Returns:
-        What the network returns, and the collections that it changed.
+        The output of the network, and the collections that it changed.
     """
     options: dict[str, Any] = dict(kwargs)
     if method is not None:
@@ -82,5 +82,5 @@ def apply(
 
 @beartype
 def zero_filled(measurement: Measurement) -> Complex[Array, "b h w"]:
-    """Return A^H y, the image without any reconstruction."""
+    """Return the zero-filled image, A^H y."""
     return adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)

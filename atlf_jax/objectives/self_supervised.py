@@ -19,13 +19,13 @@ __all__ = ["SelfSupervised", "split_samples"]
 @beartype
 @dataclass(frozen=True)
 class SelfSupervised:
-    """SSDU: reconstruct from a part of the measured samples, and compare with the others in k-space.
+    """SSDU: reconstruct from some of the measured samples, and compare with the others in k-space.
 
         Omega = Theta + Lambda;  u = y on Lambda;  v = A_Lambda f(y on Theta)
         loss = |u - v|_2 / |u|_2 + |u - v|_1 / |u|_1, the mean over several splits
 
-    The fully sampled image enters the scores alone, never the loss. In validation the image is reconstructed from all
-    samples, and the loss is that of one fixed split.
+    The fully sampled image is used only for the scores, never for the loss. In validation the image is reconstructed
+    from all samples, and the loss is that of one fixed split.
 
     Source: Yaman et al. 2020 (Magn Reson Med 84:3172), SSDU, with the several masks of Yaman et al. 2022 (NMR Biomed
     35:e4798). Departures: a split is new for each step and example, where theirs were drawn once; the withheld samples
@@ -33,9 +33,9 @@ class SelfSupervised:
     """
 
     withheld: float = 0.4
-    """Part of the measured samples that is withheld."""
+    """Fraction of the measured samples that is withheld."""
     splits: int = 1
-    """Splits of each example a step; the time of a step grows with it."""
+    """Number of splits of each example per step; the time of a step grows with it."""
     centre: int = 4
     """Side of the square about zero frequency that is never withheld."""
 
@@ -64,12 +64,12 @@ class SelfSupervised:
 def split_samples(
     key: Key[Array, ""], measurement: Measurement, *, part: float, centre: int
 ) -> tuple[Measurement, Measurement]:
-    """Split the measured samples of each example at random in two.
+    """Split the measured samples of each example at random into two sets.
 
     Args:
-        key: of the draw.
+        key: for the random draw.
         measurement: a batch.
-        part: probability with which a sample is withheld, the same for all its coils.
+        part: probability that a sample is withheld; a sample is withheld in all coils or in none.
         centre: side of the square about zero frequency that is never withheld.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The distance to the fully sampled image."""
+"""Supervised training: the distance to the fully sampled image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +29,8 @@ class Supervised:
     ssim: float = 0.0
     """(1 - SSIM) / 2 of the magnitude."""
     relative: float = 0.0
-    """Above 0: log(1 + loss / relative) in place of each of the losses above, example by example. Where a loss is much
-    larger than this, its gradient is divided by it: an easy mask counts as much as a hard one, as it does in dB."""
+    """Above 0: each of the losses above is replaced by log(1 + loss / relative), for each example. The gradient of a
+    loss far above this value is then divided by the loss, so that easy and hard masks count equally, as in dB."""
 
     def __post_init__(self) -> None:
         weights = {name: value for name, value in vars(self).items() if type(value) is float}
@@ -55,7 +55,7 @@ class Supervised:
 
 
 def compare(result: Reconstruction, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return scores and pictures of an image beside the fully sampled one."""
+    """Return the scores and pictures of an ``Outcome``, by comparison with the fully sampled image."""
     magnitude, truth = jnp.abs(result.image), jnp.abs(batch.target)
     scores = {"psnr": metrics.psnr(magnitude, truth, peak=1 / batch.scale)}  # the peak is 1 in the source's own units
     pictures = {"ct": ct_picture(batch.measurement.ct), "zero-filled": jnp.abs(zero_filled(batch.measurement))}

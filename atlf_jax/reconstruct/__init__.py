@@ -1,8 +1,8 @@
-"""From measured k-space to images: on plain arrays, and on files by ``atlf reconstruct``.
+"""From measured k-space to images: of plain arrays by ``atlf.reconstruct``, of files by ``atlf reconstruct``.
 
-``arrays`` reconstructs what is in memory or read slice by slice, and ``slices`` takes one batch through the network;
-``scans`` opens files and writes the results; ``command`` is the command line; ``judgement`` and ``examine`` say where a
-result should not be trusted.
+Both do the same: ``examine`` looks at a few slices, ``slices`` reconstructs all of them in batches, and ``judgement``
+says whether the result can be trusted. ``arrays`` takes arrays; ``command`` is the command line, and ``scans`` opens
+files and writes images. ``methods`` offers classical solvers in place of a network.
 """
 
 from atlf_jax.reconstruct.arrays import reconstruct

@@ -1,12 +1,13 @@
-"""From numpy arrays to a reconstruction: the same scaling and the same network as in training and evaluation."""
+"""Reconstruct numpy arrays, with the same scaling and the same network as in training and evaluation."""
 
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Complex64, Float32
 
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.data.transforms import CT_WINDOWS, CTWindows, ct_shape, window_ct
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask, as_whole_number, is_lazy
 from atlf_jax.ops import whitening_matrix
@@ -19,16 +20,15 @@ from atlf_jax.reconstruct.slices import (
     Record,
     Settings,
     calibration_sides,
-    solve,
+    reconstruct_records,
     too_small_a_centre,
 )
 from atlf_jax.trained.guards import GuardWarning, Placement, unseen_sampling
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, check_windows, error_scale, load, windows_of
 
 __all__ = ["reconstruct"]
 
-RANGE_TOLERANCE = 1e-3  # of a CT in [0, 1], for interpolated ones
+RANGE_TOLERANCE = 1e-3  # by which an interpolated CT may leave [0, 1]
 
 
 def reconstruct(
@@ -38,7 +38,7 @@ def reconstruct(
     ct: Any = None,
     ct_window: CTWindows | None = None,
     coil_maps: Any = None,
-    model: Model | str | Path | None = None,
+    model: Reconstructor | str | Path | None = None,
     method: Method | None = None,
     regularisation: Regularisation = "withheld",
     coils: CoilMaps | None = None,
@@ -54,47 +54,50 @@ def reconstruct(
 ) -> Any:
     """Reconstruct images from undersampled k-space.
 
-    ``y`` is divided by ``max|A^H y|`` before the network and the result multiplied by it, so that units are kept.
-    Slices are read one after the other, so that k-space, CT and maps may be open HDF5 datasets or memory maps; the
-    device holds one batch at a time. A network whose image is real is given the smooth phase of the centre of k-space,
-    so that it can reconstruct images with phase.
+    ``y`` is divided by ``max|A^H y|`` before the network, and the image is multiplied by it, so that units are kept.
+    Slices are read one by one: k-space, CT and maps may be open HDF5 datasets or memory maps, and the device holds one
+    batch at a time. A network of real images gets the smooth phase of the centre of k-space, so that it can reconstruct
+    images with phase.
 
-    The result is judged (docs/trust.md, "Levels of judgement"): one ``GuardWarning`` says what makes it doubtful, and
-    what very likely makes it wrong is refused.
+    The result is judged (docs/trust.md, "Levels of judgement"): a ``GuardWarning`` lists reasons to doubt it, and an
+    image that is very likely wrong is refused.
 
     Args:
         kspace: complex ``[h, w]`` or ``[slices, h, w]``, centred; with coils one axis more, ``[*slices, c, h, w]``.
         mask: a ``Mask``, or bool ``[w]``, ``[1|h, w]`` or ``[slices, 1|h, w]``, True = acquired.
-        ct: ``[h, w]`` or ``[slices, h, w]``, in [0, 1] on the MR grid; of several windows ``[*slices, k, h, w]``; None
-            = no CT (zeros).
-        ct_window: the CT is in Hounsfield units: window it so, by a name of ``data.transforms.CT_WINDOWS`` or several.
+        ct: ``[h, w]`` or ``[slices, h, w]``, in [0, 1] on the MR grid; with several windows ``[*slices, k, h, w]``;
+            None = no CT (zeros).
+        ct_window: for a CT in Hounsfield units, the window to apply: one or several names in
+            ``data.transforms.CT_WINDOWS``.
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
-        model: from ``load``, or what it takes (then loaded and compiled in each call); None = ``method``.
-        method: without a model, a classical solver by its name, or "zero_filled", which None is too.
+        model: a network from ``load``, or any function ``Measurement -> Reconstruction``; a path or name is loaded, and
+            compiled anew in each call. None = ``method``.
+        method: without a model, the name of a classical solver, or "zero_filled"; None = "zero_filled".
         regularisation: of a solver, for images with ``max|A^H y| = 1``; or the rule that chooses it, "withheld" or
             "discrepancy" (see ``choose_regularisation``).
-        coils: for k-space of several coils without maps: estimate them from the fully sampled centre by "espirit" or
-            "low_resolution".
-        first_axis: what the first of three axes is, where ``coils`` and ``coil_maps`` are not given; None: it is looked
-            at, and asked for where it may be coils.
-        noise_covariance: ``[c, c]``; coils (and maps) are whitened with it, and images then are in units of the
-            noise's standard deviation, where maps were estimated.
-        virtual_coils: compress to as many coils, slice by slice.
-        hard_consistency: put the measured samples back after the network (exact with one coil).
+        coils: how to estimate coil maps from the fully sampled centre, "espirit" or "low_resolution", if k-space has
+            several coils and no maps are given.
+        first_axis: meaning of the first of three axes, if neither ``coils`` nor ``coil_maps`` is given; None: decided
+            from the data, with an error if it looks like coils.
+        noise_covariance: ``[c, c]``; coils (and maps) are whitened with it. If maps are estimated, images are then in
+            units of the noise's standard deviation.
+        virtual_coils: number of coils to compress to, slice by slice.
+        hard_consistency: restore the measured samples after the network (exact with one coil).
         uncertainty: also return the expected absolute error of every pixel; the network must be calibrated.
-        check_ct: also measure by withheld samples whether the CT helps; the network must be trained with and without.
-        return_record: also return what was found, as a dictionary: judgement, residual, and the gain by the CT.
-        force: hand the image out even where it is refused.
-        batch_size: slices on the device at a time; the last batch is filled up, so that nothing is compiled again.
+        check_ct: also measure whether the CT helps to predict withheld samples; the network must have been trained both
+            with and without a CT.
+        return_record: also return a dictionary with the judgement, the residual, and the gain by the CT.
+        force: return the image even if it is refused.
+        batch_size: slices on the device at a time; the last batch is padded, so that nothing is compiled again.
 
     Returns:
-        Complex64 images, ``[h, w]`` or ``[slices, h, w]`` as k-space has slices. With ``uncertainty`` and
-        ``return_record`` a tuple: images, then float32 errors of the same shape, then the record.
+        Complex64 images: ``[slices, h, w]``, or ``[h, w]`` if k-space has no slice axis. With ``uncertainty`` or
+        ``return_record`` a tuple: images, float32 errors of the same shape, record.
 
     Raises:
-        ValueError: what cannot be meant, in one sentence: real k-space, shapes that do not fit, masks of other values
-            than 0 and 1, a CT outside [0, 1], values that are not finite.
-        ReconstructionRefused: a ValueError, where the image would very likely be wrong and ``force`` is not set.
+        ValueError: an argument is invalid: real k-space, shapes that do not fit, a mask with other values than 0 and 1,
+            a CT outside [0, 1], values that are not finite.
+        ReconstructionRefused: (a ValueError) the image would very likely be wrong, and ``force`` is not set.
 
     Example:
         >>> mask = np.ones((1, 8), bool)
@@ -103,65 +106,39 @@ def reconstruct(
         >>> image.shape, image.dtype
         ((8, 8), dtype('complex64'))
     """
-    if model is not None and method not in (None, "network"):
-        raise ValueError(f"method is {method!r}, and a model is given; give one of the two")
-    if model is None and method == "network":
-        raise ValueError("method is 'network', and there is none; give it as model")
+    _check_choices(model, method, coils, first_axis)
     model = load(model) if isinstance(model, str | Path) else model
-    if coils not in (None, "espirit", "low_resolution"):
-        raise ValueError(f"coils is {coils!r}, wanted 'espirit', 'low_resolution' or None; maps go into coil_maps")
-    if first_axis not in (None, "slices", "coils"):
-        raise ValueError(f"first_axis is {first_axis!r}, wanted 'slices', 'coils' or None")
     batch_size = as_whole_number(batch_size, "batch_size")
     virtual_coils = None if virtual_coils is None else as_whole_number(virtual_coils, "virtual_coils")
     kspace = kspace if is_lazy(kspace) else np.asarray(as_kspace(kspace))
     if kspace.dtype.kind != "c":
         raise ValueError(f"k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, wanted complex numbers")
     maps_given = coil_maps is not None
-    several, findings = _has_coils(kspace, mask, coils, maps_given, first_axis)
-    if several and not (coils or maps_given):
-        raise ValueError(
-            f"k-space of shape {tuple(kspace.shape)} has coils, and there are no maps; give coils='espirit' to "
-            "estimate them from the centre, or coil_maps"
-        )
-    axes = 3 if several else 2
-    single = kspace.ndim == axes
-    if kspace.ndim not in (axes, axes + 1):
-        wanted = "[c, h, w] or [slices, c, h, w] with coil maps" if several else "[h, w] or [slices, h, w]"
-        raise ValueError(f"k-space has shape {tuple(kspace.shape)}, wanted {wanted}")
-    shape = (1, *kspace.shape) if single else tuple(kspace.shape)
+    has_coils, findings = _has_coils(kspace, mask, coils, maps_given, first_axis)
+    single, shape = _shape_of_slices(kspace, has_coils, maps=bool(coils or maps_given))
     slices, (h, w) = shape[0], shape[-2:]
 
-    mask = np.broadcast_to(mask_ := np.asarray(as_mask(mask, (slices, h, w))), (slices, *mask_.shape[1:]))
+    mask = np.asarray(as_mask(mask, (slices, h, w)))
+    mask = np.broadcast_to(mask, (slices, *mask.shape[1:]))
     ct, windows = _stack_of_ct(ct, ct_window, (slices, h, w), single=single, model=model)
     check_windows(model, windows)
+    coil_number = shape[1] if has_coils else 0
     if model is None and method is not None:
-        model = solver_of(method, regularisation, coils=shape[1] if several else 0, has_ct=ct is not None)
+        model = solver_of(method, regularisation, coils=coil_number, has_ct=ct is not None)
     if maps_given:
-        if not is_lazy(coil_maps):
-            coil_maps = np.asarray(as_coil_maps(coil_maps, shape))
-        elif tuple(coil_maps.shape) not in (shape, shape[1:]):
-            raise ValueError(f"coil_maps have shape {tuple(coil_maps.shape)}, wanted {shape[1:]} for each slice or all")
+        coil_maps = _checked_maps(coil_maps, shape)
 
     def read(index: int) -> Record:
         samples = kspace[()] if single else kspace[index]
         samples = np.asarray(as_kspace(samples, name=f"k-space of slice {index}"), np.complex64)
-        maps = None
-        if maps_given:
-            of_one = coil_maps.ndim == 4
-            maps = coil_maps[index if len(coil_maps) > 1 else 0] if of_one else coil_maps[()]
-            maps = np.asarray(as_kspace(maps, name=f"coil_maps of slice {index}"), np.complex64)
-        image = (
-            np.zeros(ct_shape(windows, (h, w)), np.float32) if ct is None else _windowed(ct[index], ct_window, index)
-        )
-        return Record(samples, mask[index], image, maps)
+        no_ct = ct is None
+        image = np.zeros(ct_shape(windows, (h, w)), np.float32) if no_ct else _windowed(ct[index], ct_window, index)
+        return Record(samples, mask[index], image, _maps_of_slice(coil_maps, index) if maps_given else None)
 
     settings = Settings(
         coils=coils,
         calibration=calibration_sides(mask, (h, w)),
-        whitening=None
-        if noise_covariance is None
-        else whitening_matrix(np.asarray(noise_covariance, np.complex128)).astype(np.complex64),
+        whitening=_whitening(noise_covariance),
         virtual_coils=virtual_coils,
         hard_consistency=hard_consistency,
         batch_size=min(batch_size, slices),
@@ -175,13 +152,13 @@ def reconstruct(
     examined = examine([read(index) for index in probe_indices(slices)], settings, model)
     examined.findings.extend(findings)
     if isinstance(model, Network):
-        seen = unseen_sampling(model.trained_for, mask, shape=(h, w), coils=shape[1] if several else 0)
-        examined.findings.extend(Finding("never trained", "doubtful", reason, "") for reason in seen)
+        unseen = unseen_sampling(model.trained_for, mask, shape=(h, w), coils=coil_number)
+        examined.findings.extend(Finding("never trained", "doubtful", reason, "") for reason in unseen)
     Judgement(tuple(examined.findings)).raise_if_refused(force=force)
 
     def record(index: int) -> Record:
-        found = read(index)
-        return found if examined.mask is None else found._replace(mask=found.mask & examined.mask)
+        one = read(index)
+        return one if examined.mask is None else one._replace(mask=one.mask & examined.mask)
 
     chosen = {}
     if isinstance(model, Solver):
@@ -189,12 +166,11 @@ def reconstruct(
             model, [record(index) for index in probe_indices(slices)], examined.settings
         )
     placement = Placement(mask)
-    results = list(solve(map(record, range(slices)), examined.settings, model, placement))
+    results = list(reconstruct_records(map(record, range(slices)), examined.settings, model, placement))
     judgement = judge_images(examined.findings, results, model, placement, check_ct=check_ct)
     judgement.raise_if_refused(force=force)
-    worth_saying = [str(finding) for finding in judgement.findings]
-    if worth_saying:
-        warnings.warn("; ".join(worth_saying), GuardWarning, stacklevel=2)
+    if judgement.findings:
+        warnings.warn("; ".join(map(str, judgement.findings)), GuardWarning, stacklevel=2)
     images = np.stack([result.image for result in results])
     returned = [images[0] if single else images]
     if uncertainty:
@@ -205,13 +181,65 @@ def reconstruct(
     return returned[0] if len(returned) == 1 else tuple(returned)
 
 
+def _check_choices(model: Any, method: str | None, coils: str | None, first_axis: str | None) -> None:
+    """Refuse options that contradict each other or have unknown values."""
+    if model is not None and method not in (None, "network"):
+        raise ValueError(f"method is {method!r}, and a model is given; give one of the two")
+    if model is None and method == "network":
+        raise ValueError("method is 'network', and there is none; give it as model")
+    if coils not in (None, "espirit", "low_resolution"):
+        raise ValueError(f"coils is {coils!r}, wanted 'espirit', 'low_resolution' or None; maps go into coil_maps")
+    if first_axis not in (None, "slices", "coils"):
+        raise ValueError(f"first_axis is {first_axis!r}, wanted 'slices', 'coils' or None")
+
+
+def _shape_of_slices(kspace: Any, has_coils: bool, *, maps: bool) -> tuple[bool, tuple[int, ...]]:
+    """Return whether k-space is of a single slice, and its shape with a slice axis, ``(slices, *c, h, w)``.
+
+    Raises:
+        ValueError: it has another number of axes, or coils without maps.
+    """
+    if has_coils and not maps:
+        raise ValueError(
+            f"k-space of shape {tuple(kspace.shape)} has coils, and there are no maps; give coils='espirit' to "
+            "estimate them from the centre, or coil_maps"
+        )
+    axes = 3 if has_coils else 2
+    if kspace.ndim not in (axes, axes + 1):
+        wanted = "[c, h, w] or [slices, c, h, w] with coil maps" if has_coils else "[h, w] or [slices, h, w]"
+        raise ValueError(f"k-space has shape {tuple(kspace.shape)}, wanted {wanted}")
+    single = kspace.ndim == axes
+    return single, (1, *kspace.shape) if single else tuple(kspace.shape)
+
+
+def _checked_maps(coil_maps: Any, shape: tuple[int, ...]) -> Any:
+    """Return coil maps that fit k-space of a shape; maps that are read by index are not read here."""
+    if not is_lazy(coil_maps):
+        return np.asarray(as_coil_maps(coil_maps, shape))
+    if tuple(coil_maps.shape) not in (shape, shape[1:]):
+        raise ValueError(f"coil_maps have shape {tuple(coil_maps.shape)}, wanted {shape[1:]} for each slice or all")
+    return coil_maps
+
+
+def _maps_of_slice(coil_maps: Any, index: int) -> Complex64[np.ndarray, "c h w"]:
+    """Return the coil maps of a slice, which may be the same for all slices."""
+    maps = coil_maps[index if len(coil_maps) > 1 else 0] if coil_maps.ndim == 4 else coil_maps[()]
+    return np.asarray(as_kspace(maps, name=f"coil_maps of slice {index}"), np.complex64)
+
+
+def _whitening(noise_covariance: Any) -> Complex64[np.ndarray, "c c"] | None:
+    if noise_covariance is None:
+        return None
+    return whitening_matrix(np.asarray(noise_covariance, np.complex128)).astype(np.complex64)
+
+
 def _has_coils(
     kspace: Any, mask: Any, coils: CoilMaps | None, maps_given: bool, first_axis: str | None
 ) -> tuple[bool, list[Finding]]:
-    """Say whether k-space has a coil axis, by what is given with it, or by looking at it; and whether that is sure.
+    """Return whether k-space has a coil axis, from the other arguments or else from the data; and findings if unsure.
 
     Raises:
-        ValueError: it has, and there are no maps.
+        ValueError: it has coils, and there are no maps.
     """
     if coils is not None or maps_given or first_axis == "coils":
         if first_axis == "slices" and kspace.ndim == 3:
@@ -239,7 +267,7 @@ def _has_coils(
 
 
 def _stack_of_ct(
-    ct: Any, window: CTWindows | None, shape: tuple[int, int, int], *, single: bool, model: Model | None
+    ct: Any, window: CTWindows | None, shape: tuple[int, int, int], *, single: bool, model: Reconstructor | None
 ) -> tuple[Any, int]:
     """Return the CT as ``[slices, *k, h, w]``, and its number of windows."""
     if ct is None:
@@ -269,7 +297,7 @@ def _windowed(ct: Any, window: CTWindows | None, index: int) -> Float32[np.ndarr
     """Return one slice of the CT in [0, 1].
 
     Raises:
-        ValueError: it is not in the units that it was said to be in.
+        ValueError: its values do not fit the units that ``window`` implies.
     """
     ct = np.asarray(as_ct(ct, name=f"ct of slice {index}"))
     low, high = float(ct.min()), float(ct.max())

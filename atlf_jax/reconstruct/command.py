@@ -1,4 +1,4 @@
-"""The command ``atlf reconstruct``: files in, images and a record of how they came about out."""
+"""The command ``atlf reconstruct``: from files to images and a record of how they were made."""
 
 import io
 import itertools
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from atlf_jax import command_line
+from atlf_jax.array_types import Reconstructor
 from atlf_jax.config import to_dict
 from atlf_jax.data.dicom import is_multiframe
 from atlf_jax.data.fastmri import centre_crop
@@ -59,24 +60,23 @@ from atlf_jax.reconstruct.slices import (
     Result,
     Settings,
     calibration_sides,
-    solve,
+    reconstruct_records,
     too_small_a_centre,
 )
 from atlf_jax.trained.guards import Placement, unseen_sampling, unseen_scan_kind, unseen_windows
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, check_windows, error_scale, load
 from atlf_jax.trained.withheld import WithheldErrors
 
 __all__ = ["Arguments", "main", "run"]
 
-FROM_SCANNERS = ("fastMRI file", "ISMRMRD file", "Siemens twix file")
-_RULES = {
+RAW_FORMATS = ("fastMRI file", "ISMRMRD file", "Siemens twix file")
+_RULES = {  # how the record of a regularisation is printed
     "given": "given",
     "withheld": "chosen by withheld samples",
     "discrepancy": "chosen by the discrepancy principle",
 }
 COMPLEX = (".cfl", ".npy")  # files that keep the phase
-PANELS = (0.25, 0.5, 0.75)  # where along the slices the pictures are taken
+PANELS = (0.25, 0.5, 0.75)  # relative positions of the slices in the picture
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,19 @@ class Arguments:
 
 
 def main(argv: Sequence[str], program: str = "atlf reconstruct") -> None:
-    """Parse, load, open, reconstruct, write; on a mistake say so in one line and exit (``program`` lists the codes)."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every restore
+    """Run the command; an invalid argument or input ends it with one line on stderr and an exit code (``program``)."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every restore
     with errors_in_one_line(program):
         network = _named_network(argv)
         run(parse(argv, network, program=program), network)
 
 
 def parse(argv: Sequence[str], network: Network | None = None, *, program: str = "atlf reconstruct") -> Arguments:
-    """Return what the command line asks for; masks are by default those that the network was trained with.
+    """Parse the command line; the default mask and CT windows are those of the network's training.
 
     Args:
         argv: arguments after the program's name.
-        network: the one that the arguments name; loaded here where it is not given.
+        network: the one that the arguments name; it is loaded here if it is not given.
         program: its name, for messages.
     """
     network = network or _named_network(argv)
@@ -168,7 +168,7 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
 
 
 def _named_network(argv: Sequence[str]) -> Network | None:
-    """Load the network that the arguments name, before they are parsed: it gives them their defaults."""
+    """Load the network that the arguments name, before they are parsed: their defaults depend on it."""
     place, which = _last(argv, "--checkpoint"), _last(argv, "--which")
     code = list(_files_after(argv, "--code"))
     return load(place, "latest" if which == "latest" else "best", code=code) if place else None
@@ -186,18 +186,18 @@ def _files_after(argv: Sequence[str], flag: str) -> Iterator[str]:
 
 
 def _last(argv: Sequence[str], flag: str) -> str:
-    """Return the value of a flag where it was given last, "" where it was not."""
+    """Return the last value of a flag; "" if it was not given."""
     values = [value for name, value in itertools.pairwise([*argv, ""]) if name == flag]
     values += [text.partition("=")[2] for text in argv if text.startswith(f"{flag}=")]
     return values[-1] if values else ""
 
 
 def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
-    """Reconstruct what the arguments name, write the files, and return the record beside them.
+    """Reconstruct the input, write the files, and return the record that is written beside the image.
 
     Args:
-        arguments: of ``parse``.
-        network: the one that the arguments name; loaded here where it is not given.
+        arguments: as returned by ``parse``.
+        network: the one that the arguments name; it is loaded here if it is not given.
     """
     console = Console(stderr=True)
     out, side_files = _outputs(arguments)
@@ -210,7 +210,61 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         series=arguments.series,
         volume=arguments.volume,
     )
-    settings, settings_facts = _settings(arguments, scan)
+    model, settings, facts = _configure(arguments, network, scan)
+    if out.suffix in COMPLEX:
+        facts["values"] = "complex"
+    for line in _plan(facts, scan, [out, *side_files.values()]):
+        _print(console, line)
+
+    probes = [scan[index] for index in probe_indices(len(scan))]
+    examined = examine(probes, settings, model)
+    findings = [Finding("empty lines", "doubtful", reason, "") for reason in scan.warnings]
+    findings += _never_trained(model, scan) + examined.findings
+    judgement = Judgement(tuple(findings))
+    facts["judgement"] = judgement.record()
+    _print_findings(console, findings)
+    judgement.raise_if_refused(force=arguments.force)
+    if isinstance(model, Solver):
+        if examined.mask is not None:
+            probes = [record._replace(mask=record.mask & examined.mask) for record in probes]
+        model, chosen = choose_regularisation(model, probes, examined.settings)
+        facts["model"] |= chosen
+        rule = _RULES[chosen["regularisation_rule"]]
+        _print(console, f"regularisation {chosen['regularisation']:.3g} ({rule})")
+    if arguments.dry_run:
+        console.print("dry run: nothing was written", highlight=False)
+        return facts
+
+    size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
+    check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # the least: noise compresses less
+    with _staged(out) as folder:
+        loop = _SliceLoop(
+            scan,
+            examined,
+            model,
+            console,
+            folder,
+            keep_panels=arguments.panels,
+            keep_phase=out.suffix in COMPLEX,
+        )
+        judgement, failures = _write_results(loop, out, side_files, findings, facts, force=arguments.force)
+    if arguments.check_ct:
+        _print(console, ct_benefit(loop.withheld)[1])
+    verdict = judgement.level if judgement.level != "refused" else "refused, and forced"
+    explained, seconds = facts["measured_energy_explained"], facts["seconds"]["total"]
+    _print(
+        console, f"{out}: {verdict}; the image explains {100 * explained:.1f} % of what was measured, {seconds:.1f} s"
+    )
+    if failures:
+        raise Incomplete(f"{out} is written, but {', and '.join(failures)}")
+    return facts
+
+
+def _configure(
+    arguments: Arguments, network: Network | None, scan: Scan
+) -> tuple[Network | Solver | None, Settings, dict[str, Any]]:
+    """Return the model, the settings of the reconstruction, and the facts known before it; check that they fit."""
+    settings, coil_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments, network, scan)
     check_windows(model, arguments.ct.windows)
     if arguments.uncertainty:
@@ -220,101 +274,79 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
     if arguments.check_ct:
         check_for_ct_check(model, has_ct=scan.has_ct)
         settings = replace(settings, check_ct=True)
-    facts = _facts(scan) | {"model": model_facts, "coils": settings_facts}
-    if out.suffix in COMPLEX:
-        facts["values"] = "complex"
-    for line in _plan(facts, scan, [out, *side_files.values()]):
-        console.print(line, highlight=False, soft_wrap=True)
-    probes = [scan[index] for index in probe_indices(len(scan))]
-    examined = examine(probes, settings, model)
-    findings = [Finding("empty lines", "doubtful", reason, "") for reason in scan.warnings]
-    findings += _never_trained(model, scan) + examined.findings
-    facts["judgement"] = Judgement(tuple(findings)).record()
-    _say(console, findings)
-    Judgement(tuple(findings)).raise_if_refused(force=arguments.force)
-    if isinstance(model, Solver):
-        if examined.mask is not None:
-            probes = [record._replace(mask=record.mask & examined.mask) for record in probes]
-        model, chosen = choose_regularisation(model, probes, examined.settings)
-        facts["model"] |= chosen
-        console.print(
-            f"regularisation {chosen['regularisation']:.3g} ({_RULES[chosen['regularisation_rule']]})",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if arguments.dry_run:
-        console.print("dry run: nothing was written", highlight=False)
-        return facts
-    size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
-    check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # noise packs worse than that
-    with _staged(out) as folder:
-        study = _Study(
-            scan,
-            examined,
-            model,
-            console,
-            folder,
-            keep_panels=arguments.panels,
-            keep_phase=out.suffix in COMPLEX,
-        )
-        with closing(study.images()) as images:  # ends the progress bar before an error is told
-            scan.write(folder / out.name, images, note=_note(facts))
-        judgement = study.judge(findings)
-        _say(console, judgement.findings[len(findings) :])
-        judgement.raise_if_refused(force=arguments.force)
-        facts |= {"judgement": judgement.record(), "warnings": [str(finding) for finding in judgement.findings]}
-        facts |= study.facts() | {"versions": _versions()}
-        (folder / out.name).replace(out)
-        if out.suffix == ".cfl":
-            (folder / out.name).with_suffix(".hdr").replace(out.with_suffix(".hdr"))
-        failures = _write_beside(
-            side_files,
-            folder,
-            {
-                "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
-                "error": lambda file: scan.write(
-                    file, [] if study.errors is None else study.errors, note=f"expected error of: {_note(facts)}"
-                ),
-                "png": lambda file: file.write_bytes(_panels(scan, study.panels)),
-            },
-        )
-    if arguments.check_ct:
-        console.print(ct_benefit(study.withheld)[1], highlight=False, soft_wrap=True)
-    verdict = judgement.level if judgement.level != "refused" else "refused, and forced"
-    console.print(
-        f"{out}: {verdict}; the image explains {100 * facts['measured_energy_explained']:.1f} % of what was measured, "
-        f"{facts['seconds']['total']:.1f} s",
-        highlight=False,
-        soft_wrap=True,
+    return model, settings, _input_facts(scan) | {"model": model_facts, "coils": coil_facts}
+
+
+def _write_results(
+    loop: "_SliceLoop",
+    out: Path,
+    side_files: dict[str, Path],
+    findings: Sequence[Finding],
+    facts: dict[str, Any],
+    *,
+    force: bool,
+) -> tuple[Judgement, list[str]]:
+    """Reconstruct all slices, and write the image and the files beside it.
+
+    Args:
+        loop: of the slices; files are made in its folder, and moved to their place when they are complete.
+        out: the image.
+        side_files: files beside it, by kind.
+        findings: from before the reconstruction.
+        facts: the record; what is found here is added to it.
+        force: write the image even if it is refused.
+
+    Returns:
+        The judgement of the image, and one text for each file beside it that could not be written.
+    """
+    scan, folder = loop.scan, loop.folder
+    with closing(loop.images()) as images:  # closes the progress bar before an error is printed
+        scan.write(folder / out.name, images, note=_note(facts))
+    judgement = loop.judge(findings)
+    _print_findings(loop.console, judgement.findings[len(findings) :])
+    judgement.raise_if_refused(force=force)
+    facts |= {"judgement": judgement.record(), "warnings": [str(finding) for finding in judgement.findings]}
+    facts |= loop.facts() | {"versions": _versions()}
+    (folder / out.name).replace(out)
+    if out.suffix == ".cfl":
+        (folder / out.name).with_suffix(".hdr").replace(out.with_suffix(".hdr"))
+    failures = _write_beside(
+        side_files,
+        folder,
+        {
+            "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
+            "error": lambda file: scan.write(
+                file, [] if loop.errors is None else loop.errors, note=f"expected error of: {_note(facts)}"
+            ),
+            "png": lambda file: file.write_bytes(_panels(scan, loop.panels)),
+        },
     )
-    if failures:
-        raise Incomplete(f"{out} is written, but {', and '.join(failures)}")
-    return facts
+    return judgement, failures
 
 
-class _Study:
-    """One pass over the slices: images as they come, and what is gathered on the way."""
+class _SliceLoop:
+    """One pass over the slices: it yields images one by one and collects numbers for the record."""
 
     def __init__(
         self,
         scan: Scan,
         examined: Examined,
-        model: Model | None,
+        model: Reconstructor | None,
         console: Console,
         folder: Path,
         *,
         keep_panels: bool,
         keep_phase: bool,
     ) -> None:
-        self._scan, self._settings, self._model, self._console = scan, examined.settings, model, console
+        self.scan, self.console, self.folder = scan, console, folder
+        self._settings, self._model = examined.settings, model
         self._acquired, self._keep_phase = examined.mask, keep_phase
-        self._wanted = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
+        self._panel_indices = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
         self._total = self._first = 0.0
-        self._folder = folder
         self.panels: dict[int, tuple[Record, Result]] = {}
         self.placement = Placement(scan.mask.samples)
-        self._numbers: list[Result] = []  # without their images
-        self.errors: np.ndarray | None = None  # on disk: memory does not grow with the slices
+        self._results: list[Result] = []  # without their images
+        self.errors: np.ndarray | None = None  # on disk, so that memory does not grow with the slices
 
     def images(self) -> Generator[np.ndarray, None, None]:
         """Yield one finished image for each slice.
@@ -322,43 +354,43 @@ class _Study:
         Raises:
             ValueError: no slice had a sample other than 0.
         """
-        scan, start = self._scan, time.perf_counter()
+        scan, start = self.scan, time.perf_counter()
         columns = (TextColumn("slices"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console) as progress:
+        with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("slices", total=len(scan))
             records = (self._record(index) for index in range(len(scan)))
-            for index, result in enumerate(solve(records, self._settings, self._model, self.placement)):
+            for index, result in enumerate(reconstruct_records(records, self._settings, self._model, self.placement)):
                 self._first = self._first or time.perf_counter() - start
-                nothing = np.zeros((0, 0))
-                self._numbers.append(result._replace(image=nothing, start=nothing, error=None))
-                if index in self._wanted:
+                empty = np.zeros((0, 0))
+                self._results.append(result._replace(image=empty, start=empty, error=None))
+                if index in self._panel_indices:
                     self.panels[index] = (scan[index], result)
                 if result.error is not None:
-                    self._keep(index, scan.finish(result.error.astype(np.complex64)))
+                    self._store_error(index, scan.finish(result.error.astype(np.complex64)))
                 yield (
                     scan.finish_complex(result.image)
                     if self._keep_phase
                     else scan.finish(result.image).astype(np.float32)
                 )
                 progress.advance(task)
-        if not any(result.energy for result in self._numbers):
+        if not any(result.energy for result in self._results):
             raise ValueError("k-space is zero at every sample that the mask acquires; is the mask the right one?")
         self._total = time.perf_counter() - start
 
-    def _keep(self, index: int, error: np.ndarray) -> None:
+    def _store_error(self, index: int, error: np.ndarray) -> None:
         if self.errors is None:
-            shape = (len(self._scan), *error.shape)
-            self.errors = np.lib.format.open_memmap(self._folder / "errors.npy", "w+", np.float32, shape)
+            shape = (len(self.scan), *error.shape)
+            self.errors = np.lib.format.open_memmap(self.folder / "errors.npy", "w+", np.float32, shape)
         self.errors[index] = error
 
     def _record(self, index: int) -> Record:
-        record = self._scan[index]
+        record = self.scan[index]
         return record if self._acquired is None else record._replace(mask=record.mask & self._acquired)
 
     @property
     def withheld(self) -> list[WithheldErrors]:
         """How well withheld samples of each slice were predicted, where that was asked for."""
-        return [result.withheld for result in self._numbers if result.withheld is not None]
+        return [result.withheld for result in self._results if result.withheld is not None]
 
     def judge(self, findings: Sequence[Finding]) -> Judgement:
         """Judge the finished images.
@@ -367,21 +399,21 @@ class _Study:
             findings: from before the work.
         """
         check_ct = self._settings.check_ct
-        return judge_images(findings, self._numbers, self._model, self.placement, check_ct=check_ct)
+        return judge_images(findings, self._results, self._model, self.placement, check_ct=check_ct)
 
     def facts(self) -> dict[str, Any]:
-        """Return residual, timing and, where asked for, what the CT brings."""
-        rest = len(self._scan) - self._settings.batch_size
+        """Return residuals, times and, with ``check_ct``, the gain by the CT."""
+        after_first = len(self.scan) - self._settings.batch_size  # slices that do not wait for the compilation
         seconds = {"total": round(self._total, 3), "first_batch": round(self._first, 3)}
-        if rest > 0:
-            seconds["slice"] = round((self._total - self._first) / rest, 4)
-        numbers = measured_numbers(self._numbers, check_ct=self._settings.check_ct)
-        worst = max(math.sqrt(result.misfit / result.energy) for result in self._numbers if result.energy)
+        if after_first > 0:
+            seconds["slice"] = round((self._total - self._first) / after_first, 4)
+        numbers = measured_numbers(self._results, check_ct=self._settings.check_ct)
+        worst = max(math.sqrt(result.misfit / result.energy) for result in self._results if result.energy)
         return numbers | {"worst_slice_residual": worst, "seconds": seconds}
 
 
 def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
-    """Return the image's file and those beside it, checked before anything is computed."""
+    """Return the image's file and those beside it, by kind, after checking that they can be written."""
     source, out = Path(arguments.input), Path(arguments.out)
     of_volume = is_volume(source)
     endings = NIFTI if of_volume else HDF5 + NIFTI + COMPLEX
@@ -410,14 +442,14 @@ def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
 
 
 def _note(facts: dict[str, Any]) -> str:
-    """Say in a few words how an image was made."""
+    """Return a short text on how an image was made, for the header of the image."""
     mask, model = facts["mask"], facts["model"]
     name = f"{model['method']} {model['name']}" if model["method"] == "network" else model["method"]
     return f"undersampled {mask['effective_acceleration']:.3g}x ({mask['kind']}), reconstructed by {name}"
 
 
 def _given(arguments: Arguments) -> Iterator[Path]:
-    """Yield the files that are read, those of a DICOM folder one by one."""
+    """Yield the files that are read; of a DICOM folder, each file in it."""
     named = (arguments.input, arguments.ct.path, arguments.sampling.file, arguments.kspace.coil_maps)
     for path in map(Path, filter(None, (*named, arguments.noise_covariance, arguments.checkpoint))):
         if path.is_dir():
@@ -427,7 +459,7 @@ def _given(arguments: Arguments) -> Iterator[Path]:
 
 
 def _write_beside(files: dict[str, Path], folder: Path, writers: dict[str, Callable[[Path], object]]) -> list[str]:
-    """Write the files beside the image, which is in its place already; return what is missing, and why."""
+    """Write the files beside the image, which is in its place already; return a text for each that failed."""
     failures = []
     for kind, path in files.items():
         try:
@@ -440,7 +472,7 @@ def _write_beside(files: dict[str, Path], folder: Path, writers: dict[str, Calla
 
 
 def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any] | None]:
-    """Return how slices become images, and what is told of the coils."""
+    """Return the settings of the reconstruction, and the facts about the coils."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size is {arguments.batch_size}; wanted 1 or more slices")
     sides = calibration_sides(scan.mask.samples, scan.shape)
@@ -466,7 +498,7 @@ def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any
 
 
 def _whitening(file: str, scan: Scan) -> np.ndarray | None:
-    """Return the matrix by the covariance of a file, or else by that of the scan's own noise."""
+    """Return the whitening matrix from the covariance in a file, or else from that of the scan's own noise."""
     from atlf_jax.ops import whitening_matrix
 
     covariance = load_array(Path(file)) if file else scan.noise_covariance
@@ -478,7 +510,7 @@ def _whitening(file: str, scan: Scan) -> np.ndarray | None:
 
 
 def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[Network | Solver | None, dict[str, Any]]:
-    """Return the network, the solver, or None for the zero-filled image; and its line in the record."""
+    """Return the network, the solver, or None for the zero-filled image; and its facts for the record."""
     if arguments.method != "network":
         solver = solver_of(arguments.method, arguments.regularisation, coils=scan.coils, has_ct=scan.has_ct)
         return solver, {"method": arguments.method}
@@ -499,27 +531,29 @@ def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[N
 
 
 def _never_trained(model: Network | Solver | None, scan: Scan) -> list[Finding]:
-    """Say what of the scan the network was never trained for."""
+    """Return a finding for each property of the scan that the network was not trained for."""
     if not isinstance(model, Network):
         return []
     found = unseen_sampling(model.trained_for, scan.mask.samples, shape=scan.shape, coils=scan.coils)
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
         found += unseen_windows(model.trained_for, window if isinstance(window, tuple) else (window,))
-    found += unseen_scan_kind(
-        model.trained_for, raw=scan.facts["input"]["kind"] in FROM_SCANNERS, contrast=scan.contrast
-    )
+    found += unseen_scan_kind(model.trained_for, raw=scan.facts["input"]["kind"] in RAW_FORMATS, contrast=scan.contrast)
     return [Finding("never trained", "doubtful", reason, "") for reason in found]
 
 
-def _say(console: Console, findings: Sequence[Finding]) -> None:
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_findings(console: Console, findings: Sequence[Finding]) -> None:
     for finding in findings:
         colour = "red" if finding.level == "refused" else "yellow"
         console.print(f"{finding.level}: {finding}", highlight=False, soft_wrap=True, style=colour)
 
 
-def _facts(scan: Scan) -> dict[str, Any]:
-    """Return what is known before the work: input, mask and CT."""
+def _input_facts(scan: Scan) -> dict[str, Any]:
+    """Return the facts known before the reconstruction: input, mask and CT."""
     mask = scan.mask
     numbers = {
         "nominal_acceleration": round(mask.nominal, 4),
@@ -531,7 +565,7 @@ def _facts(scan: Scan) -> dict[str, Any]:
 
 
 def _plan(facts: dict[str, Any], scan: Scan, files: list[Path]) -> Iterator[str]:
-    """Say in a few lines what is done."""
+    """Yield the lines that say what will be done."""
     mask, model, ct, coils = (facts[name] for name in ("mask", "model", "ct", "coils"))
     yield f"input   {facts['input']['kind']}, {len(scan)} slices of {scan.shape[0]}x{scan.shape[1]}"
     yield (
@@ -552,7 +586,7 @@ def _plan(facts: dict[str, Any], scan: Scan, files: list[Path]) -> Iterator[str]
 
 
 class _staged:
-    """A folder beside the output where files are made, gone afterwards; they get their place when all are whole."""
+    """A temporary folder beside the output: files are made there, and moved to their place when they are complete."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -577,7 +611,7 @@ class _staged:
 
 
 def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
-    """Draw slices as rows and CT, zero-filled image, reconstruction, truth and error as columns; a PNG file."""
+    """Draw slices as rows, and CT, zero-filled image, reconstruction, truth and error as columns; return a PNG file."""
     from PIL import Image, ImageDraw
 
     with no_display():

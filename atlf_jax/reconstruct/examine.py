@@ -1,4 +1,4 @@
-"""Before and after a reconstruction: what of it is doubtful, found on a few slices first and on all images last."""
+"""Find reasons to doubt a reconstruction: before it on a few slices, after it on all images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from atlf_jax.data.measured import measured
+from atlf_jax.array_types import Reconstructor
+from atlf_jax.data.measured import find_measured
 from atlf_jax.reconstruct.judgement import Finding, Judgement, centre_findings, graded, noise_level
 from atlf_jax.reconstruct.methods import Solver
 from atlf_jax.reconstruct.slices import (
@@ -18,10 +19,9 @@ from atlf_jax.reconstruct.slices import (
     calibration_sides,
     check_record,
     in_batches,
-    measure,
+    prepare_batch,
 )
 from atlf_jax.trained.guards import Placement
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.network import Network, check_does_without_ct
 from atlf_jax.trained.withheld import WithheldErrors, gain_interval, withheld_energy_and_error
 
@@ -35,38 +35,38 @@ __all__ = [
     "probe_indices",
 ]
 
-PROBES = (0.5, 0.25, 0.75)  # where along the slices a measurement is looked at before the work
-PHASE = 0.01  # energy of the imaginary part, relative to the image's, from which on there is a phase to hold
-TOO_SMALL = 0.1  # dB of a gain on withheld samples that decides nothing: signs were wrong up to there (docs/trust.md)
+PROBES = (0.5, 0.25, 0.75)  # relative positions of the slices that are examined before the reconstruction
+PHASE = 0.01  # relative energy of the imaginary part above which an image has phase
+TOO_SMALL = 0.1  # dB: smaller gains on withheld samples can have the wrong sign (docs/trust.md)
 
 
 class Examined(NamedTuple):
-    """What was found before the work, and how the work is done for it."""
+    """The result of ``examine``: findings, and the settings and mask to reconstruct with."""
 
     findings: list[Finding]
     settings: "Settings"
-    mask: Bool[np.ndarray, "s #h w"] | None = None  # of what was acquired, where the given mask says more
+    mask: Bool[np.ndarray, "s #h w"] | None = None  # what was acquired, if the given mask names more samples
 
 
 def probe_indices(slices: int) -> list[int]:
-    """Return the few slices that a measurement is judged by before the work, the middle one first."""
+    """Return the indices of the few slices that are examined before the reconstruction, the middle one first."""
     return list(dict.fromkeys(int(part * (slices - 1) + 0.5) for part in PROBES))
 
 
-def examine(records: Sequence[Record], settings: Settings, model: Model | None) -> Examined:
-    """Look at a few slices before the work: what of the measurement makes a reconstruction doubtful?
+def examine(records: Sequence[Record], settings: Settings, model: Reconstructor | None) -> Examined:
+    """Examine a few slices before the reconstruction, for reasons to doubt it.
 
     Args:
-        records: of the slices ``probe_indices`` names.
-        settings: how slices become images.
+        records: the slices of ``probe_indices``.
+        settings: of the reconstruction.
         model: None = the zero-filled reconstruction.
 
     Returns:
-        What was found, and the settings and the mask that the work is done with: a network of real images is given the
-        phase of the centre, and lines without any sample are taken as not acquired.
+        Findings, and the settings and mask to reconstruct with: a network of real images gets the phase of the centre,
+        and empty lines count as not acquired.
 
     Raises:
-        ValueError: a slice that cannot be reconstructed, with its number among the records.
+        ValueError: a slice cannot be reconstructed; the message has its number among the records.
     """
     for number, record in enumerate(records):
         check_record(number, record, settings)
@@ -80,7 +80,7 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
     probes = _Probes(records, settings)
     if first.kspace.ndim == 3:
         findings += _of_maps(probes)
-    if model is None or isinstance(model, Solver):  # nothing is learned that could be invented: never refused
+    if model is None or isinstance(model, Solver):  # without a network nothing can be invented: never refused
         return Examined([finding._replace(level="doubtful") for finding in findings], settings, acquired)
     if isinstance(model, Network):
         of_phase, probes = _of_phase(probes, model)
@@ -92,11 +92,13 @@ def examine(records: Sequence[Record], settings: Settings, model: Model | None) 
 
 
 class _Probes:
-    """A few slices as measurements on the device."""
+    """The examined slices as measurements on the device."""
 
     def __init__(self, records: Sequence[Record], settings: Settings) -> None:
         self.records, self.settings = records, settings
-        self.batches = [(len(batch), measure(fields, settings)) for batch, fields in in_batches(records, settings)]
+        self.batches = [
+            (len(batch), prepare_batch(fields, settings)) for batch, fields in in_batches(records, settings)
+        ]
 
     def mean(self, name: str) -> float:
         """Return the mean over slices of a field of ``Measured``."""
@@ -105,8 +107,8 @@ class _Probes:
 
 
 def _of_lines(records: Sequence[Record]) -> tuple[list[Finding], Bool[np.ndarray, "#h w"] | None]:
-    """Find what is said to be acquired and holds zeros alone in every slice, and what was measured then."""
-    found = measured(lambda index: records[index].kspace, len(records))
+    """Return a finding if acquired samples are zero in every slice, and then the samples that were measured."""
+    found = find_measured(lambda index: records[index].kspace, len(records))
     empty = records[0].mask & ~found
     if not empty.any():
         return [], None
@@ -132,15 +134,17 @@ def _of_maps(probes: _Probes) -> list[Finding]:
 
 
 def _of_phase(probes: _Probes, network: Network) -> tuple[list[Finding], _Probes]:
-    """Take the smooth phase off for a network of real images, and see what phase is left."""
+    """For a network of real images, remove the smooth phase and return a finding if much phase remains."""
     if not network.trained_for.real_image or probes.mean("imaginary") <= PHASE:
         return [], probes
-    held = min(probes.settings.calibration) >= SMALLEST_CENTRE
-    if held:
+    has_centre = min(probes.settings.calibration) >= SMALLEST_CENTRE
+    if has_centre:
         probes = _Probes(probes.records, replace(probes.settings, hold_phase=True))
     part = probes.mean("imaginary")
     how = (
-        "after the smooth phase of the centre was taken off" if held else "and no sampled centre tells its smooth part"
+        "after the smooth phase of the centre was taken off"
+        if has_centre
+        else "and no sampled centre tells its smooth part"
     )
     findings = graded(
         "phase",
@@ -163,8 +167,8 @@ def _of_noise(probes: _Probes, network: Network) -> list[Finding]:
     )
 
 
-def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
-    """Ask whether the network predicts measured samples that it is not shown better than zeros do."""
+def _of_withheld_samples(probes: _Probes, model: Reconstructor) -> list[Finding]:
+    """Return a finding if the network predicts withheld samples hardly better than zeros do."""
     energy, error = np.sum(
         [
             [(part * np.asarray(found.scale)[:, 0, 0] ** 2)[:count].sum() for part in pair]
@@ -189,19 +193,19 @@ def _of_withheld_samples(probes: _Probes, model: Model) -> list[Finding]:
 def judge_images(
     findings: Sequence[Finding],
     results: Sequence[Result],
-    model: Model | None,
+    model: Reconstructor | None,
     placement: Placement,
     *,
     check_ct: bool,
 ) -> Judgement:
-    """Judge finished images: do they explain what was measured, and does the CT fit and help?
+    """Judge finished images: whether they agree with the measured samples, and whether the CT is aligned and helps.
 
     Args:
-        findings: from before the work.
-        results: of all slices; their images are not looked at.
+        findings: from before the reconstruction.
+        results: of all slices; their images are not used.
         model: None = the zero-filled reconstruction.
-        placement: what was gathered of CT and MR.
-        check_ct: whether it was asked what the CT brings.
+        placement: the alignment of CT and MR over all slices.
+        check_ct: also judge whether the CT helps.
     """
     found = list(findings)
     energy = sum(result.energy for result in results)
@@ -222,25 +226,28 @@ def judge_images(
 
 
 def ct_benefit(pairs: Sequence[WithheldErrors]) -> tuple[list[Finding], str]:
-    """Say by withheld samples whether the CT helps: a finding where it does not, and one sentence in any case."""
+    """Return a finding if the CT does not help to predict withheld samples, and one sentence in any case."""
     gain, low, high = gain_interval(pairs)
     if np.isnan(gain):
         reason = "whether the CT helps is not known: no sample outside the middle of k-space could be withheld"
         return [Finding("CT benefit", "doubtful", reason, "")], reason
-    spread_ = f" (95 % interval over slices {low:+.2f} to {high:+.2f} dB)" if len(pairs) > 1 else " (one slice)"
+    interval = f" (95 % interval over slices {low:+.2f} to {high:+.2f} dB)" if len(pairs) > 1 else " (one slice)"
     if abs(gain) <= TOO_SMALL:
-        return [], f"the CT changes the prediction of withheld samples by {gain:+.2f} dB{spread_}: too little to decide"
+        return (
+            [],
+            f"the CT changes the prediction of withheld samples by {gain:+.2f} dB{interval}: too little to decide",
+        )
     if gain > 0:
-        return [], f"the CT helps: withheld samples are predicted {gain:.2f} dB better with it{spread_}"
-    reason = f"the CT does not help: withheld samples are predicted {-gain:.2f} dB worse with it{spread_}"
+        return [], f"the CT helps: withheld samples are predicted {gain:.2f} dB better with it{interval}"
+    reason = f"the CT does not help: withheld samples are predicted {-gain:.2f} dB worse with it{interval}"
     return [Finding("CT benefit", "doubtful", reason, "register it to the MR, or leave it out")], reason
 
 
-def check_for_ct_check(model: Model | None, *, has_ct: bool) -> None:
-    """Refuse to ask what a CT brings where there is none, or the network cannot do without.
+def check_for_ct_check(model: Reconstructor | None, *, has_ct: bool) -> None:
+    """Check that ``check_ct`` is possible: there is a CT, and the network was trained both with and without one.
 
     Raises:
-        ValueError: with what is missing.
+        ValueError: it is not; the message says what is missing.
     """
     if not has_ct:
         raise ValueError("check_ct asks whether the CT helps, and there is no CT; give one")
@@ -248,7 +255,7 @@ def check_for_ct_check(model: Model | None, *, has_ct: bool) -> None:
 
 
 def measured_numbers(results: Sequence[Result], *, check_ct: bool) -> dict[str, Any]:
-    """Return what a record says of how finished images agree with what was measured."""
+    """Return the numbers of a record on how finished images agree with the measured samples."""
     energy, misfit = (sum(getattr(result, name) for result in results) for name in ("energy", "misfit"))
     numbers = {
         "measured_energy_explained": 1 - misfit / energy if energy else None,

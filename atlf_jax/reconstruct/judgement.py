@@ -1,8 +1,8 @@
-"""Whether a reconstruction is to be trusted, in plain words: what is found, how much it matters, and what to do.
+"""Whether a reconstruction can be trusted: what was found, how serious it is, and what to do.
 
-A judgement has one of three levels. "fine": nothing was found. "doubtful": the image may be wrong in a way that does
-not show. "refused": it very likely is, and no image is handed out unless that is forced. Without a network nothing is
-invented, so a zero-filled image is never refused. The limits were set on raw scans; docs/trust.md has the table.
+A judgement has one of three levels. "fine": nothing was found. "doubtful": the image may be wrong and look right.
+"refused": it is very likely wrong, and is returned only with ``force``. Without a network nothing can be invented, so a
+zero-filled image is never refused. The limits were set on raw scans; docs/trust.md has the table.
 """
 
 from typing import Literal, NamedTuple
@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 Level = Literal["fine", "doubtful", "refused"]
-LEVELS: tuple[Level, ...] = ("fine", "doubtful", "refused")
+LEVEL_ORDER: tuple[Level, ...] = ("fine", "doubtful", "refused")
 
 
 class Rule(NamedTuple):
-    """What is looked at, and from where on it is doubtful or refused."""
+    """What a finding is based on, and the limits above which it is doubtful or refused."""
 
     looks_at: str
     doubtful: float | None = None
@@ -50,44 +50,44 @@ RULES: dict[str, Rule] = {
 }
 
 PROMINENT = 10.0  # times the energy about the centre: of random numbers the largest sample lies anywhere
-FAR = 0.4  # distance from the centre, in units of the sides, beyond which samples may be noise alone
-FLAT = 1.3  # times as much in the band before: of five noisy raw scans 1.01 to 1.17, of images without noise 1.4 to 3
+NOISE_RADIUS = 0.4  # distance from the centre, in units of the sides, beyond which samples may be only noise
+FLAT_SPECTRUM = 1.3  # largest ratio of two outer bands that is noise: five raw scans 1.01 to 1.17, images 1.4 to 3
 SMALLEST_MATRIX = 96  # samples a side: in smaller ones edges fill k-space to its rim, as noise does
-FEWEST = 64  # samples that a noise level is taken from
-LOW = 0.1  # quantile of their energies
-COILS, SLICES = 0.17, 0.22  # see looks_like_coils
-ENOUGH = 8  # samples a side of the centre, below which slices are not known for sure
-SMALLEST_CENTRE = 4  # lines of the centre that tell coils from slices
+MIN_NOISE_SAMPLES = 64  # fewest samples from which the noise is estimated
+NOISE_QUANTILE = 0.1  # quantile of their energies that gives the noise
+COILS_BELOW, SLICES_ABOVE = 0.17, 0.22  # see looks_like_coils
+SURE_CENTRE = 8  # side of the centre in samples; with less, slices cannot be told from coils for sure
+MIN_CENTRE_LINES = 4  # lines of the centre that tell coils from slices
 
 
 class ReconstructionRefused(ValueError):
-    """The image would very likely be wrong; ``force`` hands it out all the same."""
+    """The image would very likely be wrong; with ``force`` it is returned anyway."""
 
 
 class Finding(NamedTuple):
-    """One thing that was found."""
+    """One reason to doubt a reconstruction."""
 
     rule: str  # a key of RULES
     level: Level
     reason: str  # one sentence without its full stop
-    remedy: str  # what to do; empty where there is nothing
+    remedy: str  # what to do; empty if there is nothing
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
 
 
 class Judgement(NamedTuple):
-    """All that was found about one reconstruction."""
+    """All findings about one reconstruction."""
 
     findings: tuple[Finding, ...] = ()
 
     @property
     def level(self) -> Level:
         """The worst level of all findings."""
-        return LEVELS[max((LEVELS.index(finding.level) for finding in self.findings), default=0)]
+        return LEVEL_ORDER[max((LEVEL_ORDER.index(finding.level) for finding in self.findings), default=0)]
 
     def refusals(self) -> list[Finding]:
-        """Return the findings for which no image is handed out."""
+        """Return the findings for which the image is refused."""
         return [finding for finding in self.findings if finding.level == "refused"]
 
     def raise_if_refused(self, *, force: bool) -> None:
@@ -101,13 +101,13 @@ class Judgement(NamedTuple):
             raise ReconstructionRefused("refused: " + "; ".join(map(str, refusals)))
 
     def record(self) -> dict:
-        """Return what is written into a reconstruction's record."""
+        """Return the judgement as plain values, for the record of a reconstruction."""
         return {"level": self.level, "findings": [finding._asdict() for finding in self.findings]}
 
 
 @beartype
 def graded(rule: str, value: float, reason: str, remedy: str) -> list[Finding]:
-    """Return a finding where a value passes one of its rule's limits, else none.
+    """Return a list of one finding if a value exceeds a limit of its rule, else an empty list.
 
     Args:
         rule: a key of ``RULES`` with limits.
@@ -128,7 +128,7 @@ def graded(rule: str, value: float, reason: str, remedy: str) -> list[Finding]:
 
 @jaxtyped(typechecker=beartype)
 def centre_findings(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#h w"]) -> list[Finding]:
-    """Say whether the zero frequency lies where it must, at index ``n // 2`` of k-space and of the mask.
+    """Return a finding if the zero frequency is not at index ``n // 2`` of k-space and of the mask.
 
     Args:
         kspace: measured samples of one slice, zero where not acquired.
@@ -173,16 +173,16 @@ def noise_level(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#
     """Estimate the standard deviation of a complex sample's noise from the outermost samples.
 
     ``sigma^2 = q / -log(1 - p)`` with the p-th quantile q of the outer samples' ``|y|^2``, since ``|noise|^2`` is
-    exponentially distributed. A low one, as what is left of the image out there makes high ones larger. Noise is the
-    same everywhere: where the samples still fall off, they are the image's and the noise is not known. And it is not
-    conjugate at k and -k: of an image without phase, ``(y(k) - conj(y(-k))) / sqrt(2)`` is the noise alone.
+    exponentially distributed. p is low, since remaining signal of the image makes high quantiles larger. Noise has the
+    same power everywhere: if the power still falls with distance, it is signal and the noise is not known. And noise is
+    not conjugate at k and -k: for an image without phase, ``(y(k) - conj(y(-k))) / sqrt(2)`` holds only noise.
 
     Args:
         kspace: measured samples of one slice.
         mask: True = acquired.
 
     Returns:
-        In units of k-space, which with the orthonormal transform are the image's; 0 where it is not known.
+        In units of k-space, which are also those of the image; 0 if it is not known.
     """
     h, w = kspace.shape[-2:]
     if min(h, w) < SMALLEST_MATRIX:
@@ -192,42 +192,47 @@ def noise_level(kspace: Complex[np.ndarray, "*c h w"], mask: Bool[np.ndarray, "#
     energy = np.abs(kspace.reshape(-1, h, w)).astype(float) ** 2
     measured = mask & (energy > 0).any(0)
 
+    def deviation(energies: np.ndarray) -> float:
+        return float(np.sqrt(np.quantile(energies, NOISE_QUANTILE) / -np.log(1 - NOISE_QUANTILE)))
+
     def level(inner: float, outer: float) -> float:
         band = measured & (radius > inner) & (radius <= outer)
-        if band.sum() < FEWEST:
+        if band.sum() < MIN_NOISE_SAMPLES:
             return 0.0
-        return float(np.sqrt(np.quantile(energy[:, band], LOW) / -np.log(1 - LOW)))
+        return deviation(energy[:, band])
 
-    nearer, farther = level(FAR - 0.1, FAR), level(FAR, FAR + 0.1)
-    if not 0 < nearer < FLAT * farther:
+    nearer, farther = level(NOISE_RADIUS - 0.1, NOISE_RADIUS), level(NOISE_RADIUS, NOISE_RADIUS + 0.1)
+    if not 0 < nearer < FLAT_SPECTRUM * farther:
         return 0.0
     flat = kspace.reshape(-1, h, w)
     rows, columns = (-np.arange(side) + 2 * (side // 2) for side in (h, w))  # of -k; the first of an even side has none
     opposite = flat[:, rows % h][:, :, columns % w]
-    pairs = measured & measured[rows % h][:, columns % w] & (radius > FAR) & (rows < h)[:, None] & (columns < w)
-    if pairs.sum() < FEWEST:
-        return level(FAR, 1.0)
+    pairs = (
+        measured & measured[rows % h][:, columns % w] & (radius > NOISE_RADIUS) & (rows < h)[:, None] & (columns < w)
+    )
+    if pairs.sum() < MIN_NOISE_SAMPLES:
+        return level(NOISE_RADIUS, 1.0)
     differing = np.abs(flat[:, pairs] - opposite[:, pairs].conj()) ** 2 / 2
-    return min(level(FAR, 1.0), float(np.sqrt(np.quantile(differing, LOW) / -np.log(1 - LOW))))
+    return min(level(NOISE_RADIUS, 1.0), deviation(differing))
 
 
 @jaxtyped(typechecker=beartype)
 def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray, "#h w"]) -> bool | None:
-    """Say whether the first axis of k-space is of coils, or of slices.
+    """Return whether the first axis of k-space holds coils (True) or slices (False).
 
-    Coil images are one image times smooth maps, so that in every small window they are multiples of each other, and
-    over the whole image they are not. Slices of a volume differ in small windows too.
+    Coil images are one image times smooth maps: within a small window they are multiples of each other, but over the
+    whole image they are not. Slices of a volume differ also within small windows.
 
     Args:
         kspace: ``[n, h, w]`` with a fully sampled centre.
         mask: True = acquired.
 
     Returns:
-        True, False, or None where it cannot be told: fewer than four central lines, or values between.
+        True, False, or None if it cannot be decided: fewer than four central lines, or a ratio between the limits.
 
-    Compared is what is not the same in windows of 5 x 5 with what is not the same over the whole (1 minus the largest
-    eigenvalue of the covariance over its trace). From 8 central lines on, six raw scans of 4 to 16 coils and simulated
-    birdcage coils have a ratio of .03 to .14, six stacks of slices and two of generated heads .24 to .51.
+    The ratio compares the variation within windows of 5 x 5 with that over the whole image, measured as 1 minus the
+    largest eigenvalue of the covariance over its trace. With 8 central lines or more, it was .03 to .14 for six raw
+    scans of 4 to 16 coils and simulated birdcage coils, and .24 to .51 for eight stacks of slices.
     """
     import scipy
 
@@ -235,7 +240,7 @@ def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray
     whole = np.broadcast_to(mask, (h, w))
     columns = min(_full_run(whole), 24, w)
     rows = min(_full_run(whole.T) if mask.shape[0] > 1 else h, 24, h)
-    if n < 2 or min(rows, columns) < SMALLEST_CENTRE:
+    if n < 2 or min(rows, columns) < MIN_CENTRE_LINES:
         return None if n > 1 else False
     top, left = h // 2 - rows // 2, w // 2 - columns // 2
     window = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(columns + 2)[1:-1])
@@ -252,10 +257,10 @@ def looks_like_coils(kspace: Complex[np.ndarray, "n h w"], mask: Bool[np.ndarray
     local, over_all = (_largest_share(matrices) for matrices in (windows, covariance.sum((0, 1))))
     if over_all > 1 - 1e-6:  # copies of one image
         return False
-    mixed = (1 - local) / (1 - over_all)
-    if mixed < COILS:
+    ratio = (1 - local) / (1 - over_all)
+    if ratio < COILS_BELOW:
         return True
-    return False if mixed > SLICES and min(rows, columns) >= ENOUGH else None
+    return False if ratio > SLICES_ABOVE and min(rows, columns) >= SURE_CENTRE else None
 
 
 def _largest_share(matrices: np.ndarray) -> float:

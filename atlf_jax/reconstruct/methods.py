@@ -1,4 +1,4 @@
-"""Classical solvers in the place of a network, and the rules that choose their regularisation."""
+"""Classical solvers in place of a network, and the rules that choose their regularisation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxtyping import Bool, jaxtyped
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.ops import forward
-from atlf_jax.reconstruct.slices import Record, Settings, in_batches, measure
+from atlf_jax.reconstruct.slices import Record, Settings, in_batches, prepare_batch
 from atlf_jax.solvers import COIL_SOLVERS, SOLVERS
 
 __all__ = ["METHODS", "Method", "Regularisation", "Solver", "choose_regularisation", "solver_of", "withhold"]
@@ -32,15 +32,15 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "guided_total_variation": _FINE,
     "grappa": tuple(10.0**exponent for exponent in range(-4, 0)),  # its fit is slow
 }
-SHARE = 1 / 16  # of what is measured outside the centre that is withheld
-DRAWS = 4  # how often, over all slices that are looked at
+CROSS_VALIDATION_SHARE = 1 / 16  # share of the measured samples outside the centre that is withheld
+CROSS_VALIDATION_DRAWS = 4  # number of draws, over all slices used
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A classical solver with its regularisation: a function of a measurement, as a network is.
+    """A classical solver with its regularisation, called with a measurement like a network.
 
-    The measurement has ``max|A^H y| = 1``, so that one regularisation does for data in any unit.
+    The measurement has ``max|A^H y| = 1``, so that one regularisation fits data in any units.
     """
 
     method: str
@@ -52,7 +52,7 @@ class Solver:
 
 
 class Chosen(NamedTuple):
-    """A solver with a number for its regularisation, and how that was chosen."""
+    """A solver whose regularisation is a number, and facts on how it was chosen."""
 
     solver: Solver
     facts: dict[str, Any]
@@ -60,16 +60,16 @@ class Chosen(NamedTuple):
 
 @beartype
 def solver_of(method: str, regularisation: Regularisation, *, coils: int, has_ct: bool) -> Solver | None:
-    """Return the solver that is meant, or None for the zero-filled image.
+    """Return the solver of a method, or None for the zero-filled image.
 
     Args:
-        method: of ``METHODS``, but a network.
+        method: one of ``METHODS``, except "network".
         regularisation: a number, or the rule that chooses it.
-        coils: 0 or 1 where there is one.
+        coils: number of coils; 0 without a coil axis.
         has_ct: whether there is a CT.
 
     Raises:
-        ValueError: the method needs coils or a CT that are not there, or there is none of that name.
+        ValueError: the method is unknown, or needs several coils or a CT.
     """
     if method == "zero_filled":
         return None
@@ -85,21 +85,21 @@ def solver_of(method: str, regularisation: Regularisation, *, coils: int, has_ct
 
 
 def choose_regularisation(solver: Solver, records: Sequence[Record], settings: Settings) -> Chosen:
-    """Give a solver the number that its rule chooses on a few slices; one that has a number keeps it.
+    """Choose the regularisation of a solver on a few slices, by its rule; a solver that has a number keeps it.
 
-    "withheld": a sixteenth of the measured lines (of points, samples) outside the calibration centre is left out, the
-    solver reconstructs from the others, and of a short grid the regularisation is taken whose images predict what was
-    left out best; over four draws, since lines are few.
-    "discrepancy": the largest of the grid whose image misses the measured samples by no more than their noise, which
-    must be known (whitened coils); where none does, the smallest.
+    "withheld": a sixteenth of the measured lines (or points) outside the calibration centre is withheld, the solver
+    reconstructs from the others, and the value of a short grid is chosen whose images predict the withheld samples
+    best, over four draws.
+    "discrepancy": the largest value of the grid whose image differs from the measured samples by no more than their
+    noise, which must be known (whitened coils); if there is none, the smallest value.
 
     Args:
         solver: its regularisation is a number or a rule.
         records: a few slices.
-        settings: as all slices are solved with.
+        settings: of the reconstruction.
 
     Raises:
-        ValueError: the discrepancy rule, and the noise is not known.
+        ValueError: the rule is "discrepancy", and the noise is not known.
 
     Source: cross-validation; Morozov 1966 for the discrepancy principle.
     """
@@ -115,11 +115,14 @@ def choose_regularisation(solver: Solver, records: Sequence[Record], settings: S
     errors = np.zeros(len(grid))
     samples = energy = 0.0
     for _, fields in in_batches(records, replaced(settings, batch_size=1)):
-        found = measure(fields, settings)
+        found = prepare_batch(fields, settings)
         whole, unit = found.measurement, float(np.asarray(found.scale).ravel()[0]) ** 2
         masks = [np.asarray(whole.mask)]
         if rule == "withheld":
-            masks = [withhold(masks[0], settings.calibration, fold=fold) for fold in range(-(-DRAWS // len(records)))]
+            masks = [
+                withhold(masks[0], settings.calibration, fold=fold)
+                for fold in range(-(-CROSS_VALIDATION_DRAWS // len(records)))
+            ]
         for asked in masks:
             given = _without(whole, asked) if rule == "withheld" else whole
             wanted = _at(asked, whole.kspace)
@@ -147,15 +150,15 @@ def choose_regularisation(solver: Solver, records: Sequence[Record], settings: S
 
 @jaxtyped(typechecker=beartype)
 def withhold(mask: Bool[np.ndarray, "b #h w"], centre: tuple[int, int], *, fold: int = 0) -> Bool[np.ndarray, "b #h w"]:
-    """Draw what is left out of a mask, none of it from the calibration centre: whole lines of a mask of lines.
+    """Draw the samples to withhold, none of them in the calibration centre: whole lines if the mask consists of lines.
 
     Args:
         mask: True = acquired.
         centre: rows and columns of the calibration centre.
-        fold: number of the draw; draws have nothing in common, until all is used up.
+        fold: number of the draw; draws are disjoint until all samples are used.
 
     Returns:
-        True = left out; shaped as ``mask``. Of lines single samples would be easy to predict from their neighbours.
+        True = withheld; shaped as ``mask``. Single samples of a line would be easy to predict from their neighbours.
 
     Example:
         >>> out = withhold(np.ones((1, 1, 64), bool), (64, 8))
@@ -170,13 +173,13 @@ def withhold(mask: Bool[np.ndarray, "b #h w"], centre: tuple[int, int], *, fold:
     out = np.zeros_like(mask)
     for each, of_one in zip(out, mask & ~(rows[:, None] & columns), strict=True):
         places = np.random.default_rng(0).permutation(np.flatnonzero(of_one))
-        count = max(1, round(SHARE * len(places)))
+        count = max(1, round(CROSS_VALIDATION_SHARE * len(places)))
         each.flat[np.roll(places, -fold * count)[:count]] = True
     return out
 
 
 def _lifted(mask: Any, kspace: Array) -> Array:
-    """Give a mask the axis of coils that k-space may have."""
+    """Return a mask with a coil axis, if k-space has one."""
     return jnp.asarray(mask)[:, None] if kspace.ndim == 4 else jnp.asarray(mask)
 
 

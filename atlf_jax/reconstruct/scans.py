@@ -1,8 +1,8 @@
-"""Files as slices to reconstruct: raw k-space, or a fully sampled MR volume that is undersampled for a study.
+"""Open files for reconstruction: raw k-space, or a fully sampled MR volume that is undersampled retrospectively.
 
-A scan knows its mask, gives one record at a time, and writes images back: a volume in the MR's own grid and
-orientation as NIfTI, k-space, which has no place in the patient, as a fastMRI file or as NIfTI with the voxel size
-that its header tells.
+A ``Scan`` has a mask, returns its slices as ``Record``s, and writes images. Images of a volume are written as NIfTI in
+its own grid and orientation. k-space has no position in the patient: its images are written as a fastMRI file, or as
+NIfTI with the voxel size of its header.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,14 +18,13 @@ from atlf_jax.data.arrays import npy_bytes, write_cfl
 from atlf_jax.data.coils import espirit_maps_numpy
 from atlf_jax.data.ct import AIR, clean_ct
 from atlf_jax.data.derived import write_derived_series
-from atlf_jax.data.dicom import Scan as FromDisk
-from atlf_jax.data.dicom import is_multiframe, is_same_person, read_scan
+from atlf_jax.data.dicom import ScannedVolume, is_multiframe, is_same_person, read_scan
 from atlf_jax.data.fastmri import KSpaceFile, centre_crop, check_complex, check_order, write_reconstruction
 from atlf_jax.data.files import fingerprint, write_file
 from atlf_jax.data.inputs import FileError, check_memory, load_npy, read_start
 from atlf_jax.data.kspace import CONVERTERS, ENDINGS, format_of, read_kspace
 from atlf_jax.data.lines import Choice
-from atlf_jax.data.measured import in_words, is_box, measured
+from atlf_jax.data.measured import describe_empty, find_measured, is_box
 from atlf_jax.data.transforms import CTWindows, ct_shape, fft2c_numpy, window_ct
 from atlf_jax.data.volume import ITK, Volume, from_slices, orientation, resample, to_slices, unplaced, write_nifti
 from atlf_jax.masks import Mask, MaskConfig, make_mask, seed_from_name, stored_mask
@@ -40,20 +39,20 @@ NIFTI, HDF5 = (".nii", ".nii.gz"), (".h5", ".hdf5")
 @beartype
 @dataclass(frozen=True)
 class CTConfig:
-    """The CT that helps the reconstruction."""
+    """The CT that the reconstruction uses."""
 
     path: str = ""
     """NIfTI file or DICOM folder, in Hounsfield units; for k-space without a place in the patient also .npy, on its
     grid. Empty: no CT (zeros)."""
     window: CTWindows | Literal["none"] = "soft_tissue"
-    """Hounsfield units that become 0 and 1, once or in several windows; take those of the training, which are the
-    default with a checkpoint that tells. none: the CT is scaled to [0, 1] already."""
+    """Window or windows that map Hounsfield units to [0, 1]. Use those of the network's training, which are the default
+    if the checkpoint stores them. none: the CT is already scaled to [0, 1]."""
     register: Literal["none", "rigid", "affine", "bspline"] = "none"
-    """How the CT is brought onto the MR before; none trusts the headers. Needs SimpleITK."""
+    """How the CT is registered to the MR; none relies on the headers. Needs SimpleITK."""
     keep_flagged: bool = False
-    """Go on where the registration is poor."""
+    """Continue although the registration is poor."""
     clean: bool = True
-    """Turn table, head holder and all else outside the body to air."""
+    """Replace table, head holder and everything else outside the body by air."""
 
     @property
     def windows(self) -> int:
@@ -64,8 +63,8 @@ class CTConfig:
 @beartype
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which samples are known: those of the scan's own mask and of a mask's file, where both are there; else of a drawn
-    mask. Empty lines of k-space were never acquired, whatever a mask says.
+    """Which samples are known: those in the scan's own mask and in a mask file, if both are given. Without either, a
+    mask is drawn. Empty lines of k-space count as not acquired, whatever a mask says.
     """
 
     file: str = ""
@@ -73,9 +72,9 @@ class SamplingConfig:
     layout: Literal["centered", "corner"] = "centered"
     """Where the zero frequency lies in that file: at index n // 2, or at 0."""
     retrospective: bool = False
-    """The k-space is fully sampled: undersample it by a mask that is drawn, --masks."""
+    """The k-space is fully sampled: undersample it with a mask that is drawn, --masks."""
     seed: int | None = None
-    """Seed of a drawn mask; None: made from the name of the input, as in evaluation."""
+    """Seed of a drawn mask; None: derived from the name of the input, as in evaluation."""
 
 
 @beartype
@@ -84,8 +83,8 @@ class KSpaceConfig:
     """How raw k-space is read."""
 
     first_axis: Literal["auto", "slices", "coils"] = "auto"
-    """What the first of three axes of an array is; with coil maps it is coils. auto: slices, and what looks like coils
-    is refused."""
+    """Meaning of the first of three axes of an array; with coil maps it is coils. auto: slices, but data that look like
+    coils are refused."""
     axes: str = ""
     """All axes of an array in their order: s slices, c coils, h readout (rows), w lines (columns); such as hwc for
     (y, x, coil) of MATLAB. Empty: [*slices, *c, h, w]."""
@@ -96,7 +95,7 @@ class KSpaceConfig:
     contrast: int | None = None
     """Which contrast or echo of it."""
     phase: int | None = None
-    """Which phase of the heart of it."""
+    """Which cardiac phase of it."""
     set: int | None = None
     """Which set of it."""
     coil_maps: str = ""
@@ -105,7 +104,7 @@ class KSpaceConfig:
 
 @runtime_checkable
 class Scan(Protocol):
-    """What a reconstruction asks of its input, and what it tells about it."""
+    """An opened input: what the reconstruction reads from it, and how images are written."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -129,27 +128,27 @@ class Scan(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the record; no names of files or people."""
+        """Facts for the record, without names of files or people."""
         ...
 
     @property
     def contrast(self) -> str:
-        """As the file tells it; empty: it does not."""
+        """The contrast in the file's header; empty if it has none."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the input should be looked at."""
+        """Warnings about the input."""
         ...
 
     @property
     def noise_covariance(self) -> Complex[np.ndarray, "c c"] | None:
-        """Of a sample, where the file has a noise scan."""
+        """Noise covariance of a sample, if the file has a noise scan."""
         ...
 
     @property
     def maps_from(self) -> str:
-        """Where coil maps come from that the scan brings; empty: it brings none."""
+        """Origin of the coil maps that come with the scan; empty if there are none."""
         ...
 
     def __len__(self) -> int: ...
@@ -157,21 +156,21 @@ class Scan(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def truth(self, index: int) -> Float32[np.ndarray, "h w"] | None:
-        """Return the fully sampled image, where it is known."""
+        """Return the fully sampled image, if it is known."""
 
     def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
-        """Return what is written of an image."""
+        """Return the values of an image that are written: a magnitude or real part, cropped."""
 
     def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "y x"]:
-        """Return what is written of an image where its phase is kept."""
+        """Return the complex values of an image that are written, cropped."""
 
     def write(self, path: Path, images: Iterable[np.ndarray], *, note: str = "") -> None:
-        """Write finished images; the file appears whole or not at all. A DICOM series says what is in ``note``."""
+        """Write finished images, completely or not at all. ``note`` goes into the header of a DICOM series."""
 
 
 @beartype
 def is_volume(path: Path) -> bool:
-    """Say whether a path is of an MR volume, and not of k-space."""
+    """Return whether a path is an MR volume, and not k-space."""
     return path.is_dir() or path.name.lower().endswith((*NIFTI, *ITK)) or is_multiframe(path)
 
 
@@ -189,17 +188,17 @@ def open_scan(
     """Open a volume (NIfTI, DICOM, and what SimpleITK reads), or k-space (see ``data.kspace.FORMATS``).
 
     Args:
-        path: of the input; its ending says what it is.
-        mask: drawn where neither the scan nor ``sampling.file`` has one.
+        path: of the input; its ending tells the format.
+        mask: drawn if neither the scan nor ``sampling.file`` has a mask.
         sampling: where the mask comes from.
         kspace: how raw k-space is read.
-        ct: the CT, and how it is brought to the MR.
-        series: of a DICOM folder with several, which: its number or UID.
-        volume: of a series in time, which, from 0.
+        ct: the CT, and how it is registered to the MR.
+        series: number or UID of one series, for a DICOM folder with several.
+        volume: index of one volume, for a time series.
 
     Raises:
-        ValueError: in one line, what is wrong and what to do.
-        ImportError: SimpleITK is wanted and not installed.
+        ValueError: the input cannot be read; the message says in one line what is wrong and what to do.
+        ImportError: SimpleITK is needed and not installed.
     """
     path = Path(path)
     if is_volume(path):
@@ -219,7 +218,7 @@ def open_scan(
 
 @dataclass(frozen=True)
 class _VolumeScan:
-    """A fully sampled MR volume; k-space is made of its slices."""
+    """A fully sampled MR volume; its k-space is simulated slice by slice."""
 
     volume: Volume
     mask: Mask
@@ -227,7 +226,7 @@ class _VolumeScan:
     ct: Float32[np.ndarray, "s *k h w"] | None
     facts: dict[str, Any]
     source: Path
-    origin: FromDisk
+    origin: ScannedVolume
     windows: int = 1
     coils: int = 0
     contrast: str = ""
@@ -255,7 +254,7 @@ class _VolumeScan:
         return self.slices[index]
 
     def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        """The magnitude; of a volume with negative voxels, which is known to be real and signed, the real part."""
+        """Return the magnitude, or the real part if the volume has negative voxels and is thus real and signed."""
         return image.real if self.facts["values"] == "real part" else np.abs(image)
 
     def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "h w"]:
@@ -317,7 +316,7 @@ class _KSpaceScan:
         return None
 
     def finish(self, image: Complex64[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
-        """The magnitude, cut to the size of the image that the header tells."""
+        """Return the magnitude, cropped to the image size in the header."""
         return centre_crop(np.abs(image), self.image_shape)
 
     def finish_complex(self, image: Complex64[np.ndarray, "h w"]) -> Complex64[np.ndarray, "y x"]:
@@ -344,7 +343,7 @@ def _open_volume(
     if not slices.any():
         raise ValueError(f"{path} is zero everywhere, and so is its k-space; there is nothing to reconstruct")
     name = path.resolve().name if path.is_dir() else path.name  # of the folder "." too
-    drawn, how = _mask(slices.shape[1:], mask, sampling, Path(name))
+    drawn, mask_facts = _mask(slices.shape[1:], mask, sampling, Path(name))
     facts = {
         "input": {
             "kind": "fully sampled volume, k-space simulated with one coil",
@@ -355,7 +354,7 @@ def _open_volume(
         },
         "place": "that of the input",
         "values": "real part" if volume.data.min() < 0 else "magnitude",
-        "mask": how,
+        "mask": mask_facts,
     }
     stack = None
     if ct.path:
@@ -368,14 +367,14 @@ def _open_volume(
 
 def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CTConfig) -> _KSpaceScan:
     file = KSpaceFile(path)  # stays open as long as its slices are read
-    found = measured(file.__getitem__, len(file)) & file.acquired
-    drawn, how, warnings = _sampled(path, file.shape, file.mask, found, mask, sampling, full=file.acquired)
+    found = find_measured(file.__getitem__, len(file)) & file.acquired
+    drawn, mask_facts, warnings = _sampled(path, file.shape, file.mask, found, mask, sampling, full=file.acquired)
     facts = {
         "input": {"kind": "fastMRI file", "shape": [len(file), *([file.coils] if file.coils else []), *file.shape]}
         | {"sha256": fingerprint(path)},
         "place": _place(file.spacing),
         "values": "magnitude",
-        "mask": how,
+        "mask": mask_facts,
     }
     stack = _ct_as_it_is(ct, (len(file), *file.shape), facts)
     kept = {name: file.attributes[name] for name in ("acquisition",) if name in file.attributes}
@@ -399,77 +398,40 @@ def _open_fastmri(path: Path, mask: MaskConfig, sampling: SamplingConfig, ct: CT
 def _open_kspace(
     path: Path, mask: MaskConfig, sampling: SamplingConfig, config: KSpaceConfig, ct: CTConfig
 ) -> _KSpaceScan:
-    """Open a file of acquisitions, which says what was measured, or an array, which does not."""
+    """Open a file of acquisitions, whose header says what was measured, or an array without a header."""
     choice = Choice(config.repetition, config.contrast, config.phase, config.set)
     raw = read_kspace(path, axes=config.axes, name=config.name, choice=choice)
-    samples = raw.samples
-    told = raw.mask is not None or bool(config.axes)  # which axes are of slices and coils
     if raw.mask is None:
-        check_order(samples.shape, str(path), named=True)
+        check_order(raw.samples.shape, str(path), named=True)
     maps = load_array(Path(config.coil_maps)) if config.coil_maps else None
-    if told:
-        several = samples.ndim == 4 or (samples.ndim == 3 and "s" not in config.axes and bool(config.axes))
-    else:
-        several = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps is not None))
-    samples = samples[None] if samples.ndim == (3 if several else 2) else samples
-    if samples.ndim != (4 if several else 3) or 0 in samples.shape:
-        raise ValueError(
-            f"{path}: k-space has shape {samples.shape}; wanted [h, w], [slices, h, w] or [slices, c, h, w], or "
-            "[c, h, w] with --kspace.first_axis coils; other orders with --kspace.axes"
-        )
+    axes_known = raw.mask is not None or bool(config.axes)  # which axes are of slices and coils
+    samples, has_coils = _with_slice_axis(raw.samples, path, config, axes_known=axes_known, maps_given=maps is not None)
     shape = samples.shape[-2:]
     check_memory(path, 32 * int(np.prod(samples.shape[1:], dtype=object)), f"slices {samples.shape[1:]}")
-    found = measured(samples.__getitem__, len(samples))
-    if raw.mask is None and not (sampling.file or sampling.retrospective):
-        empty = "" if found.all() else f" ({in_words(found)})"
-        raise FileError(
-            path,
-            f"does not say which samples were acquired{empty}",
-            "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
-            "--sampling.retrospective and --masks",
-        )
-    if (raw.mask is None or sampling.retrospective) and not sampling.file and not is_box(found):
-        raise FileError(
-            path,
-            f"is not fully sampled: {in_words(found)}",
-            "give its mask with --sampling.file in place of --sampling.retrospective",
-        )
-    own = None if sampling.retrospective else raw.mask
-    drawn, how, warnings = _sampled(path, shape, own, found, mask, sampling, full=np.ones(shape[1], bool))
-    if not told and config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
-        guess = _looks_like_coils(samples, drawn)
-        remedy = "give --kspace.first_axis coils if it is of coils, or --kspace.first_axis slices"
-        if guess:
-            raise FileError(path, f"has shape {samples.shape} and looks like {len(samples)} coils of one slice", remedy)
-        if guess is None:
-            warnings = (*warnings, f"k-space of shape {samples.shape} was taken as {len(samples)} slices; {remedy}")
-    if "c" in config.axes and _looks_like_coils(samples[len(samples) // 2], drawn) is False:
-        warnings = (
-            *warnings,
-            f"the axis of {samples.shape[1]} that --kspace.axes {config.axes} calls coils looks like slices",
-        )
+    found = find_measured(samples.__getitem__, len(samples))
+    _check_sampling_is_known(path, raw.mask is not None, found, sampling)
+    own_mask = None if sampling.retrospective else raw.mask
+    drawn, mask_facts, warnings = _sampled(path, shape, own_mask, found, mask, sampling, full=np.ones(shape[1], bool))
+    warnings += _axis_warnings(path, samples, drawn, config, axes_known=axes_known)
+    maps_from = ""
     if maps is not None:
-        check_complex(maps.dtype, maps.shape, config.coil_maps)
-        if maps.shape not in (samples.shape, samples.shape[1:]):
-            raise ValueError(
-                f"{config.coil_maps} has shape {maps.shape}; wanted {samples.shape[1:]} or {samples.shape}"
-            )
-    maps_from = "given" if maps is not None else ""
-    if maps is None and raw.calibration is not None:
+        _check_maps(maps, samples.shape, config.coil_maps)
+        maps_from = "given"
+    elif raw.calibration is not None:
         maps, maps_from = _maps_of_reference(raw.calibration, path), "ESPIRiT of the file's reference scan"
     facts = {
         "input": {"kind": raw.kind, "shape": list(samples.shape), "sha256": fingerprint(_data_file(path))}
         | ({"notes": list(raw.notes)} if raw.notes else {}),
         "place": _place(raw.spacing),
         "values": "magnitude",
-        "mask": how,
+        "mask": mask_facts,
     }
     stack = _ct_as_it_is(ct, (len(samples), *shape), facts)
     return _KSpaceScan(
         read=samples.__getitem__,
         slices=len(samples),
         shape=shape,
-        coils=samples.shape[1] if several else 0,
+        coils=samples.shape[1] if has_coils else 0,
         mask=drawn,
         ct=stack,
         facts=facts,
@@ -484,6 +446,78 @@ def _open_kspace(
     )
 
 
+def _with_slice_axis(
+    samples: Any, path: Path, config: KSpaceConfig, *, axes_known: bool, maps_given: bool
+) -> tuple[Any, bool]:
+    """Return k-space as ``[slices, *c, h, w]``, and whether it has a coil axis."""
+    if axes_known:
+        has_coils = samples.ndim == 4 or (samples.ndim == 3 and "s" not in config.axes and bool(config.axes))
+    else:
+        has_coils = samples.ndim == 4 or (samples.ndim == 3 and (config.first_axis == "coils" or maps_given))
+    samples = samples[None] if samples.ndim == (3 if has_coils else 2) else samples
+    if samples.ndim != (4 if has_coils else 3) or 0 in samples.shape:
+        raise ValueError(
+            f"{path}: k-space has shape {samples.shape}; wanted [h, w], [slices, h, w] or [slices, c, h, w], or "
+            "[c, h, w] with --kspace.first_axis coils; other orders with --kspace.axes"
+        )
+    return samples, has_coils
+
+
+def _check_sampling_is_known(path: Path, has_mask: bool, found: np.ndarray, sampling: SamplingConfig) -> None:
+    """Refuse k-space of which nothing says what was acquired, or that is wrongly said to be fully sampled.
+
+    Args:
+        path: of the input.
+        has_mask: the file itself says what was acquired.
+        found: the samples that are not empty.
+        sampling: may name a mask's file, or ask for undersampling.
+    """
+    if not has_mask and not (sampling.file or sampling.retrospective):
+        empty = "" if found.all() else f" ({describe_empty(found)})"
+        raise FileError(
+            path,
+            f"does not say which samples were acquired{empty}",
+            "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
+            "--sampling.retrospective and --masks",
+        )
+    if (not has_mask or sampling.retrospective) and not sampling.file and not is_box(found):
+        raise FileError(
+            path,
+            f"is not fully sampled: {describe_empty(found)}",
+            "give its mask with --sampling.file in place of --sampling.retrospective",
+        )
+
+
+def _axis_warnings(path: Path, samples: Any, mask: Mask, config: KSpaceConfig, *, axes_known: bool) -> tuple[str, ...]:
+    """Return warnings about axes that may be of coils or of slices; refuse what looks like coils and is not said to be.
+
+    Args:
+        path: of the input.
+        samples: k-space, ``[slices, *c, h, w]``.
+        mask: samples that were acquired.
+        config: may name the axes.
+        axes_known: the file or ``config`` says which axes are of slices and coils.
+    """
+    warnings: tuple[str, ...] = ()
+    if not axes_known and config.first_axis == "auto" and samples.ndim == 3 and len(samples) > 1:
+        guess = _looks_like_coils(samples, mask)
+        remedy = "give --kspace.first_axis coils if it is of coils, or --kspace.first_axis slices"
+        if guess:
+            raise FileError(path, f"has shape {samples.shape} and looks like {len(samples)} coils of one slice", remedy)
+        if guess is None:
+            warnings += (f"k-space of shape {samples.shape} was taken as {len(samples)} slices; {remedy}",)
+    if "c" in config.axes and _looks_like_coils(samples[len(samples) // 2], mask) is False:
+        warnings += (f"the axis of {samples.shape[1]} that --kspace.axes {config.axes} calls coils looks like slices",)
+    return warnings
+
+
+def _check_maps(maps: np.ndarray, shape: tuple[int, ...], file: str) -> None:
+    """Refuse coil maps that do not fit k-space of this shape, ``[slices, c, h, w]``."""
+    check_complex(maps.dtype, maps.shape, file)
+    if maps.shape not in (shape, shape[1:]):
+        raise ValueError(f"{file} has shape {maps.shape}; wanted {shape[1:]} or {shape}")
+
+
 def _looks_like_coils(stack: np.ndarray, mask: Mask) -> bool | None:
     few = np.stack([stack[index] for index in range(min(len(stack), 8))]).astype(np.complex64)
     return looks_like_coils(np.where(mask.samples, few, 0), mask.samples)
@@ -494,8 +528,8 @@ def _data_file(path: Path) -> Path:
 
 
 def _maps_of_reference(calibration: Complex64[np.ndarray, "s c h w"], path: Path) -> Complex64[np.ndarray, "s c h w"]:
-    """Estimate coil maps from a reference scan of its own."""
-    known = measured(calibration.__getitem__, len(calibration))
+    """Estimate coil maps from a separate reference scan."""
+    known = find_measured(calibration.__getitem__, len(calibration))
     sides = calibration_sides(known, calibration.shape[-2:])
     if min(sides) < SMALLEST_CENTRE:
         raise FileError(path, "has a reference scan without a fully sampled centre", "give maps by --kspace.coil_maps")
@@ -512,41 +546,43 @@ def _sampled(
     *,
     full: np.ndarray,
 ) -> tuple[Mask, dict[str, Any], tuple[str, ...]]:
-    """Return the mask of measured k-space, where it comes from, and what should be looked at.
+    """Return the mask of measured k-space, facts about its origin, and warnings.
 
     Args:
         path: of the input.
         shape: of k-space, (h, w).
-        own: the mask that the scan brings, ``[w]``, or None.
+        own: the mask that comes with the scan, ``[w]``, or None.
         found: the samples that are not empty, ``[1, w]`` or ``[h, w]``.
-        config: of a mask that is drawn where there is none.
-        sampling: may name a mask's file.
-        full: ``[w]``, the lines that a scan without undersampling has.
+        config: of the mask that is drawn if there is none.
+        sampling: may name a mask file.
+        full: ``[w]``, the lines of a scan without undersampling.
 
     Raises:
         ValueError: the mask's file and the scan have no sample in common, or not the middle of k-space.
     """
     warnings = []
     if own is None and not sampling.file and not is_box(found):
-        own = found  # a mask drawn over it would take zeros for samples
-        warnings.append(f"{in_words(found)}: it was undersampled, the other samples are its mask, and none is drawn")
+        own = found  # a drawn mask would count zeros as samples
+        warnings.append(
+            f"{describe_empty(found)}: it was undersampled, the other samples are its mask, and none is drawn"
+        )
     if own is None:
-        drawn, how = _mask(shape, config, sampling, path)
+        drawn, mask_facts = _mask(shape, config, sampling, path)
         claimed = drawn.samples & full
     elif sampling.file:
         given, _ = _mask(shape, config, sampling, path)
-        drawn, how = given, {"kind": "of the scan and of a file"}
+        drawn, mask_facts = given, {"kind": "of the scan and of a file"}
         claimed = given.samples & own
         if (given.samples & ~own & full).any():
             warnings.append("the mask's file names samples that the scan's own mask lacks: they were never acquired")
     else:
-        drawn, how = stored_mask(own, layout="centered"), {"kind": "of the scan"}
+        drawn, mask_facts = stored_mask(own, layout="centered"), {"kind": "of the scan"}
         claimed = drawn.samples
         if warnings:
-            how = {"kind": "of the empty samples of k-space"}
+            mask_facts = {"kind": "of the empty samples of k-space"}
     joined = claimed & found
     if (claimed & ~found).any():
-        warnings.append(f"{in_words(found)}: they do not count as acquired, whatever the mask says")
+        warnings.append(f"{describe_empty(found)}: they do not count as acquired, whatever the mask says")
     if not joined.any():
         raise FileError(path, "has no sample that its mask and its k-space share", "give the mask of this scan")
     if joined.shape != drawn.samples.shape or (joined != drawn.samples).any():
@@ -555,13 +591,13 @@ def _sampled(
         except ValueError as error:
             raise FileError(f"{path}:", str(error), "give the mask of this scan") from error
         drawn = inside._replace(nominal=drawn.nominal) if own is None and not sampling.file else inside
-    return drawn, how, tuple(warnings)
+    return drawn, mask_facts, tuple(warnings)
 
 
 def _mask(
     shape: tuple[int, int], config: MaskConfig, sampling: SamplingConfig, path: Path
 ) -> tuple[Mask, dict[str, Any]]:
-    """Read the mask's file or draw a mask, and say which."""
+    """Read the mask file or draw a mask; return it with facts about its origin."""
     h, w = shape
     if not sampling.file:
         seed = seed_from_name(path.name) if sampling.seed is None else sampling.seed
@@ -583,25 +619,25 @@ def _mask(
 
 
 def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray, dict[str, Any]]:
-    """Bring a CT onto the MR's slices, windowed; and what was done."""
+    """Resample or register a CT to the MR's slices and window it; return it with facts about the steps."""
     facts: dict[str, Any] = {"window": config.window, "registration": config.register, "cleaned": config.clean}
     scaled = config.window == "none"
     if config.clean and not scaled:
         ct = clean_ct(ct)
-    outside, everywhere = (0.0 if scaled else AIR), Volume(np.ones_like(ct.data), ct.affine, ct.codes)
+    outside, extent = (0.0 if scaled else AIR), Volume(np.ones_like(ct.data), ct.affine, ct.codes)
     if config.register == "none":
-        moved, inside = resample(ct, mr, outside=outside), resample(everywhere, mr, order=0)
+        moved, inside = resample(ct, mr, outside=outside), resample(extent, mr, order=0)
     else:
         from atlf_jax.data.registration import RegistrationConfig, apply, register
 
         found = register(ct, mr, RegistrationConfig(kind=config.register))
         if not (found.good or config.keep_flagged):
-            told = ", ".join(f"{name} {value:.2f}" for name, value in sorted(found.quality.items()))
+            quality = ", ".join(f"{name} {value:.2f}" for name, value in sorted(found.quality.items()))
             raise ValueError(
-                f"the registration of {config.path} is poor ({told}); look at the two scans, or go on all the same "
+                f"the registration of {config.path} is poor ({quality}); look at the two scans, or go on all the same "
                 "with --ct.keep_flagged"
             )
-        moved, inside = apply(found, ct, mr, outside=outside), apply(found, everywhere, mr, order=0, outside=0.0)
+        moved, inside = apply(found, ct, mr, outside=outside), apply(found, extent, mr, order=0, outside=0.0)
         facts["quality"] = {name: round(float(value), 4) for name, value in found.quality.items()}
     facts["covers"] = round(float(inside.data.mean()), 4)
     if not inside.data.any():
@@ -613,7 +649,7 @@ def _ct_on_volume(ct: Volume, mr: Volume, config: CTConfig) -> tuple[np.ndarray,
 
 
 def _ct_as_it_is(config: CTConfig, wanted: tuple[int, ...], facts: dict[str, Any]) -> np.ndarray | None:
-    """Take a CT that lies on the grid of k-space, which has no place in the patient to bring another one to."""
+    """Return a windowed CT that is already on the grid of k-space, to which no CT can be registered."""
     if not config.path:
         return None
     if config.register != "none":
@@ -644,7 +680,7 @@ def _windowed(stack: Float32[np.ndarray, "s h w"], config: CTConfig) -> Float32[
 
 
 def _place(spacing: tuple[float, float, float] | None) -> str:
-    """Say what is known of where k-space was measured."""
+    """Return what is known about the position of k-space in the patient."""
     if spacing is None:
         return "not in the input, nor a field of view: a NIfTI file gets voxels of 1 mm, and no code"
     size = " x ".join(f"{length:.4g}" for length in spacing)

@@ -1,4 +1,4 @@
-"""One slice after the other: k-space to a measurement in the network's units, through the network, and back."""
+"""Reconstruct slices in batches: scale k-space to the network's units, apply the network, and scale back."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
-from atlf_jax.array_types import Array, Measurement
+from atlf_jax.array_types import Array, Measurement, Reconstructor
+from atlf_jax.data.coils import SMALLEST_CENTRE
 from atlf_jax.ops import (
     adjoint,
     compression_matrix,
@@ -25,7 +26,6 @@ from atlf_jax.ops import (
     rss,
 )
 from atlf_jax.trained.guards import Placement
-from atlf_jax.trained.inference import Model
 from atlf_jax.trained.uncertainty import spread
 from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
@@ -40,21 +40,21 @@ __all__ = [
     "check_record",
     "in_batches",
     "measure",
-    "solve",
+    "prepare_batch",
+    "reconstruct_records",
     "too_small_a_centre",
 ]
 
 CoilMaps = Literal["espirit", "low_resolution"]
-CALIBRATION = 24  # largest side of the centre that coil maps and phase are estimated from, in samples
-SMALLEST_CENTRE = 4  # its smallest side
+CALIBRATION = 24  # largest side of the centre from which coil maps and phase are estimated, in samples
 KERNEL = 6  # ESPIRiT's largest, in samples
-POOR_MAPS = 0.9  # part of the centre's energy that ESPIRiT's maps must combine; below, low-resolution maps are taken
+POOR_MAPS = 0.9  # if ESPIRiT's maps combine less of the centre's energy, low-resolution maps are used
 
 
 class Record(NamedTuple):
     """One slice to reconstruct."""
 
-    kspace: Complex64[np.ndarray, "*c h w"]  # a coil axis where there are coils
+    kspace: Complex64[np.ndarray, "*c h w"]  # with a coil axis if there are coils
     mask: Bool[np.ndarray, "#h w"]
     ct: Float32[np.ndarray, "*k h w"]  # windowed to [0, 1]; [h, w] of one window
     coil_maps: Complex64[np.ndarray, "c h w"] | None = None
@@ -67,38 +67,38 @@ class Result(NamedTuple):
     start: Complex64[np.ndarray, "h w"]  # the zero-filled image
     misfit: float  # |A x - y|^2 over the measured samples
     energy: float  # |y|^2
-    error: Float32[np.ndarray, "h w"] | None = None  # expected |error| of the magnitude, where asked for
-    withheld: WithheldErrors | None = None  # of predicting withheld samples with and without the CT, where asked for
+    error: Float32[np.ndarray, "h w"] | None = None  # expected |error| of the magnitude, with ``Settings.error_scale``
+    withheld: WithheldErrors | None = None  # with ``Settings.check_ct``
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How slices become images."""
+    """Settings of a reconstruction, the same for all slices."""
 
     coils: CoilMaps | None = None
-    """Where maps come from when a record has coils and none of its own."""
+    """How coil maps are estimated for a record with coils that has no maps."""
     calibration: tuple[int, int] = (CALIBRATION, CALIBRATION)
-    """Rows and columns of the fully sampled centre, for the maps."""
+    """Rows and columns of the fully sampled centre, from which maps and phase are estimated."""
     whitening: Complex64[np.ndarray, "c c"] | None = None
     """Matrix that makes the coils' noise white."""
     virtual_coils: int | None = None
     """Number of coils to compress to."""
     hard_consistency: bool = False
-    """Put the measured samples back after the network."""
+    """Restore the measured samples after the network."""
     batch_size: int = 1
     """Slices on the device at a time."""
     error_scale: float | None = None
-    """Times how much mirror copies differ: the expected error; None: no error is asked for."""
+    """Factor from the spread of mirror copies to the expected error; None: no expected error is computed."""
     check_ct: bool = False
-    """Also see how well withheld samples are predicted with and without the CT."""
+    """Also compute how well withheld samples are predicted with and without the CT."""
     hold_phase: bool = False
-    """The network's image is real: give it the phase of the centre of k-space as part of the coil maps."""
+    """For a network of real images: multiply the coil maps by the phase of the centre of k-space."""
 
 
 def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int]) -> tuple[int, int]:
     """Return rows and columns of the largest fully sampled centre, up to ``CALIBRATION``, that all masks share.
 
-    Its sides are 0 where there is none of ``SMALLEST_CENTRE`` samples.
+    Its sides are 0 if there is none of ``SMALLEST_CENTRE`` samples.
     """
     h, w = shape
     common = np.broadcast_to(mask.reshape(-1, *mask.shape[-2:]).all(axis=0), (h, w))
@@ -107,14 +107,14 @@ def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int])
         top, left = h // 2 - rows // 2, w // 2 - columns // 2
         return bool(common[top : top + rows, left : left + columns].all())
 
-    tall = min(CALIBRATION, h)  # masks of lines are full along the readout
-    candidates = [(tall, side) for side in range(min(CALIBRATION, w), SMALLEST_CENTRE - 1, -1)]
+    rows = min(CALIBRATION, h)  # masks of lines are full along the readout
+    candidates = [(rows, side) for side in range(min(CALIBRATION, w), SMALLEST_CENTRE - 1, -1)]
     candidates += [(side, side) for side in range(min(CALIBRATION, h, w), SMALLEST_CENTRE - 1, -1)]
     return next((sides for sides in candidates if is_full(*sides)), (0, 0))
 
 
 def too_small_a_centre() -> str:
-    """Return what is said where coil maps cannot be estimated."""
+    """Return the error message for a centre that is too small to estimate coil maps."""
     return (
         f"the fully sampled centre of the mask is smaller than {SMALLEST_CENTRE} samples, too small for coil maps; "
         "acquire more central lines, or give coil maps"
@@ -122,30 +122,30 @@ def too_small_a_centre() -> str:
 
 
 def kernel_side(sides: tuple[int, int]) -> int:
-    """Return the side of ESPIRiT's kernels for a centre.
+    """Return the side of ESPIRiT's kernels: a third of the centre's smaller side, between 2 and 6.
 
-    A third of the centre, from 2 to 6: on simulated coils (48 x 48 with 6, 96 x 160 with 15), kernels of 6 samples made
-    the image vanish where the centre had 6 to 8 lines; those of a third were within .02 to .06 of the right image.
+    On simulated coils (48 x 48 with 6 coils, 96 x 160 with 15), kernels of 6 samples gave an empty image if the centre
+    had 6 to 8 lines; with a third of the centre the image was within .02 to .06 of the true one.
     """
     return max(2, min(KERNEL, (min(sides) + 1) // 3))
 
 
-def solve(
-    records: Iterable[Record], settings: Settings, model: Model | None, placement: Placement | None = None
+def reconstruct_records(
+    records: Iterable[Record], settings: Settings, model: Reconstructor | None, placement: Placement | None = None
 ) -> Iterator[Result]:
-    """Reconstruct slices in batches of one size as they come.
+    """Reconstruct slices in batches of one size, one batch after the other.
 
     Args:
-        records: slices of one shape; the last one is repeated to fill up the last batch.
+        records: slices of one shape; the last one is repeated to fill the last batch.
         settings: coils, batches and consistency.
-        model: None = the zero-filled reconstruction, and the CT is not looked at.
-        placement: where it is gathered whether CT and MR match.
+        model: None = the zero-filled reconstruction; the alignment of the CT is then not checked.
+        placement: collects how well CT and MR are aligned.
 
     Yields:
         One result for each record, in order.
 
     Raises:
-        ValueError: k-space or CT holds values that are not finite, or coils do not fit; with the slice's number.
+        ValueError: k-space or CT has values that are not finite, or coils do not fit; the message names the slice.
     """
     if settings.batch_size < 1:
         raise ValueError(f"batch_size is {settings.batch_size}; wanted 1 or more slices")
@@ -157,7 +157,7 @@ def solve(
 
     number = 0
     for batch, fields in in_batches(checked(), settings):
-        found = measure(fields, settings)
+        found = prepare_batch(fields, settings)
         measurement, start, scale = found.measurement, found.start, found.scale
         image, maps = start / scale.astype(start.dtype), measurement.coil_maps
         if model is not None:
@@ -192,15 +192,15 @@ def solve(
 
 
 def in_batches(records: Iterable[Record], settings: Settings) -> Iterator[tuple[list[Record], list]]:
-    """Stack records, the last one repeated to fill up the last batch."""
+    """Yield batches: the records, and their stacked fields, with the last record repeated to fill the last batch."""
     records = iter(records)
     while batch := list(itertools.islice(records, settings.batch_size)):
         padded = batch + batch[-1:] * (settings.batch_size - len(batch))
         yield batch, [None if field[0] is None else np.stack(field) for field in zip(*padded, strict=True)]
 
 
-def _magnitude(model: Model, hard: bool, measurement: Measurement) -> Array:
-    """Return the magnitude of what is handed out for a measurement."""
+def _magnitude(model: Reconstructor, hard: bool, measurement: Measurement) -> Array:
+    """Return the magnitude of the final image of a measurement."""
     image = model(measurement).image
     if hard:
         image = consistency.hard(image, measurement.kspace, measurement.mask, measurement.coil_maps)
@@ -208,21 +208,24 @@ def _magnitude(model: Model, hard: bool, measurement: Measurement) -> Array:
 
 
 class Measured(NamedTuple):
-    """A batch on the device, and what is known of it."""
+    """A prepared batch on the device, with numbers that describe it."""
 
     measurement: Measurement  # divided by scale
-    start: Complex64[Array, "b h w"]  # the zero-filled image, without the phase that was taken off
+    start: Complex64[Array, "b h w"]  # the zero-filled image, without the removed phase
     scale: Float32[Array, "b 1 1"]
-    phase: Complex64[Array, "b h w"]  # factors of size 1 that give it back
-    combined: Float32[Array, " b"]  # part of the centre's energy in the combined image
-    imaginary: Float32[Array, " b"]  # part of the centre's energy in the imaginary part
-    fell_back: Bool[Array, " b"]  # low-resolution maps in place of ESPIRiT's
+    phase: Complex64[Array, "b h w"]  # the removed phase, as factors of magnitude 1
+    combined: Float32[Array, " b"]  # share of the centre's energy that is in the combined image
+    imaginary: Float32[Array, " b"]  # share of the centre's energy that is in the imaginary part
+    fell_back: Bool[Array, " b"]  # low-resolution maps were used in place of ESPIRiT's
 
 
-def measure(fields: list, settings: Settings) -> Measured:
-    """Return a batch of ``in_batches`` on the device: coils mixed, maps and phase found, divided by the scale."""
+def prepare_batch(fields: list, settings: Settings) -> Measured:
+    """Prepare a batch of ``in_batches`` on the device: whiten and compress coils, estimate maps and phase, scale."""
     static = (settings.coils, settings.calibration, settings.virtual_coils, settings.hold_phase)
     return _measure(*fields, settings.whitening, *static)
+
+
+measure = prepare_batch  # its name in earlier versions
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8))
@@ -237,7 +240,7 @@ def _measure(
     virtual_coils: int | None,
     hold_phase: bool,
 ) -> Measured:
-    """Mix coils, find maps and phase, and divide by the scale."""
+    """Whiten and compress coils, estimate maps and phase, and divide by the scale."""
     with_coils = kspace.ndim == 4
     kspace = jnp.where(mask[:, None] if with_coils else mask, kspace, 0)
     if with_coils and whitening is not None:
@@ -274,7 +277,7 @@ def _measure(
     scale = jnp.abs(start).max(axis=(-2, -1), keepdims=True)
     scale = jnp.where(scale > 0, scale, 1)
     divisor = scale[:, None] if with_coils else scale
-    seen = start  # of the whole zero-filled image, unless the centre tells more clearly
+    seen = start  # the imaginary part is measured on the centre if it is sampled, else on the zero-filled image
     if known and not hold_phase:
         seen = low if coil_maps is None else jnp.sum(coil_maps.conj() * low, axis=1)
     total = jnp.sum(jnp.abs(seen) ** 2, axis=(-2, -1))
@@ -294,7 +297,7 @@ def _combined(coil_images: Array, coil_maps: Array) -> Array:
 def _finish(image: Array, measurement: Measurement, scale: Array, hard: bool) -> tuple[Array, Array, Array]:
     """Return the images in their own units, ``|A x - y|^2`` and ``|y|^2``."""
     kspace, mask, _, maps = measurement
-    if maps is not None:  # what no coil sees was not measured: networks fill it freely
+    if maps is not None:  # pixels that no coil sees were not measured
         image = jnp.where((maps != 0).any(axis=1), image, 0)
     if hard:
         image = consistency.hard(image, kspace, mask, maps)
@@ -305,7 +308,7 @@ def _finish(image: Array, measurement: Measurement, scale: Array, hard: bool) ->
 
 
 def check_record(number: int, record: Record, settings: Settings) -> None:
-    """Refuse a slice that would give a wrong image or a long traceback."""
+    """Raise ``ValueError`` for a slice with values that are not finite, or coils that do not fit the settings."""
     for name, values in (("k-space", record.kspace), ("CT", record.ct), ("coil maps", record.coil_maps)):
         if values is not None and not np.isfinite(values).all():
             raise ValueError(f"{name} of slice {number} holds values that are not finite; remove or zero them first")

@@ -8,7 +8,7 @@ from atlf_jax.array_types import Array
 from atlf_jax.inputs import as_scalar, as_whole_number
 from atlf_jax.ops.linear_solve import solve_hermitian
 from atlf_jax.ops.operators import adjoint, normal
-from atlf_jax.solvers.examples import measured
+from atlf_jax.solvers.examples import checked_arguments
 
 __all__ = ["cg_sense"]
 
@@ -53,7 +53,7 @@ def cg_sense(
     """
     if coil_maps is None:
         raise ValueError("coil_maps is None, wanted maps [c, h, w]; estimate them by ops.espirit_maps")
-    kspace, mask, coil_maps = measured(kspace, mask, coil_maps)
+    kspace, mask, coil_maps = checked_arguments(kspace, mask, coil_maps)
     iterations = as_whole_number(iterations, "iterations")
     regularisation = as_scalar(regularisation, "regularisation", least=0)
 

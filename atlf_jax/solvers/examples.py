@@ -11,10 +11,10 @@ from atlf_jax.array_types import Array
 from atlf_jax.inputs import as_coil_maps, as_kspace, as_mask
 from atlf_jax.ops.operators import check_ranks
 
-__all__ = ["iterate", "measured", "normal_bound", "per_example", "still_moving"]
+__all__ = ["iterate", "checked_arguments", "normal_bound", "per_example", "still_moving"]
 
 
-def measured(kspace: Any, mask: Any, coil_maps: Any = None) -> tuple[Array, Array, Array | None]:
+def checked_arguments(kspace: Any, mask: Any, coil_maps: Any = None) -> tuple[Array, Array, Array | None]:
     """Return k-space, mask and coil maps with the axes that they must have, in one precision.
 
     Args:
@@ -92,5 +92,5 @@ def normal_bound(coil_maps: Array | None) -> Array:
 
 
 def still_moving(step: Array, image: Array, tolerance: Array) -> Array:
-    """Say whether an iteration's step is above ``tolerance ||x||``."""
+    """Return whether an iteration's step is above ``tolerance ||x||``."""
     return jnp.linalg.norm(step) > tolerance * jnp.linalg.norm(image)

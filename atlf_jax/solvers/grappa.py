@@ -82,15 +82,15 @@ def _fill(
     rows, columns = neighbourhood or default_neighbourhood(mask)
     if rows % 2 == 0 or columns % 2 == 0 or min(rows, columns) < 1:
         raise ValueError(f"neighbourhood is {rows} x {columns}; wanted two odd numbers")
-    tall, wide = calibration or largest_centre(mask)
-    if tall < rows or wide < columns:
+    height, width = calibration or largest_centre(mask)
+    if height < rows or width < columns:
         raise ValueError(
-            f"the fully sampled centre has {tall} x {wide} samples, smaller than the neighbourhood of {rows} x "
+            f"the fully sampled centre has {height} x {width} samples, smaller than the neighbourhood of {rows} x "
             f"{columns}; acquire more central lines, or give a smaller neighbourhood"
         )
     coils, h, w = kspace.shape
-    top, left = h // 2 - tall // 2, w // 2 - wide // 2
-    centre = kspace[:, top : top + tall, left : left + wide].astype(np.complex128)
+    top, left = h // 2 - height // 2, w // 2 - width // 2
+    centre = kspace[:, top : top + height, left : left + width].astype(np.complex128)
     windows = np.lib.stride_tricks.sliding_window_view(centre, (rows, columns), axis=(1, 2))
     windows = windows.transpose(1, 2, 3, 4, 0).reshape(-1, rows * columns * coils)  # [windows, place and coil]
     gram = windows.conj().T @ windows  # of all places and coils; each pattern takes its part
@@ -142,14 +142,14 @@ def largest_centre(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
         (8, 4)
     """
     h, w = mask.shape
-    best, wide = (0, 0), w
-    for tall in range(1, h + 1):
-        band = mask[h // 2 - tall // 2 : h // 2 - tall // 2 + tall]
+    best, width = (0, 0), w
+    for height in range(1, h + 1):
+        band = mask[h // 2 - height // 2 : h // 2 - height // 2 + height]
         full = np.logical_and.reduce(band, axis=0)
-        while wide and not full[w // 2 - wide // 2 : w // 2 - wide // 2 + wide].all():
-            wide -= 1
-        if tall * wide > best[0] * best[1]:
-            best = (tall, wide)
+        while width and not full[w // 2 - width // 2 : w // 2 - width // 2 + width].all():
+            width -= 1
+        if height * width > best[0] * best[1]:
+            best = (height, width)
     return best
 
 
@@ -172,7 +172,7 @@ def default_neighbourhood(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
     else:
         acceleration = mask.size / max(int(mask.sum()), 1)
         rows = columns = 2 * int(np.ceil(np.sqrt(2 * acceleration) / 2)) + 1  # some two or more samples in reach
-    tall, wide = largest_centre(mask)
+    height, width = largest_centre(mask)
     return tuple(  # type: ignore[return-value]
-        max(1, min(side, WIDEST, (room // 2) // 2 * 2 + 1)) for side, room in ((rows, tall), (columns, wide))
+        max(1, min(side, WIDEST, (room // 2) // 2 * 2 + 1)) for side, room in ((rows, height), (columns, width))
     )

@@ -11,7 +11,7 @@ from atlf_jax.array_types import Array
 from atlf_jax.inputs import as_scalar, as_whole_number
 from atlf_jax.ops.operators import adjoint, normal
 from atlf_jax.ops.wavelets import fwt, iwt
-from atlf_jax.solvers.examples import iterate, measured, normal_bound, per_example, still_moving
+from atlf_jax.solvers.examples import checked_arguments, iterate, normal_bound, per_example, still_moving
 
 __all__ = ["l1_wavelet"]
 
@@ -48,7 +48,7 @@ def l1_wavelet(
     ``mri.app.L1WaveletRecon``. As there, ``W^H shrink(W x)`` stands for the proximal map, which it is only away from
     the image's border, since W has more coefficients than the image has pixels.
     """
-    kspace, mask, coil_maps = measured(kspace, mask, coil_maps)
+    kspace, mask, coil_maps = checked_arguments(kspace, mask, coil_maps)
     regularisation = as_scalar(regularisation, "regularisation", least=0)
     tolerance = as_scalar(tolerance, "tolerance", least=0)
     iterations = as_whole_number(iterations, "iterations")

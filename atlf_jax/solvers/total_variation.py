@@ -11,7 +11,7 @@ from atlf_jax.array_types import Array
 from atlf_jax.inputs import as_ct, as_scalar, as_whole_number
 from atlf_jax.ops.differences import across_edges, differences, differences_adjoint, edge_field
 from atlf_jax.ops.operators import adjoint, normal
-from atlf_jax.solvers.examples import iterate, measured, normal_bound, per_example, still_moving
+from atlf_jax.solvers.examples import checked_arguments, iterate, normal_bound, per_example, still_moving
 
 __all__ = ["guided_total_variation", "total_variation"]
 
@@ -55,7 +55,7 @@ def total_variation(
     Source: Chambolle and Pock 2011, with the step lengths of Pock and Chambolle 2011; the objective, and with
     ``dual_step=1`` the iterations, of sigpy ``mri.app.TotalVariationRecon`` (which is not isotropic).
     """
-    kspace, mask, coil_maps = measured(kspace, mask, coil_maps)
+    kspace, mask, coil_maps = checked_arguments(kspace, mask, coil_maps)
     return _solve(kspace, mask, coil_maps, None, regularisation, iterations, tolerance, dual_step, isotropic)
 
 
@@ -97,7 +97,7 @@ def guided_total_variation(
     Source: Ehrhardt and Betcke 2016, "Multicontrast MRI reconstruction with structure-guided total variation".
     Departure: periodic differences, as in ``total_variation``.
     """
-    kspace, mask, coil_maps = measured(kspace, mask, coil_maps)
+    kspace, mask, coil_maps = checked_arguments(kspace, mask, coil_maps)
     image_shape = kspace.shape if coil_maps is None else kspace.shape[:-3] + kspace.shape[-2:]
     ct = as_ct(ct)
     if ct.shape != image_shape:

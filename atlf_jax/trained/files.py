@@ -1,10 +1,10 @@
 """The files of trained networks: folders of runs, packed files, and the weights that come with the package.
 
 A packed file is one safetensors file: arrays named by their path in Flax's tree (``params/phase_0/...``), and one JSON
-text in the header, ``atlf_jax``, with the format's version, the whole configuration, step, stage, the score that the
-checkpoint was chosen by, and since format 2 a SHA-256 of all that and of the arrays. docs/DESIGN.md says why. Of a
-network, dataset or mask of the user's own it has the name of the file and the SHA-256 of its code, never the code, and
-reading it runs no file that the user did not name.
+text in the header, ``atlf_jax``: version of the format, whole configuration, step, stage, the score by which the
+checkpoint was chosen, and since format 2 a SHA-256 of these entries and the arrays (docs/DESIGN.md says why). For a
+network, dataset or mask in a user's own file it holds the file's name and the SHA-256 of the code, never the code
+itself. Reading a packed file runs no code except files that the user names.
 """
 
 import contextlib
@@ -31,14 +31,15 @@ from atlf_jax.data.inputs import FileError, parse_json, reading
 from atlf_jax.data.transforms import ct_shape
 from atlf_jax.models import build, multiple_of
 from atlf_jax.own_code import already_imported, digest, files_in, with_files
+from atlf_jax.program import LONGEST_MESSAGE
 
 __all__ = ["FORMAT", "Which", "arrays_of", "read", "shipped", "write"]
 
-FORMAT = 2  # version of packed files; a reader refuses newer ones. Those of 1 have no digest.
-DIGEST = "sha256"  # of the header's other facts and the arrays
-LARGEST = 1e6  # of a weight; those of trained networks stay below a hundred
-CODE = "code"  # of the user's own: SHA-256 by the file's name
-KEY = "atlf_jax"  # of the header's JSON text; one only, as safetensors writes several in a random order
+FORMAT = 2  # version of packed files; newer ones are refused, and version 1 has no digest
+DIGEST = "sha256"  # header entry: digest of the other entries and the arrays
+LARGEST_WEIGHT = 1e6  # larger weights are refused; those of trained networks are below a hundred
+CODE = "code"  # header entry: SHA-256 of the user's own files, by file name
+KEY = "atlf_jax"  # the one metadata key, which holds all as JSON: safetensors writes several keys in random order
 ENDING = ".safetensors"
 
 Which = Literal["best", "latest"]
@@ -59,7 +60,7 @@ def read(place: str | Path, which: Which = "best", code: Sequence[Path] = ()) ->
     Args:
         place: a run's folder, a packed file, or the name of weights that come with the package; tried in this order.
         which: checkpoint of a run; a packed file holds one.
-        code: files of the user's own that it needs, in place of those of the same name that it was trained with.
+        code: the user's own files that it needs; they replace the files of the same names that it was trained with.
 
     Raises:
         ValueError: there is nothing of that name, it cannot be read, is no packed network, of a newer format or
@@ -124,7 +125,7 @@ def shipped() -> dict[str, Path]:
 
 
 def _find(place: str | Path) -> Path:
-    """Return a run's folder or a packed file: what lies at ``place``, else the weights of that name."""
+    """Return the path of a run's folder or packed file: ``place`` if it exists, else shipped weights of that name."""
     path = Path(place).expanduser()
     if path.exists():
         return path
@@ -150,12 +151,13 @@ def _opened(file: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _one_sentence(run: Path) -> Iterator[None]:
-    """Let one sentence of the checkpoints' own pass, and turn all else that damaged ones raise into one."""
+    """Turn any error of reading a checkpoint into a ``FileError`` of one sentence; short errors of ours pass."""
     try:
         yield
     except Exception as error:  # Orbax and its storage raise what they like, over many lines
-        words = str(error)
-        if isinstance(error, ValueError) and run.name in words and "\n" not in words and len(words) <= 250:
+        message = str(error)
+        short = "\n" not in message and len(message) <= LONGEST_MESSAGE
+        if isinstance(error, ValueError) and run.name in message and short:
             raise
         why = (" ".join(str(error).split()) or type(error).__name__)[:80]
         raise FileError(
@@ -180,14 +182,14 @@ def _read_packed(file: Path, code: Sequence[Path]) -> Content:
 
 
 def _located(place: Path, config: Any, code: Sequence[Path], packed: Mapping[str, str] | None = None) -> Any:
-    """Return a configuration with the files of the user's own code where they are now.
+    """Return a configuration in which the user's own files have their present paths.
 
     Args:
         place: of the network.
         config: as it was saved.
         code: files that the user names.
-        packed: of a packed file, the SHA-256 of each file's code. Without ``code`` it gets no other file than one that
-            this process has imported already; a run's folder gets the files that it was trained with.
+        packed: for a packed file, the SHA-256 of each of its files. Without ``code``, a packed file may only use files
+            that this process has already imported; a run's folder uses the files that it was trained with.
     """
     given = {path.name: path for path in code}
     places: dict[str, str] = {}
@@ -213,7 +215,7 @@ def _located(place: Path, config: Any, code: Sequence[Path], packed: Mapping[str
 
 
 def _checked_header(file: Path, text: str | None) -> dict[str, Any]:
-    """Return a packed file's header, of a format that is known."""
+    """Return a packed file's header, or raise ``FileError`` if its format is not known."""
     if text is None:
         raise FileError(
             file,
@@ -232,7 +234,7 @@ def _checked_header(file: Path, text: str | None) -> dict[str, Any]:
 
 
 def _checked_config(place: Path, facts: Mapping[str, Any]) -> Config:
-    """Return the configuration among a network's facts, with the fields that it leaves out; or refuse them."""
+    """Return the configuration among a network's facts; missing fields get their defaults, invalid ones are refused."""
     remedy = "it was made by another version of the package, or damaged"
     with reading(place, "a trained network", remedy):
         try:
@@ -259,12 +261,12 @@ def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _check_values(file: Path, flat: Mapping[str, np.ndarray]) -> None:
-    """Refuse weights that no training leaves: not finite, or absurdly large."""
+    """Refuse weights that are not finite or far too large to come from training."""
     for name, array in flat.items():
-        if array.size and not np.abs(array.astype(np.float64, copy=False)).max() <= LARGEST:
+        if array.size and not np.abs(array.astype(np.float64, copy=False)).max() <= LARGEST_WEIGHT:
             raise FileError(
                 file,
-                f"holds weights that are not finite or above {LARGEST:g}, first in {name}",
+                f"holds weights that are not finite or above {LARGEST_WEIGHT:g}, first in {name}",
                 "train or download again",
             )
 
@@ -284,15 +286,15 @@ def arrays_of(model: Any, windows: int) -> dict[str, tuple[tuple[int, ...], str]
 def _check_same(file: Path, flat: Mapping[str, np.ndarray], config: Config) -> None:
     """Compare names, shapes and dtypes with those of the network: Flax would ignore arrays that it does not know."""
     with reading(file, "a trained network", "it was packed by another version of the package, or damaged"):
-        here = arrays_of(config.model, len(config.data.ct_windows) or 1)
-    there = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flat.items()}
-    differing = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+        expected = arrays_of(config.model, len(config.data.ct_windows) or 1)
+    found = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flat.items()}
+    differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if differing:
         name = differing[0]
         raise FileError(
             file,
             f"does not fit its network: {len(differing)} arrays differ, first {name}: "
-            f"there {there.get(name)}, wanted {here.get(name)}",
+            f"there {found.get(name)}, wanted {expected.get(name)}",
             "pack it again",
         )
 

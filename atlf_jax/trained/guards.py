@@ -1,4 +1,4 @@
-"""Warnings before a reconstruction is trusted: a CT out of place, and data that the network was never trained for."""
+"""Warnings about a reconstruction: a CT that is not aligned, and data that the network was not trained for."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,38 +28,38 @@ __all__ = [
     "unseen_sampling",
 ]
 
-LEVELS = 32  # grey levels, a side of the joint histogram
-REACHES = (1 / 64, 1 / 32, 1 / 16)  # of the longer side: 4, 8 and 16 pixels of 256
-SMALLEST = 64  # pixels of the shorter side: below, a slice has too few for its histogram
-MARGIN = 0.07  # part by which a moved copy must be better: see margin
-HIGH, HIGH_MARGIN = 6.0, 0.12  # lines at an acceleration above the first
-VOLUME, VOLUME_MARGIN = 5, 0.03  # as many slices or more
-TOLERANCE = 0.1  # part by which an acceleration may leave the range that was trained
+GREY_LEVELS = 32  # side of the joint histogram
+SHIFTS = (1 / 64, 1 / 32, 1 / 16)  # of the longer side: 4, 8 and 16 pixels of 256
+SMALLEST_SLICE = 64  # pixels of the shorter side: smaller slices have too few pixels for the histogram
+MARGIN = 0.07  # relative gain in mutual information above which a moved copy counts as better: see margin
+FEW_LINES, FEW_LINES_MARGIN = 6.0, 0.12  # margin of line masks above this acceleration
+VOLUME_SLICES, VOLUME_MARGIN = 5, 0.03  # margin of volumes with at least so many slices
+TOLERANCE = 0.1  # relative distance that an acceleration may have from the trained range
 PICTURES = {"aanlib": "pictures of a teaching atlas (AANLIB)", "phantom": "generated heads"}
-DRAWS = 64  # masks that the range is taken from, of families whose number of samples hardly varies
-RARE = 1e-4  # part of the masks of a family that may lie outside its range, at either end
+MASK_DRAWS = 64  # masks drawn to find the range of a family whose number of samples hardly varies
+TAIL = 1e-4  # share of the masks of a family that may lie outside its range, at either end
 
 
 @beartype
 def margin(mask: Bool[np.ndarray, "*b #h w"] | None = None, slices: int = 1) -> float:
-    """Return the part by which a moved copy of the CT must be better than the CT as it is.
+    """Return the relative gain above which a moved copy of the CT counts as better than the CT in place.
 
     Args:
         mask: that the MR was measured under; None: as at 4x.
-        slices: how many of a volume were looked at: their mean is steadier.
+        slices: number of slices of the volume that were compared: their mean varies less.
 
     Source: ours, from 149 pairs of eight subjects (``studies/guards.py``). Of pairs in place the best moved copy is
     better by .053 at most at 4x lines and .058 under masks of points, by .104 at 8x and 10x lines, and by .007 over the
     slices of a volume.
     """
-    if slices >= VOLUME:
+    if slices >= VOLUME_SLICES:
         return VOLUME_MARGIN
-    few_lines = mask is not None and mask.shape[-2] == 1 and mask.size > HIGH * mask.sum()
-    return HIGH_MARGIN if few_lines else MARGIN
+    few_lines = mask is not None and mask.shape[-2] == 1 and mask.size > FEW_LINES * mask.sum()
+    return FEW_LINES_MARGIN if few_lines else MARGIN
 
 
 class GuardWarning(UserWarning):
-    """The reconstruction may be wrong without looking wrong."""
+    """The image may be wrong although it looks plausible."""
 
 
 class TrainedFor(NamedTuple):
@@ -74,7 +74,7 @@ class TrainedFor(NamedTuple):
     windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
     with_and_without_ct: bool = False
     several_coils: bool = False
-    real_image: bool = False  # the image has no imaginary part, so that phase must be taken off before
+    real_image: bool = False  # the image has no imaginary part, so that the phase must be removed before
 
 
 @jaxtyped(typechecker=beartype)
@@ -84,39 +84,39 @@ def mutual_information_by_move(
     """Return the mutual information in nats of a slice's CT and MR, and of the MR with moved copies of the CT.
 
     Args:
-        ct: [h, w], zeros where there is none.
+        ct: [h, w], zeros if there is none.
         image: magnitude of the zero-filled MR, [h, w].
 
     Returns:
-        By name, ``in place`` first: copies moved by each of ``REACHES`` in eight directions, and mirrored ones. None
-        where the CT is of one value (there is none), or the slice is smaller than ``SMALLEST``.
+        By name, ``in place`` first: copies moved by each of ``SHIFTS`` in eight directions, and mirrored ones. None
+        where the CT is of one value (there is none), or the slice is smaller than ``SMALLEST_SLICE``.
     """
     h, w = ct.shape
-    if min(h, w) < SMALLEST or ct.min() == ct.max() or image.min() == image.max():
+    if min(h, w) < SMALLEST_SLICE or ct.min() == ct.max() or image.min() == image.max():
         return None
     ct_levels, mr_levels = _levels(ct), _levels(image)
-    reaches = [round(part * max(h, w)) for part in REACHES]
-    edge = max(reaches)
-    inner = mr_levels[edge : h - edge, edge : w - edge].ravel() * LEVELS  # the same pixels for every copy
+    shifts = [round(part * max(h, w)) for part in SHIFTS]
+    edge = max(shifts)
+    inner = mr_levels[edge : h - edge, edge : w - edge].ravel() * GREY_LEVELS  # the same pixels for every copy
 
-    def told(copy: np.ndarray, down: int = 0, right: int = 0) -> float:
+    def information(copy: np.ndarray, down: int = 0, right: int = 0) -> float:
         moved = copy[edge - down : h - edge - down, edge - right : w - edge - right]
         return _mutual_information(inner + moved.ravel())
 
-    values = {"in place": told(ct_levels)}
-    for reach in reaches:
-        for down in (-reach, 0, reach):
-            for right in (-reach, 0, reach):
+    values = {"in place": information(ct_levels)}
+    for shift in shifts:
+        for down in (-shift, 0, shift):
+            for right in (-shift, 0, shift):
                 if down or right:
-                    values[f"moved by {down:+d} rows and {right:+d} columns"] = told(ct_levels, down, right)
-    values["mirrored left to right"] = told(ct_levels[:, ::-1])
-    values["mirrored top to bottom"] = told(ct_levels[::-1])
-    values["turned by 180 degrees"] = told(ct_levels[::-1, ::-1])
+                    values[f"moved by {down:+d} rows and {right:+d} columns"] = information(ct_levels, down, right)
+    values["mirrored left to right"] = information(ct_levels[:, ::-1])
+    values["mirrored top to bottom"] = information(ct_levels[::-1])
+    values["turned by 180 degrees"] = information(ct_levels[::-1, ::-1])
     return values
 
 
 class Placement:
-    """Whether CT and MR of one volume match in place; slices are added one after the other."""
+    """Whether CT and MR of one volume are aligned; slices are added one by one."""
 
     def __init__(self, mask: Bool[np.ndarray, "*b #h w"] | None = None) -> None:
         self._mask, self._slices = mask, 0
@@ -131,15 +131,15 @@ class Placement:
 
     @property
     def gain(self) -> tuple[float, str]:
-        """Part by which the best of the moved copies is better than the CT in place, and which it is."""
+        """The relative gain of the best moved copy over the CT in place, and the name of that copy."""
         if not self._sums:
             return -1.0, ""
-        rest = self._sums["in place"]
+        in_place = self._sums["in place"]
         name = max((name for name in self._sums if name != "in place"), key=lambda name: self._sums[name])
-        return self._sums[name] / max(rest, np.finfo(float).tiny) - 1, name
+        return self._sums[name] / max(in_place, np.finfo(float).tiny) - 1, name
 
     def warnings(self) -> list[str]:
-        """Say it where CT and MR do not match; nothing where they do or there is no CT."""
+        """Return a warning if CT and MR are not aligned; none if they are, or if there is no CT."""
         gain, name = self.gain
         if gain <= margin(self._mask, self._slices):
             return []
@@ -169,17 +169,17 @@ def trained_for(config: "Config") -> TrainedFor:
 
 
 def _with_and_without_ct(config: "Config") -> bool:
-    """Say whether a network learnt to use the CT, and also to do without.
+    """Return whether a network was trained both with and without a CT.
 
-    It does both where the CT was left out at times, or where nothing but adapters, beside a network that is frozen and
-    sees no CT, was trained with it.
+    It was if the CT was left out at random (dropout), or if only adapters were trained with it, beside a frozen network
+    that sees no CT.
     """
     model = config.model
     if not sees_ct(model):
         return False
     with_ct = [stage for stage in config.train.stages if stage.steps and getattr(stage.objective, "adapters", True)]
-    beside = bool(with_ct) and all(stage.trains == ADAPTERS for stage in with_ct)
-    return config.augment.ct_dropout > 0 or (beside and not sees_ct(getattr(model, "unadapted", model)))
+    adapters_only = bool(with_ct) and all(stage.trains == ADAPTERS for stage in with_ct)
+    return config.augment.ct_dropout > 0 or (adapters_only and not sees_ct(getattr(model, "unadapted", model)))
 
 
 @beartype
@@ -190,7 +190,7 @@ def unseen_sampling(
     shape: tuple[int, int],
     coils: int = 0,
 ) -> list[str]:
-    """Say what of a measurement was never trained: family of masks, acceleration, matrix and coils.
+    """Return what of a measurement was not part of the training: kind of mask, acceleration, image size, coils.
 
     Args:
         trained: of the network.
@@ -199,33 +199,33 @@ def unseen_sampling(
         coils: number of coils, 0 without a coil axis.
 
     Returns:
-        A sentence for each; the acceleration of several masks is that of all their samples together.
+        One sentence for each difference. The acceleration of several masks is that of all their samples together.
     """
-    words = []
+    sentences = []
     if coils > 1 and not trained.several_coils:
-        words.append(f"k-space has {coils} coils, and the network was trained with one")
+        sentences.append(f"k-space has {coils} coils, and the network was trained with one")
     if trained.sizes and shape not in trained.sizes:
         sizes = " and ".join(map(_size, trained.sizes))
-        words.append(f"image size {_size(shape)} was not trained (trained: {sizes})")
+        sentences.append(f"image size {_size(shape)} was not trained (trained: {sizes})")
     effective = mask.size / max(mask.sum(), 1)
     low, high = _accelerations(trained.masks, shape)
     if not low / (1 + TOLERANCE) <= effective <= high * (1 + TOLERANCE):
-        words.append(f"{effective:.2f}x acceleration was not trained (trained: {low:.2f}x to {high:.2f}x)")
+        sentences.append(f"{effective:.2f}x acceleration was not trained (trained: {low:.2f}x to {high:.2f}x)")
     families = {_family(_is_of_lines(config, shape)) for config in trained.masks}
     family = _family(bool((mask == mask[..., :1, :]).all()))
     if family not in families and not mask.all():
-        words.append(f"a mask of {family} was not trained (trained: {' and '.join(sorted(families))})")
-    return words
+        sentences.append(f"a mask of {family} was not trained (trained: {' and '.join(sorted(families))})")
+    return sentences
 
 
 @beartype
 def unseen_scan_kind(trained: TrainedFor, *, raw: bool, contrast: str = "") -> list[str]:
-    """Say whether a scan, which is a person's own data, is of a kind that the network has seen.
+    """Return a sentence if the network was not trained on this kind of scan.
 
     Args:
         trained: of the network.
         raw: the scan is a fastMRI file.
-        contrast: as the file tells it; empty: it does not.
+        contrast: from the file's header; empty if it has none.
     """
     if trained.dataset in PICTURES:
         return [f"the network was never trained on scans, only on {PICTURES[trained.dataset]}"]
@@ -238,11 +238,11 @@ def unseen_scan_kind(trained: TrainedFor, *, raw: bool, contrast: str = "") -> l
 
 @beartype
 def unseen_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
-    """Say whether a CT is seen through other windows than in training, or in another order.
+    """Return a sentence if the CT windows, or their order, are not those of the training.
 
     Args:
         trained: of the network.
-        windows: names; ("none",) of a CT that is scaled already, of which nothing is known.
+        windows: names; ("none",) for a CT that is already scaled to [0, 1], whose window is not known.
     """
     if windows in (("none",), trained.windows) or not trained.windows:
         return []
@@ -250,22 +250,22 @@ def unseen_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
 
 
 def unseen_dataset(trained: TrainedFor, data: "DataConfig") -> list[str]:
-    """Say how the data of an evaluation differ from those of the training, as far as configurations tell.
+    """Return how the data of an evaluation differ from those of the training, by their configurations.
 
     Args:
         trained: of the network.
         data: of the evaluation.
     """
-    words = []
+    sentences = []
     if trained.dataset != data.dataset:
-        words.append(f"the dataset {data.dataset} was never trained, {trained.dataset} was")
+        sentences.append(f"the dataset {data.dataset} was never trained, {trained.dataset} was")
     elif trained.contrast and trained.contrast != _contrast(data):
-        words.append(f"the contrast {_contrast(data) or 'of all files'} was never trained, {trained.contrast} was")
+        sentences.append(f"the contrast {_contrast(data) or 'of all files'} was never trained, {trained.contrast} was")
     for name in ("phase", "noise"):
-        here, there = getattr(data.acquisition, name), getattr(trained, name)
-        if here != there:
-            words.append(f"a simulated {name} of {here:g} was never trained, {there:g} was")
-    return words
+        now, before = getattr(data.acquisition, name), getattr(trained, name)
+        if now != before:
+            sentences.append(f"a simulated {name} of {now:g} was never trained, {before:g} was")
+    return sentences
 
 
 def _contrast(data: "DataConfig") -> str:
@@ -280,17 +280,17 @@ def _accelerations(masks: Sequence[MaskConfig], shape: tuple[int, int]) -> tuple
         if config.kind == "random":  # the number of lines beside the centre is binomial
             drawn += _random_accelerations(config, shape[1])
             continue
-        draws = 1 if config.kind in PLANE_MASKS else DRAWS
+        draws = 1 if config.kind in PLANE_MASKS else MASK_DRAWS
         drawn += [make_mask(config, shape, seed=seed).effective for seed in range(draws)]
     return min(drawn), max(drawn)
 
 
 def _random_accelerations(config: MaskConfig, width: int) -> tuple[float, float]:
-    """Return the lowest and highest acceleration of all but ``RARE`` of the masks ``random`` at each end."""
+    """Return the lowest and highest acceleration of all but ``TAIL`` of the masks ``random`` at each end."""
     center = round(width * config.center_fraction) if config.center_lines is None else config.center_lines
     others = width - center
     probability = min(max((width / config.acceleration - center) / max(others, 1), 0), 1)
-    fewest, most = scipy.stats.binom.ppf((RARE, 1 - RARE), others, probability)
+    fewest, most = scipy.stats.binom.ppf((TAIL, 1 - TAIL), others, probability)
     return width / (center + most), width / max(center + fewest, 1)
 
 
@@ -309,16 +309,16 @@ def _size(shape: tuple[int, int]) -> str:
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
-    """Sort values into ``LEVELS`` equal steps from the 0.5th to the 99.5th percentile."""
+    """Sort values into ``GREY_LEVELS`` equal steps from the 0.5th to the 99.5th percentile."""
     low, high = np.percentile(image, (0.5, 99.5))
     if high == low:
         low, high = image.min(), image.max()
-    return np.clip((image - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.int64)
+    return np.clip((image - low) * (GREY_LEVELS / (high - low)), 0, GREY_LEVELS - 1).astype(np.int64)
 
 
 def _mutual_information(pairs: np.ndarray) -> float:
-    """Return the mutual information of two images of levels, given as ``first * LEVELS + second``."""
-    joint = np.bincount(pairs, minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS) / pairs.size
+    """Return the mutual information of two images of levels, given as ``first * GREY_LEVELS + second``."""
+    joint = np.bincount(pairs, minlength=GREY_LEVELS * GREY_LEVELS).reshape(GREY_LEVELS, GREY_LEVELS) / pairs.size
     apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0
     return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())

@@ -1,7 +1,7 @@
-"""A trained network as a function of measurements of any size, in as little memory as the machine allows."""
+"""A trained network as a compiled function of measurements of any size, with little memory on a CPU."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,18 +10,16 @@ import jax.numpy as jnp
 from beartype import beartype
 from jax import lax
 
-from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction, Reconstructor
 from atlf_jax.models import ModelConfig, build, multiple_of
 from atlf_jax.nn.backend import accelerated
 from atlf_jax.ops import fft2c, ifft2c, normalise_maps
 
-__all__ = ["Model", "as_function", "for_any_size", "in_turn"]
-
-Model = Callable[[Measurement], Reconstruction]
+__all__ = ["as_function", "for_any_size", "in_turn"]
 
 
 @beartype
-def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
+def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Reconstructor:
     """Return a network with its variables as a compiled function of a measurement, for images of any size.
 
     Args:
@@ -35,10 +33,10 @@ def as_function(config: ModelConfig, variables: Mapping[str, Any]) -> Model:
     return jax.jit(jax.tree_util.Partial(partial(for_any_size, multiple=multiple_of(config)), apply))
 
 
-def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
-    """Call a network with one example after the other on a CPU, and with all at once on an accelerator.
+def in_turn(model: Reconstructor, measurement: Measurement) -> Reconstruction:
+    """Call a network with one example at a time on a CPU, and with the whole batch on an accelerator.
 
-    A CPU is busy with one: it takes no longer so, and the memory of one (docs/DESIGN.md, 48).
+    One example keeps a CPU busy: a loop takes no longer, and needs the memory of one example (docs/DESIGN.md, 48).
 
     Args:
         model: the network.
@@ -47,7 +45,7 @@ def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
     Returns:
         What the model returns for the batch.
     """
-    count = measurement.kspace.shape[0]  # maybe a symbol: see export
+    count = measurement.kspace.shape[0]  # a symbolic dimension in an export
     if accelerated() or count == 1:
         return model(measurement)
 
@@ -55,23 +53,23 @@ def in_turn(model: Model, measurement: Measurement) -> Reconstruction:
         result = model(jax.tree.map(lambda part: part[None], example))
         return jax.tree.map(lambda part: part[0], result)
 
-    # a mask or coil maps may be one for all
+    # one mask, or one set of coil maps, may be shared by all examples
     return lax.map(alone, jax.tree.map(lambda part: jnp.broadcast_to(part, (count, *part.shape[1:])), measurement))
 
 
-def for_any_size(model: Model, measurement: Measurement, *, multiple: int) -> Reconstruction:
-    """Call a network that wants sides of a multiple with images of any size.
+def for_any_size(model: Reconstructor, measurement: Measurement, *, multiple: int) -> Reconstruction:
+    """Call a network whose image sides must be multiples of a number with images of any size.
 
-    k-space is extended by samples that are not acquired, which makes the pixels smaller and moves nothing; CT and coil
-    maps are interpolated to them. Of the result, the network's samples of the original grid are kept.
+    k-space is padded with samples that count as not acquired: pixels become smaller, and nothing moves. CT and coil
+    maps are interpolated to the finer grid. The k-space of the result is cropped to the original grid.
 
     Args:
         model: the network.
         measurement: of any size.
-        multiple: of which its sides must be.
+        multiple: the sides that the network takes are multiples of it.
 
     Returns:
-        What the model returns; where the size had to change, the image alone.
+        The result of the model; if the size had to change, only its image.
 
     Example:
         >>> from atlf_jax.ops import adjoint

@@ -1,4 +1,4 @@
-"""A trained network: it reconstructs, tells its uncertainty, checks a CT, and knows what it was trained for."""
+"""A trained network: it reconstructs, estimates its errors, checks a CT, and knows what it was trained for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +12,10 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Float
 
-from atlf_jax.array_types import Measurement, Reconstruction
+from atlf_jax.array_types import Measurement, Reconstruction, Reconstructor
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask
 from atlf_jax.trained.guards import TrainedFor, trained_for, unseen_sampling
-from atlf_jax.trained.inference import Model, as_function
+from atlf_jax.trained.inference import as_function
 from atlf_jax.trained.uncertainty import Calibration, spread
 from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
@@ -38,13 +38,14 @@ __all__ = [
 class Network:
     """A trained network.
 
-    Called with a ``Measurement`` it gives a ``Reconstruction``, for images of any size (see ``inference``);
-    ``atlf.reconstruct`` takes plain arrays and a network.
+    Call it with a ``Measurement`` to get a ``Reconstruction``; images may have any size (see ``inference``). For plain
+    arrays use ``atlf.reconstruct``.
 
     Attributes:
-        config: the whole configuration that it was trained with.
+        config: the complete configuration of its training.
         variables: parameters under "params", and further collections.
-        facts: step and stage; psnr [dB] if the checkpoint was chosen by it; uncertainty if it is calibrated.
+        facts: step and stage of the checkpoint; psnr [dB] on validation, if it was chosen by that; uncertainty, if the
+            network is calibrated.
 
     Example:
         >>> network = load("aanlib-best")
@@ -63,8 +64,8 @@ class Network:
         return f"Network({self.config.name!r}, {self.parameters:,} parameters{step})"
 
     @cached_property
-    def function(self) -> Model:
-        """The compiled function ``Measurement -> Reconstruction``, which checks nothing (see ``as_function``)."""
+    def function(self) -> Reconstructor:
+        """The compiled function ``Measurement -> Reconstruction``, without checks of its argument."""
         return as_function(self.config.model, self.variables)
 
     @cached_property
@@ -74,7 +75,7 @@ class Network:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What turns the spread of its mirror copies into an expected error, where that was fitted."""
+        """The factor from the spread of mirror copies to an expected error; None if it was not fitted."""
         found = self.facts.get("uncertainty")
         return Calibration(found["scale"], found["bound"]) if found else None
 
@@ -92,7 +93,7 @@ class Network:
         return self.function(_checked_measurement(measurement))
 
     def expected_error(self, measurement: Measurement) -> Float[jax.Array, "b h w"]:
-        """Return the expected absolute error of every pixel, in the units of the image; four reconstructions.
+        """Return the expected absolute error of every pixel, in the units of the image; it takes four reconstructions.
 
         Raises:
             ValueError: the network is not calibrated, or as in a call.
@@ -101,17 +102,19 @@ class Network:
         return scale * spread(lambda each: jnp.abs(self.function(each).image), _checked_measurement(measurement))
 
     def check_ct(self, measurement: Measurement) -> WithheldErrors:
-        """Measure by withheld samples whether the CT helps; ``gain`` of the result is in dB. Two reconstructions.
+        """Measure whether the CT helps to predict withheld samples; ``gain`` of the result is in dB.
+
+        It takes two reconstructions.
 
         Raises:
-            ValueError: the network was not trained both with and without a CT, so that any CT would look well; or as
+            ValueError: the network was not trained both with and without a CT, so that any CT would seem to help; or as
                 in a call.
         """
         check_does_without_ct(self)
         return withheld_errors(self.function, _checked_measurement(measurement))
 
     def never_trained(self, measurement: Measurement) -> list[str]:
-        """Say what of a measurement was never trained: its masks, acceleration, size and coils; a sentence for each."""
+        """Return one sentence for each property of a measurement (mask, size, coils) that was not part of training."""
         measurement = _checked_measurement(measurement)
         maps, (h, w) = measurement.coil_maps, measurement.kspace.shape[-2:]
         return unseen_sampling(
@@ -125,17 +128,17 @@ class Network:
         """Return the network with a calibration.
 
         Args:
-            calibration: what turns the spread of mirror copies into an expected error.
-            fitted_on: dataset, split and subjects, kept beside it in packed files.
+            calibration: the fitted factors.
+            fitted_on: dataset, split and subjects of the fit; they are stored with it in packed files.
         """
         made = replace(self, facts={**self.facts, "uncertainty": calibration._asdict() | fitted_on})
         vars(made).update({name: value for name, value in vars(self).items() if name == "function"})  # compiled once
         return made
 
     def save(self, file: str | Path, *, overwrite: bool = False) -> None:
-        """Pack the network into one file, whole or not at all; ``load`` reads it.
+        """Pack the network into one file, which ``load`` reads. If writing fails, no partial file is left.
 
-        Folders of data are left out of the configuration: they are of the machine that it was trained on.
+        Paths of data folders are removed from the configuration, since they belong to the training machine.
 
         Args:
             file: its name ends in .safetensors.
@@ -156,16 +159,16 @@ class Network:
         coils: bool = False,
         overwrite: bool = False,
     ) -> Path:
-        """Write the network as a program for CPU and CUDA that needs neither this package nor Flax.
+        """Export the network as a program for CPU and CUDA that needs neither this package nor Flax.
 
         The folder holds ``network.jax_export`` (StableHLO with the weights), ``card.json`` (what it takes and gives,
         what it was trained for, versions, SHA-256) and ``check.npz`` (arguments and the image that they must give). The
         program takes k-space, mask and CT of any number of images, and gives what ``atlf.reconstruct`` gives.
 
         Args:
-            folder: where to write; it is made.
-            shape: rows and columns of the images, which are fixed in the program.
-            coils: take k-space ``[b, c, h, w]`` of any number of coils, and coil maps as one more argument.
+            folder: where to write; it is created.
+            shape: rows and columns of the images, which the program fixes.
+            coils: take k-space ``[b, c, h, w]`` of any number of coils, with coil maps as a further argument.
             overwrite: replace the files of an earlier export.
 
         Returns:
@@ -198,12 +201,11 @@ def load(
     """Load a trained network.
 
     Args:
-        place: a run's folder, a packed file, or the name of weights that come with the package, tried in this order;
-            nothing else is needed. NAME.md beside shipped weights tells what they were trained on and what they must
-            not be used for.
+        place: a run's folder, a packed file, or the name of weights that come with the package, tried in this order.
+            The card NAME.md beside shipped weights says what they were trained on and what they must not be used for.
         which: checkpoint of a run; a packed file holds one.
-        code: the file or files of your own that its network, objective, dataset or mask is defined in (FILE.py). A
-            packed file never runs code that you did not name here or import before; a run's folder knows its files.
+        code: your own Python file or files that define its network, objective, dataset or mask. A packed file never
+            runs code that you did not name here or import before; a run's folder stores the paths of its files.
 
     Raises:
         ValueError: there is no such network, its file is damaged, or its code was not given.
@@ -214,16 +216,16 @@ def load(
     return Network(*files.read(place, which, [Path(path) for path in paths]))
 
 
-# The names of ``load`` in earlier versions, which programs of users call: ``atlf.load_model`` and
+# Names of ``load`` in earlier versions, still used by users' programs: ``atlf.load_model`` and
 # ``atlf.models.load_pretrained``.
 load_model = load_pretrained = load
 
 
-def check_windows(model: Model | None, windows: int) -> None:
-    """Refuse a CT through another number of windows than the network's, where it is known (see ``Network``).
+def check_windows(model: Reconstructor | None, windows: int) -> None:
+    """Check that the CT has as many windows as the network was trained with, if ``model`` is a ``Network``.
 
     Raises:
-        ValueError: with the windows that were trained.
+        ValueError: it has not; the message names the trained windows.
     """
     if isinstance(model, Network) and windows != windows_of(model):
         trained = f": {', '.join(model.trained_for.windows)}" if model.trained_for.windows else ""
@@ -233,16 +235,16 @@ def check_windows(model: Model | None, windows: int) -> None:
         )
 
 
-def windows_of(model: Model | None) -> int:
+def windows_of(model: Reconstructor | None) -> int:
     """Return the number of CT windows that a network takes; 1 where it is not known."""
     return len(model.trained_for.windows) or 1 if isinstance(model, Network) else 1
 
 
-def error_scale(model: Model | None) -> float:
-    """Return what turns the spread of a network's mirror copies into an expected error.
+def error_scale(model: Reconstructor | None) -> float:
+    """Return the factor from the spread of a network's mirror copies to an expected error.
 
     Raises:
-        ValueError: it is not calibrated.
+        ValueError: the network is not calibrated.
     """
     if isinstance(model, Network) and model.calibration is not None:
         return model.calibration.scale
@@ -252,11 +254,11 @@ def error_scale(model: Model | None) -> float:
     )
 
 
-def check_does_without_ct(model: Model | None) -> None:
-    """Refuse to ask a network what a CT brings that was not trained both with and without.
+def check_does_without_ct(model: Reconstructor | None) -> None:
+    """Check that a network was trained both with and without a CT.
 
     Raises:
-        ValueError: with what to do.
+        ValueError: it was not; the message says what to do.
     """
     if not (isinstance(model, Network) and model.trained_for.with_and_without_ct):
         raise ValueError(
@@ -266,7 +268,7 @@ def check_does_without_ct(model: Model | None) -> None:
 
 
 def _checked_measurement(measurement: Any) -> Measurement:
-    """Refuse what is no batch of measurements."""
+    """Return a checked batch of measurements; refuse anything else."""
     if not isinstance(measurement, Measurement):
         raise ValueError(
             f"a network takes an atlf.Measurement of batches, got {type(measurement).__name__}; for plain arrays call "

@@ -1,9 +1,8 @@
-"""How far a reconstruction may be off, pixel by pixel: how much its mirror copies differ.
+"""The expected error of a reconstruction, pixel by pixel, from the spread of its mirror copies.
 
-Turning rows or columns round changes nothing about the physics: the mirrored measurement is what the scanner would have
-measured of the mirrored body. Where a network does not answer with the mirrored image, it does not know. This spread,
-times one number fitted on subjects that were not trained on (``evaluation/calibration.py``), is the expected absolute
-error.
+Mirroring does not change the physics: the mirrored measurement is what the scanner would have measured of the mirrored
+body. Where the network does not return the mirrored image, it is uncertain. This spread, times one factor fitted on
+subjects outside the training set (``evaluation/calibration.py``), is the expected absolute error.
 
 Chosen on seven slices of AANLIB case 41 by correlation with the true error and by whether one number fits all (random
 lines 4x; 2-D variable density 10x): pooled Pearson .35 and .33, number 2.65 and 2.66. Eight reconstructions with a
@@ -25,11 +24,11 @@ from atlf_jax.ops.filters import GAUSSIAN_11, separable
 
 __all__ = ["MIRRORS", "Calibration", "mirror", "mirror_measurement", "spread"]
 
-MIRRORS = ((), (-2,), (-1,), (-2, -1))  # axes that are turned round: the group of all mirrorings
+MIRRORS = ((), (-2,), (-1,), (-2, -1))  # axes that are flipped: the group of all mirrorings
 
 
 class Calibration(NamedTuple):
-    """What turns a spread into an error, fitted on one data set."""
+    """Factors from a spread to an error, fitted on one data set."""
 
     scale: float  # expected absolute error / spread
     bound: float  # 90 % of absolute errors are below bound * expected error
@@ -37,10 +36,10 @@ class Calibration(NamedTuple):
 
 @jaxtyped(typechecker=beartype)
 def mirror(samples: Shaped[Array, "*b h w"], axes: tuple[int, ...]) -> Shaped[Array, "*b h w"]:
-    """Turn images or k-space round about the centre ``n // 2``, on a circle: sample c + i goes to c - i.
+    """Mirror images or k-space about the centre ``n // 2``, circularly: sample c + i moves to c - i.
 
-    Of an even side the first sample, which has no partner, stays where it is. So an image and its k-space are mirrored
-    by the same permutation, exactly, and twice is nothing. An axis of one sample (masks of lines) stays as it is.
+    On an even side the first sample has no partner and stays in place. An image and its k-space are thus mirrored by
+    exactly the same permutation, which is its own inverse. An axis of one sample (masks of lines) is unchanged.
 
     Args:
         samples: of any dtype.
@@ -58,7 +57,7 @@ def mirror(samples: Shaped[Array, "*b h w"], axes: tuple[int, ...]) -> Shaped[Ar
 
 @beartype
 def mirror_measurement(measurement: Measurement, axes: tuple[int, ...]) -> Measurement:
-    """Return what would have been measured of the mirrored body: k-space, mask, CT and coil maps mirrored together."""
+    """Return the measurement of the mirrored body: k-space, mask, CT and coil maps are mirrored together."""
     return jax.tree.map(lambda field: mirror(field, axes), measurement)
 
 
@@ -76,7 +75,7 @@ def spread(
     Args:
         magnitude: a network's magnitude image of a measurement; compiled, as it is called four times.
         measurement: as the network takes it.
-        image: ``magnitude(measurement)`` where it is known already, which saves one call.
+        image: ``magnitude(measurement)`` if it was computed before; saves one call.
 
     Returns:
         ``[b, h, w]`` in the units of the image.

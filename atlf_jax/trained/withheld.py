@@ -1,12 +1,12 @@
-"""Whether the CT of a scan helps, without knowing the truth: by measured samples that the network is not shown.
+"""Test without ground truth whether the CT of a scan helps: cross-validation in k-space.
 
-A fifth of the samples outside the middle of k-space is withheld. The network reconstructs from the others, with the CT
-and without, and either image predicts the samples that were withheld. It is cross-validation in k-space, as in the
-choice of regularisation weights and, for training, in SSDU (Yaman et al. 2020). How well it tells what the CT does to
-the error of the image is measured by ``studies/ct_check.py``.
+A fifth of the samples outside the middle of k-space is withheld. The network reconstructs from the others, once with
+the CT and once without, and each image predicts the withheld samples. The same idea is used to choose regularisation
+weights and, for training, in SSDU (Yaman et al. 2020). ``studies/ct_check.py`` measures how well the result agrees
+with the true effect of the CT on the image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,31 +14,31 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Bool, Float, jaxtyped
 
-from atlf_jax.array_types import Array, Measurement, Reconstruction
+from atlf_jax.array_types import Array, Measurement, Reconstruction, Reconstructor
 from atlf_jax.ops import forward
 
 __all__ = ["WithheldErrors", "gain_interval", "withheld_energy_and_error", "withheld_errors", "withhold"]
 
-SHARE = 0.2  # of the samples outside the middle
+WITHHELD_SHARE = 0.2  # share of the samples outside the middle that is withheld
 MIDDLE = 0.08  # of each side, never withheld: as wide as the fully sampled centres that networks are trained with
 
 
 class WithheldErrors(NamedTuple):
-    """Squared errors of predicting the samples that were withheld, in the units of k-space."""
+    """Squared errors of predicting the withheld samples, in the units of k-space."""
 
     without: Float[Array, "*b"]  # of the image that was reconstructed without the CT
     with_ct: Float[Array, "*b"]
 
     @property
     def gain(self) -> float:
-        """What the CT brings, in dB, over all examples together; NaN where no sample was withheld."""
+        """The gain by the CT in dB, over all examples together; NaN if no sample was withheld."""
         without, with_ct = (float(np.sum(part, dtype=np.float64)) for part in self)
         return 10 * float(np.log10(without / with_ct)) if with_ct else float("nan")
 
 
 @beartype
 def gain_interval(errors: Sequence[WithheldErrors], *, seed: int = 0) -> tuple[float, float, float]:
-    """Return what the CT brings in dB over all slices, and its 95 % bootstrap interval over slices.
+    """Return the gain by the CT in dB over all slices, and its 95 % bootstrap interval over slices.
 
     Args:
         errors: of single slices.
@@ -61,7 +61,7 @@ def gain_interval(errors: Sequence[WithheldErrors], *, seed: int = 0) -> tuple[f
 
 @jaxtyped(typechecker=beartype)
 def withhold(mask: Bool[Array, "b #h w"], *, seed: int = 0) -> Bool[np.ndarray, "b #h w"]:
-    """Draw the samples to withhold: whole lines where the mask is of lines.
+    """Draw the samples to withhold: whole lines if the mask consists of lines.
 
     Args:
         mask: True = acquired; ``[b, 1, w]`` of lines.
@@ -76,20 +76,18 @@ def withhold(mask: Bool[Array, "b #h w"], *, seed: int = 0) -> Bool[np.ndarray, 
         (49, 0)
     """
     rows, columns = mask.shape[-2:]
-    from_middle = [np.abs(np.arange(side) - side // 2) / side for side in (rows, columns)]
-    far = np.maximum(*np.ix_(*from_middle)) > MIDDLE / 2
-    drawn = np.random.default_rng(seed).random((rows, columns)) < SHARE
-    return np.asarray(mask) & drawn & far
+    distances = [np.abs(np.arange(side) - side // 2) / side for side in (rows, columns)]
+    outside_middle = np.maximum(*np.ix_(*distances)) > MIDDLE / 2
+    drawn = np.random.default_rng(seed).random((rows, columns)) < WITHHELD_SHARE
+    return np.asarray(mask) & drawn & outside_middle
 
 
 @beartype
-def withheld_errors(
-    model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0
-) -> WithheldErrors:
-    """Reconstruct twice from fewer samples, without the CT and with it, and predict those that were withheld.
+def withheld_errors(model: Reconstructor, measurement: Measurement, *, seed: int = 0) -> WithheldErrors:
+    """Reconstruct from fewer samples, without the CT and with it, and predict the samples that were withheld.
 
     Args:
-        model: a network that can do without a CT, such as ``best``; one that cannot makes any CT look well.
+        model: a network trained both with and without a CT; for another one any CT would seem to help.
         measurement: as the network takes it.
         seed: of the samples that are withheld.
 
@@ -103,11 +101,12 @@ def withheld_errors(
 
 @beartype
 def withheld_energy_and_error(
-    model: Callable[[Measurement], Reconstruction], measurement: Measurement, *, seed: int = 0
+    model: Reconstructor, measurement: Measurement, *, seed: int = 0
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
-    """Return the energy of the samples that were withheld, and that of a network's error in predicting them.
+    """Return the energy of the withheld samples, and the energy of a network's error in predicting them.
 
-    Zeros predict as badly as the energy: a network whose error is larger makes the image worse than zero-filled.
+    Predicting zeros gives an error equal to the energy. A network with a larger error is worse than the zero-filled
+    image.
 
     Args:
         model: any network.
@@ -120,19 +119,19 @@ def withheld_energy_and_error(
 
 
 def _predict(result: Reconstruction, withheld: Array, measurement: Measurement) -> Array:
-    """Measure an image at the withheld samples, by the coil maps that it belongs to."""
+    """Return the samples of an image at the withheld places, by the coil maps that belong to the image."""
     maps = measurement.coil_maps if result.coil_maps is None else result.coil_maps
     return forward(result.image, withheld, maps)
 
 
 def _split(measurement: Measurement, seed: int) -> tuple[Measurement, Array, Array]:
-    """Return the measurement without the withheld samples, where these are, and the samples themselves."""
+    """Return the measurement without the withheld samples, their mask, and the samples themselves."""
     withheld = withhold(measurement.mask, seed=seed)
-    where = withheld[:, None] if measurement.kspace.ndim == 4 else withheld
-    left = measurement._replace(
-        kspace=jnp.where(where, 0, measurement.kspace), mask=jnp.asarray(measurement.mask) & ~withheld
+    with_coil_axis = withheld[:, None] if measurement.kspace.ndim == 4 else withheld
+    remaining = measurement._replace(
+        kspace=jnp.where(with_coil_axis, 0, measurement.kspace), mask=jnp.asarray(measurement.mask) & ~withheld
     )
-    return left, withheld, jnp.where(where, measurement.kspace, 0)
+    return remaining, withheld, jnp.where(with_coil_axis, measurement.kspace, 0)
 
 
 def _energy(samples: Array) -> Float[np.ndarray, " b"]:

@@ -24,7 +24,7 @@ from atlf_jax.training.step import TrainState
 
 __all__ = [
     "Checkpoints",
-    "Reached",
+    "Snapshot",
     "Saved",
     "Which",
     "checkpoints_of",
@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 Which = Literal["best", "latest"]
-FOLDER = "checkpoints"
-ASIDE = "set_aside"  # damaged checkpoints, and the best of other settings: nothing of a person's is deleted
+CHECKPOINT_FOLDER = "checkpoints"
+SET_ASIDE_FOLDER = "set_aside"  # for damaged checkpoints and the best of other settings: nothing is deleted
 CHECKSUMS = "checksums.json"
-KEPT = {"latest": 2, "best": 1}
+CHECKPOINTS_KEPT = {"latest": 2, "best": 1}  # number of each kind
 ITEMS = ("state", "variables")
 
 
-class Reached(NamedTuple):
-    """A state that may be saved."""
+class Snapshot(NamedTuple):
+    """The state of a run at one step, as it is saved."""
 
     state: TrainState
     step: int  # steps done
@@ -53,7 +53,7 @@ class Reached(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """A checkpoint that was read whole."""
+    """A complete checkpoint that was read."""
 
     folder: Path
     meta: dict[str, Any]
@@ -79,9 +79,9 @@ class Checkpoints:
         self._meta = {"config": config, **(facts or {})}
         for folder in replaced:
             _set_aside(folder)
-        self._latest, self._best = (_manager(self._root / which, keep=keep) for which, keep in KEPT.items())
+        self._latest, self._best = (_manager(self._root / which, keep=keep) for which, keep in CHECKPOINTS_KEPT.items())
         self._saving = threading.RLock()
-        self._reached: Reached | None = None
+        self._snapshot: Snapshot | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -96,53 +96,53 @@ class Checkpoints:
         step = self._latest.latest_step()
         return "there is none" if step is None else str(self._root / "latest" / str(step))
 
-    def save_latest(self, reached: Reached) -> None:
+    def save_latest(self, snapshot: Snapshot) -> None:
         """Save everything; the latest checkpoint but one is removed when this one is complete."""
         with self._saving:
-            if reached.step > (self._latest.latest_step() or 0):
-                due = {"validation_due": True} if reached.validation_due else {}
-                self._save(self._latest, "latest", reached, due)
+            if snapshot.step > (self._latest.latest_step() or 0):
+                due = {"validation_due": True} if snapshot.validation_due else {}
+                self._save(self._latest, "latest", snapshot, due)
 
-    def save_best(self, reached: Reached, *, psnr: float) -> None:
+    def save_best(self, snapshot: Snapshot, *, psnr: float) -> None:
         """Save everything as the best so far; the best before is removed when this is complete."""
         with self._saving:
-            for newer in [step for step in self._best.all_steps() if step >= reached.step]:
+            for newer in [step for step in self._best.all_steps() if step >= snapshot.step]:
                 self._best.delete(newer)  # left by a run that was killed before it saved its state, or began again
-            self._save(self._best, "best", reached, {"psnr": psnr})
+            self._save(self._best, "best", snapshot, {"psnr": psnr})
 
-    def offer(self, reached: Reached) -> None:
-        """Name the state that is saved if the process has to end before the loop saves by itself."""
-        self._reached = reached
+    def offer(self, snapshot: Snapshot) -> None:
+        """Set the state that ``rescue`` saves if the process ends before the loop's next save."""
+        self._snapshot = snapshot
 
     def rescue(self) -> str:
         """Save the offered state if it is new, from any thread, and say for a message what is saved."""
         with self._saving:  # waits for a save under way
-            if self._reached is not None:
-                self.save_latest(self._reached)
+            if self._snapshot is not None:
+                self.save_latest(self._snapshot)
             step = self._latest.latest_step()
         if step is None:
             return "interrupted before anything was done; run the same command to begin again"
         return f"interrupted at step {step}, which is saved; run the same command to go on"
 
-    def _save(self, manager: Any, which: Which, reached: Reached, meta: dict[str, Any]) -> None:
+    def _save(self, manager: Any, which: Which, snapshot: Snapshot, meta: dict[str, Any]) -> None:
         import orbax.checkpoint as ocp
 
-        folder = self._root / which / str(reached.step)
-        items = {"state": reached.state, "variables": evaluated(reached.state)}
-        meta = {**self._meta, "step": reached.step, "stage": reached.stage, **meta}
+        folder = self._root / which / str(snapshot.step)
+        items = {"state": snapshot.state, "variables": evaluated(snapshot.state)}
+        meta = {**self._meta, "step": snapshot.step, "stage": snapshot.stage, **meta}
         with jax.transfer_guard("allow"):  # the only transfers not written out: Orbax copies to the host
-            if broken := _not_finite({"average": items["variables"], "params": reached.state.params}):
+            if broken := _not_finite({"average": items["variables"], "params": snapshot.state.params}):
                 raise FloatingPointError(
-                    f"{broken} is not finite after step {reached.step} of stage {reached.stage}, which is not saved; "
-                    f"last good checkpoint: {self.last_good}. Lower train.{reached.stage}.learning_rate"
+                    f"{broken} is not finite after step {snapshot.step} of stage {snapshot.stage}, which is not saved; "
+                    f"last good checkpoint: {self.last_good}. Lower train.{snapshot.stage}.learning_rate"
                 )
             saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             try:
-                manager.save(reached.step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
+                manager.save(snapshot.step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
                 _write_checksums(folder)
             except Exception as error:  # of several libraries; what they share is that the disk did not take it
                 raise OSError(
-                    f"step {reached.step} cannot be saved in {folder.parent} ({_reason(error)}); make room there or "
+                    f"step {snapshot.step} cannot be saved in {folder.parent} ({_reason(error)}); make room there or "
                     f"mend the folder, and run the same command to go on; last good checkpoint: {self.last_good}"
                 ) from error
 
@@ -293,7 +293,7 @@ def load(path: str | Path, which: Which = "best") -> tuple[dict[str, Any], Varia
 def _root(path: str | Path) -> Path:
     """The absolute checkpoints folder (Orbax fails late on a relative path)."""
     path = Path(path).expanduser().resolve()
-    return path if path.name == FOLDER else path / FOLDER
+    return path if path.name == CHECKPOINT_FOLDER else path / CHECKPOINT_FOLDER
 
 
 def _manager(folder: Path, *, keep: int) -> Any:
@@ -313,7 +313,7 @@ def _manager(folder: Path, *, keep: int) -> Any:
 
 def _set_aside(folder: Path) -> None:
     """Move a checkpoint to where no run looks for it."""
-    aside = folder.parent.parent / ASIDE
+    aside = folder.parent.parent / SET_ASIDE_FOLDER
     aside.mkdir(exist_ok=True)
     name = f"{folder.parent.name}-{folder.name}"
     taken = {each.name for each in aside.iterdir()}

@@ -24,8 +24,8 @@ from atlf_jax.program import Interrupted
 from atlf_jax.signals import SIGNALS, Interruption
 from atlf_jax.training.checkpoint import (
     Checkpoints,
-    Reached,
     Saved,
+    Snapshot,
     checkpoints_of,
     evaluated,
     newest,
@@ -37,7 +37,7 @@ from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.sharding import data_mesh, place
 from atlf_jax.training.stages import Span, TrainConfig, span_at, spans
-from atlf_jax.training.step import Programs, TrainState, adopt, compile_stage, initialise, trained_names
+from atlf_jax.training.step import Programs, TrainState, compile_stage, copy_matching_arrays, initialise, trained_names
 
 __all__ = ["fit"]
 
@@ -60,25 +60,25 @@ def fit(
     resume_changed: bool = False,
     interruption: Interruption | None = None,
 ) -> Path:
-    """Train a model, going on from the last checkpoint in the folder if there is one.
+    """Train a model; continue from the last checkpoint in the folder if there is one.
 
     Args:
         config: stages, losses and intervals.
         model: the network (see ``objectives.Model``).
         train_source: records to train on.
         valid_source: records to choose the best checkpoint on.
-        mask: mask family, or several to draw from; each training record gets a fresh member, each validation record
-            always the same.
+        mask: mask settings, one or several to draw from. A training record gets a new mask each time, a validation
+            record always the same.
         augment: random changes of the training pairs.
         acquisition: phase, coils and noise of the simulated scan.
         workers: loader processes.
         workdir: folder of this run's checkpoints and logs.
         record: the whole configuration as a JSON dictionary, kept in the checkpoints.
-        start: loads variables to begin with, as far as names and shapes are the same; not called by a resumed run.
+        start: loads the variables to begin with, where names and shapes agree; not called when a run is resumed.
         devices: devices to train on; all by default.
-        resume_changed: go on although settings or data are not those of the run in the folder; its checkpoints tell
-            from which step on they changed, and its best is set aside.
-        interruption: of ``atlf_jax.signals.heard``; by default the signals are heard between two steps.
+        resume_changed: continue although settings or data differ from those of the run in the folder; its checkpoints
+            record from which step on they changed, and its best checkpoint is set aside.
+        interruption: of ``atlf_jax.signals.interruptible``; by default signals are checked between two steps.
 
     Returns:
         The folder.
@@ -88,7 +88,7 @@ def fit(
             are both trained on and validated on, or the folder is in use, cannot be written, or holds a run of other
             settings or only damaged checkpoints.
         FloatingPointError: the loss or the gradient was not finite.
-        Interrupted: a signal came; what was reached is saved.
+        Interrupted: a signal came; the state was saved.
         OSError: the disk did not take a checkpoint or a line of the log.
     """
     workdir = Path(workdir).expanduser().resolve()
@@ -110,19 +110,19 @@ def fit(
         jax.transfer_guard("disallow"),
     ):
         data = describe_data(train_source, valid_source)
-        before = _look_back(workdir, {"config": record, "data": data}, resume_changed=resume_changed)
-        begun = _begin(config, model, next(validation())[0], before, programs_of, mesh=mesh, start=start)
-        facts = {"data": data, **before.facts} | ({"warning": warning} if warning else {})
+        earlier = _read_earlier_run(workdir, {"config": record, "data": data}, resume_changed=resume_changed)
+        begun = _begin(config, model, next(validation())[0], earlier, programs_of, mesh=mesh, start=start)
+        facts = {"data": data, **earlier.facts} | ({"warning": warning} if warning else {})
         order: dict[str, Any] = {"seed": config.seed, "start_step": begun.step, "workers": workers}
         pace: dict[str, Any] = {"batch_size": config.batch_size, "every": config.log_every}
         pace |= {"start": begun.step, "total": spans(config)[-1].end, "validation_due": begun.validation_due}
 
         with (
             RunLog(workdir, warning=warning, **pace) as log,
-            Checkpoints(workdir, record, facts, before.replaced) as checkpoints,
+            Checkpoints(workdir, record, facts, earlier.replaced) as checkpoints,
             closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
         ):
-            for notice in filter(None, (lock_notice, *before.notices, *begun.notices)):
+            for notice in filter(None, (lock_notice, *earlier.notices, *begun.notices)):
                 log.say(notice)
             interruption.rescue = checkpoints.rescue
             validate = partial(_validate, validation, asked=interruption.asked, mesh=mesh, log=log)
@@ -134,12 +134,12 @@ def fit(
 
 
 class Begun(NamedTuple):
-    """Where a run begins or goes on."""
+    """The start of a run: new, from trained weights, or from its checkpoint."""
 
     state: TrainState
     step: int
     best: float  # validation PSNR [dB] of the best checkpoint
-    validation_due: bool  # that of this step was interrupted
+    validation_due: bool  # the validation of this step was interrupted
     notices: list[str]  # lines for the log
 
 
@@ -147,26 +147,26 @@ def _begin(
     config: TrainConfig,
     model: Model,
     example: Batch,
-    before: "Before",
+    earlier: "EarlierRun",
     programs_of: Callable[[Span], Programs],
     *,
     mesh: jax.sharding.Mesh,
     start: Callable[[], Mapping[str, Any]] | None,
 ) -> Begun:
-    """Return the state to go on from: of the last checkpoint, of a trained network, or new."""
+    """Return the start of a run: from its last checkpoint, from a trained network, or new."""
     state = initialise(model, example, seed=config.seed, mesh=mesh)
     _check_stages(config, model, state)
-    saved, notices = before.saved, []
+    saved, notices = earlier.saved, []
     if saved:
         state = put_state(saved, like=programs_of(_stage_of(config, saved.meta)).begin(state))
         notices = [f"resumed at step {saved.meta['step']} of {spans(config)[-1].end} from {saved.folder}"]
     elif start is not None:
         with jax.transfer_guard("allow"):
             trained = start()
-        state, notice = adopt(trained, state, mesh=mesh)
+        state, notice = copy_matching_arrays(trained, state, mesh=mesh)
         notices = [notice]
     meta = saved.meta if saved else {}
-    return Begun(state, meta.get("step", 0), before.best, bool(meta.get("validation_due")), notices)
+    return Begun(state, meta.get("step", 0), earlier.best, bool(meta.get("validation_due")), notices)
 
 
 def _loop(
@@ -181,7 +181,7 @@ def _loop(
     mesh: jax.sharding.Mesh,
     log: RunLog,
 ) -> bool:
-    """Train to the end, or until a signal asks to end; say whether the end was reached.
+    """Train to the end or until a signal comes; return whether the end was reached.
 
     At each step: validate if it is due, save if it is due, take the next batch, step, and log the step before.
     """
@@ -194,44 +194,46 @@ def _loop(
             state = programs.begin(state)
 
         evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
-        reached = Reached(state, step, span.name, validation_due=evaluation_due)
+        snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
         improved = False
         if step > first and (evaluation_due or step == span.start):  # what follows may take long
-            pending = _log(log, pending, checkpoints)  # never save what went wrong
-            checkpoints.offer(reached)
+            pending = _log(
+                log, pending, checkpoints
+            )  # raises if the step failed, so that a broken state is never saved
+            checkpoints.offer(snapshot)
         if evaluation_due:
             pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
-            means = validate(programs, state, reached=reached, pictures=pictures)
+            means = validate(programs, state, snapshot=snapshot, pictures=pictures)
             if means is not None:
-                reached = reached._replace(validation_due=False)
-                checkpoints.offer(reached)
+                snapshot = snapshot._replace(validation_due=False)
+                checkpoints.offer(snapshot)
                 psnr = means.get("psnr", math.nan)
                 improved = math.isfinite(psnr) and psnr > best
                 if improved:
                     best = psnr
-                    checkpoints.save_best(reached, psnr=best)
+                    checkpoints.save_best(snapshot, psnr=best)
 
         ending = step >= total or asked.is_set()
         save_due = step > first and (step % config.save_every == 0 or improved or ending)
         if save_due:
             pending = _log(log, pending, checkpoints)
-            checkpoints.save_latest(reached)
+            checkpoints.save_latest(snapshot)
         if evaluation_due or save_due:
             log.restart_clock()
         if ending:
-            return step >= total and not reached.validation_due
+            return step >= total and not snapshot.validation_due
 
         batch = next(batches)
         following, metrics = programs.step(state, place(batch, mesh))
-        _log(log, pending, checkpoints)  # of the step before, while this one is under way
+        _log(log, pending, checkpoints)  # of the step before, while this one runs
         if step > first:
-            checkpoints.offer(Reached(state, step, span.name))
+            checkpoints.offer(Snapshot(state, step, span.name))
         state, step = following, step + 1
         pending = Pending(step, span.name, metrics, batch.record.tolist())
 
 
 class Pending(NamedTuple):
-    """The metrics of a step that may still be under way."""
+    """The metrics of a step that may still be running."""
 
     step: int  # steps done with it
     stage: str
@@ -240,7 +242,7 @@ class Pending(NamedTuple):
 
 
 def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
-    """Wait for a step, stop the run if it went wrong, and log it; nothing is pending then."""
+    """Wait for a step and log it; stop the run if the loss or the gradient is not finite."""
     if pending is None:
         return
     metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
@@ -259,7 +261,7 @@ def _validate(
     programs: Programs,
     state: TrainState,
     *,
-    reached: Reached,
+    snapshot: Snapshot,
     pictures: bool,
     asked: threading.Event,
     mesh: jax.sharding.Mesh,
@@ -273,7 +275,7 @@ def _validate(
     are nan.
 
     Returns:
-        The means; None when a signal came before the last record.
+        The means; None if a signal came before the last record.
     """
     values: dict[str, list[float]] = {}
     black: list[str] = []
@@ -287,7 +289,7 @@ def _validate(
         for name, value in jax.device_get(scores).items():
             values.setdefault(name, []).extend(value[: len(names)][~empty].tolist())
         if number == 0 and pictures:
-            log.picture(reached.step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
+            log.picture(snapshot.step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
     losses = {name: float(np.mean(value)) for name, value in values.items() if name.startswith("loss/")}
     means = {"loss": sum(losses.values())} | losses
     notes = [f"left out, as their MR is black: {', '.join(black[:5])} ({len(black)} records)"] if black else []
@@ -296,26 +298,26 @@ def _validate(
         means[name] = float(np.mean(defined)) if defined and math.isfinite(means["loss"]) else math.nan
         if len(defined) < len(values[name]):
             notes.append(f"{name} is undefined for {len(values[name]) - len(defined)} of {len(values[name])} records")
-    log.evaluation(reached.step, reached.stage, means, "; ".join(notes))
+    log.evaluation(snapshot.step, snapshot.stage, means, "; ".join(notes))
     return means
 
 
-class Before(NamedTuple):
-    """What a folder holds of its run."""
+class EarlierRun(NamedTuple):
+    """The run that is already in a folder."""
 
-    saved: Saved | None  # the state to go on from
+    saved: Saved | None  # the state to continue from
     best: float  # validation PSNR [dB] of the best checkpoint
-    facts: dict[str, Any]  # from which step on which settings changed, for the checkpoints to come
+    facts: dict[str, Any]  # the steps at which settings changed, for the next checkpoints
     replaced: list[Path]  # checkpoints that are damaged or of other settings
     notices: list[str]  # lines for the log
 
 
-def _look_back(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> Before:
-    """Read what a folder holds of its run, and check that it is the run that is asked for."""
+def _read_earlier_run(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> EarlierRun:
+    """Read the run that is in a folder, and check that its settings are those of the present one."""
     saved, damaged = newest(workdir)
     notices = [f"{problem}; it is set aside" for problem in damaged.values()]
     if saved is None:
-        return Before(None, -math.inf, {}, list(damaged), notices)
+        return EarlierRun(None, -math.inf, {}, list(damaged), notices)
     found = changes(migrated(saved.meta), now, step=saved.meta["step"])
     if found.others and not resume_changed:
         message = found.refusal(workdir)
@@ -335,11 +337,11 @@ def _look_back(workdir: Path, now: dict[str, Any], *, resume_changed: bool) -> B
             notices.append(f"{folder} ({meta['psnr']:.2f} dB) is of other settings: it is set aside")
         elif math.isfinite(meta["psnr"]):
             best = meta["psnr"]
-    return Before(saved, best, facts, replaced, notices)
+    return EarlierRun(saved, best, facts, replaced, notices)
 
 
 def _check_subjects(config: TrainConfig, train_source: Source, valid_source: Source) -> str:
-    """Refuse subjects that are both trained on and validated on; where they are allowed, return a warning."""
+    """Refuse subjects that are in both training and validation; if they are allowed, return a warning."""
     both = shared_subjects(train_source, valid_source)
     if not both:
         return ""
@@ -354,7 +356,7 @@ def _check_subjects(config: TrainConfig, train_source: Source, valid_source: Sou
 
 
 def _stage_of(config: TrainConfig, meta: dict[str, Any]) -> Span:
-    """Return the stage that a checkpoint is in, if it is at this step here too."""
+    """Return the stage of a checkpoint, if this configuration has it at the same step."""
     name, step = meta["stage"], meta["step"]
     found = [span for span in spans(config) if span.name == name]
     if not found:
@@ -368,7 +370,7 @@ def _stage_of(config: TrainConfig, meta: dict[str, Any]) -> Span:
 
 
 def _check_stages(config: TrainConfig, model: Model, state: TrainState) -> None:
-    """Refuse stages that find nothing to train in the model."""
+    """Refuse stages whose patterns match no parameter of the model."""
     if not state.params:
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train")
     for span in spans(config):
@@ -398,11 +400,11 @@ def _interruptible(given: Interruption | None) -> Iterator[Interruption]:
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
         interruption.asked.set()
-        signal.signal(number, before[number])
+        signal.signal(number, handlers[number])
 
-    before = {int(number): signal.signal(number, handle) for number in SIGNALS}
+    handlers = {int(number): signal.signal(number, handle) for number in SIGNALS}
     try:
         yield interruption
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

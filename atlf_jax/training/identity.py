@@ -1,4 +1,4 @@
-"""What makes a run one experiment: its settings and its data, and which of them may change when it goes on."""
+"""Compare a run with its checkpoint: which settings and data changed, and whether they may change on resuming."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from atlf_jax.data import Source
 from atlf_jax.own_code import files_in, with_files
+from atlf_jax.program import LONGEST_MESSAGE
 
 __all__ = ["Changes", "changes", "describe_data", "shared_subjects"]
 
-FREE = {  # settings that change nothing of what is computed at a step
+FREE = {  # settings that do not affect what a step computes
     "name",
     "data.workers",
     "data.source.keep_maps",
@@ -19,31 +20,30 @@ FREE = {  # settings that change nothing of what is computed at a step
     "train.save_every",
     "train.picture_every",
 }
-FREE_ENDINGS = (".root", ".keep")  # where data lies, and how much of it stays in memory: what it is, is compared
-LONGEST = 250  # characters of a message
+FREE_ENDINGS = (".root", ".keep")  # place and caching of the data; the data itself is compared by its digest
 
 
 class Changes(NamedTuple):
-    """Differences between a run and what is asked of it now, as (old, new) by name."""
+    """Differences between a checkpoint and the present settings, as (old, new) by name."""
 
     free: dict[str, tuple[Any, Any]]  # may change at any time
-    others: dict[str, tuple[Any, Any]]  # make another experiment of it
+    others: dict[str, tuple[Any, Any]]  # would make it another experiment
 
     def lines(self) -> list[str]:
-        """Return each difference in words."""
+        """Return one line of text for each difference."""
         return [f"{name}: {old} -> {new}" for name, (old, new) in (self.free | self.others).items()]
 
     def entry(self, step: int) -> list[dict[str, Any]]:
-        """Return what the record of a run keeps: from which step on what changed of what is computed."""
+        """Return the entry for the checkpoints of the run: the step, and the settings that changed at it."""
         return [{"step": step, **{name: list(pair) for name, pair in self.others.items()}}] if self.others else []
 
     def refusal(self, workdir: Any) -> str:
-        """Return the message of a run that may not go on so."""
+        """Return the error message for a run that may not be resumed with these changes."""
         start = f"{workdir} holds a run of other settings ("
         end = "); give another --workdir, or go on all the same with --resume_changed"
         parts = [f"{name} {old} -> {new}" for name, (old, new) in self.others.items()]
         shown = list(parts)
-        while len(shown) > 1 and len(start + "; ".join(shown) + end) > LONGEST - 20:
+        while len(shown) > 1 and len(start + "; ".join(shown) + end) > LONGEST_MESSAGE - 20:
             shown.pop()
         more = f"; and {len(parts) - len(shown)} more" if len(shown) < len(parts) else ""
         return start + "; ".join(shown) + more + end
@@ -52,14 +52,14 @@ class Changes(NamedTuple):
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int) -> Changes:
     """Compare two records of a run, each ``{"config": ..., "data": ...}``.
 
-    Records of earlier versions are compared in the form of this one. A field outside the model that only one of them
-    has is of another version of the package, whose default is what was done before: it is left out.
+    Records of earlier versions are migrated to the present form first. A field outside the model that only one of them
+    has belongs to another version of the package, and its default keeps the old behaviour: it is not compared.
 
     Args:
         before: of the checkpoint.
-        now: of the run that is to go on from it.
-        step: steps done. Settings of stages that have not begun are free, and the length of the present one if its
-            learning rate is constant: what was done so far would have been the same.
+        now: of the run that resumes from it.
+        step: steps done. Settings of stages that have not begun may change, and so may the length of the current stage
+            if its learning rate is constant: the steps so far would have been the same.
     """
     # a file of the user's own code may move
     before, now = (
@@ -117,7 +117,7 @@ def _describe(source: Source) -> str:
 
 
 def _settings(record: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that is compared, by name; stages go by theirs, as on the command line."""
+    """Return all settings that are compared, by their names on the command line."""
     config = record["config"]
     if "train" in config:
         shared = {name: value for name, value in config["train"].items() if name != "stages"}
@@ -128,17 +128,17 @@ def _settings(record: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str,
 
 def _stages(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the settings of each stage in order; a stage that only the other run has is added, with 0 steps."""
-    own, theirs = (
+    own, others = (
         [{**stage} for stage in each["config"].get("train", {}).get("stages", [])] for each in (record, other)
     )
-    for place, stage in enumerate(theirs):
+    for place, stage in enumerate(others):
         if stage["name"] not in [each["name"] for each in own]:
             own.insert(place, stage | {"steps": 0})
     return {stage.pop("name"): stage for stage in own}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries, with dots between the names; of a list of them its length and each item."""
+    """Flatten nested dictionaries, with dots between the names; a list of them gives its length and its items."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, list) and all(isinstance(item, dict) for item in value):
@@ -162,7 +162,7 @@ def _is_free(name: str, before: Mapping[str, Any], now: Mapping[str, Any], step:
 
 
 def _bounds(stages: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the steps at which stages begin and end; an empty one begins and ends where its turn would be."""
+    """Return the steps at which stages begin and end; a stage of 0 steps begins and ends at the same step."""
     starts, ends, step = {}, {}, 0
     for name, stage in stages.items():
         starts[name] = step

@@ -1,4 +1,4 @@
-"""What a run tells: the terminal, ``log.jsonl`` and TensorBoard."""
+"""The log of a run: terminal, ``log.jsonl`` and TensorBoard."""
 
 import json
 import math
@@ -30,11 +30,11 @@ class RunLog:
         batch_size: images a step.
         every: steps between logged lines.
         validation_due: the validation of step ``start`` is done again, and its line is dropped too.
-        warning: stands at the head of every line, for what a reader must not overlook.
+        warning: printed at the start of every line.
 
     Raises:
-        ValueError: ``log.jsonl`` holds what no run has written.
-        OSError: the disk does not take a line; also from the methods.
+        ValueError: ``log.jsonl`` was not written by a run.
+        OSError: a line cannot be written; also raised by the methods.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class RunLog:
                 self._board.close()
 
     def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
-        """Take the metrics of one step; ``step`` counts the steps done.
+        """Add the metrics of one step; ``step`` is the number of steps done.
 
-        An infinite value is left out of a line's mean: the PSNR of an empty strip that is reconstructed exactly.
+        Infinite values are left out of the mean of a line, such as the PSNR of an empty crop.
         """
         self._window.append(metrics)
         self._timed += 1
@@ -109,7 +109,7 @@ class RunLog:
             self.restart_clock()
 
     def evaluation(self, step: int, stage: str, metrics: dict[str, float], note: str = "") -> None:
-        """Take the means over the validation records, and what is to be said of them."""
+        """Log the means over the validation records, with a note."""
         self._write("valid", step, stage, metrics)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" not in name)
         self.say(f"{stage} {step}/{self._total}  validation  {shown}{note and f'  ({note})'}")
@@ -141,7 +141,7 @@ class RunLog:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Name the folder where the disk does not take what is written: the error itself says no more than that."""
+        """Add the folder to the message of an error in writing."""
         try:
             yield
         except OSError as error:

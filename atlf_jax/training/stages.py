@@ -1,4 +1,4 @@
-"""What a run is made of: the stages one after another, and what they share."""
+"""Settings of a training run: its stages, and what they share."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ class Stage:
     """One stage of training; a stage of 0 steps is skipped."""
 
     name: str
-    """Of the stage, unlike any other's: it stands in the log, and on the command line as --train.NAME.steps."""
+    """Unique name of the stage, in the log and on the command line (--train.NAME.steps)."""
     objective: Objective
-    """What is minimised: a frozen dataclass of its settings, as those of ``atlf_jax.objectives``."""
+    """What is minimised: a frozen dataclass such as those in ``atlf_jax.objectives``."""
     trains: tuple[str, ...] = ("*",)
-    """Patterns of the names of the parameters that it changes, such as fusion/* or phase_0/*; ! before a pattern
-    leaves out. The others are frozen."""
+    """Patterns of the names of the parameters that are trained, such as fusion/* or phase_0/*. A pattern after !
+    excludes parameters. All others are frozen."""
     steps: int = 0
     """Batches seen in this stage; 0 skips it."""
     learning_rate: float = 1e-4
@@ -32,7 +32,7 @@ class Stage:
     warmup_steps: int = 0
     """Updates over which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    """After the warm-up: cosine decay, constant, or halved at every sixth of the stage."""
+    """After the warm-up: cosine decay, constant, or halved after every sixth of the stage."""
     final_fraction: float = 0.01
     """Floor of the schedule, as a fraction of the peak (not used by 'constant')."""
     clip_norm: float = 1.0
@@ -70,23 +70,23 @@ class Stage:
 @beartype
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train: the stages in their order, then what they share."""
+    """Settings of training: the stages in order, and what they share."""
 
     stages: tuple[Stage, ...] = (Stage("reconstruction", Supervised()),)
-    """One after the other, each from the averaged parameters of the one before."""
+    """Each stage starts from the averaged parameters of the stage before."""
     start_from: str = ""
-    """Begin with the parameters of a run's folder, a packed file or shipped weights of this name, as far as names and
-    shapes are the same; the others begin as usual."""
+    """A run's folder, a packed file or the name of shipped weights: parameters of the same name and shape are copied
+    from it, and the others are initialised as usual."""
     batch_size: int = 4
-    """Records a batch, over all devices; a multiple of their number."""
+    """Records per batch, over all devices; a multiple of the number of devices."""
     accumulate: int = 1
     """Batches whose gradients are averaged into one update."""
     ema_decay: float = 0.999
-    """Decay of the parameter average that is evaluated and kept; 0 keeps the last parameters."""
+    """Decay of the moving average of the parameters, which is evaluated and saved; 0 saves the last parameters."""
     seed: int = 0
-    """Of initial parameters, order, augmentation, masks, and what the objective and the network draw."""
+    """Seed of initial parameters, order, augmentation, masks, and random choices of objective and network."""
     allow_shared_subjects: bool = False
-    """Allow subjects to be both trained on and validated on; every line of the log then says so."""
+    """Allow subjects in both training and validation; every line of the log then says so."""
     log_every: int = 20
     """Steps between logged lines."""
     eval_every: int = 500
@@ -94,7 +94,7 @@ class TrainConfig:
     save_every: int = 500
     """Steps between saves of the latest checkpoint; also done at the end and when interrupted."""
     picture_every: int = 500
-    """Steps between picture panels, made when a validation is also due, and at the end; 0 for none."""
+    """Steps between picture panels, made if a validation is due too, and at the end; 0 for none."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate", "log_every", "eval_every", "save_every"):
@@ -118,7 +118,7 @@ class TrainConfig:
                 )
 
     def with_stage(self, name: str, **changes: Any) -> "TrainConfig":
-        """Return the same with other settings of one stage.
+        """Return the same settings with changes to one stage.
 
         Args:
             name: of the stage.
@@ -138,7 +138,7 @@ class TrainConfig:
 
 
 class Span(NamedTuple):
-    """A stage that is not skipped, from step ``start`` until before ``end``; steps are counted through all stages."""
+    """A stage and its steps: from ``start`` up to but not including ``end``, counted over all stages."""
 
     stage: Stage
     start: int
@@ -167,13 +167,13 @@ def spans(config: TrainConfig) -> list[Span]:
 
 
 def span_at(config: TrainConfig, step: int) -> Span:
-    """Return the stage that takes ``step``; the last stage also stands for the end of the run."""
+    """Return the stage of a step; steps after the end belong to the last stage."""
     every = spans(config)
     return next((span for span in every if step < span.end), every[-1])
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
-    """Say whether a parameter is named by patterns, and by none that begin with ``!``.
+    """Return whether a parameter matches a pattern, and none of those that begin with ``!``.
 
     Args:
         patterns: as of ``Stage.trains``; ``*`` stands for any characters.
@@ -183,6 +183,6 @@ def matches(patterns: Sequence[str], name: str) -> bool:
         >>> [matches(("*", "!fusion/*"), name) for name in ("phase_0/rho", "fusion/decoder/kernel")]
         [True, False]
     """
-    out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-    into = [pattern for pattern in patterns if not pattern.startswith("!")]
-    return any(fnmatchcase(name, each) for each in into) and not any(fnmatchcase(name, each) for each in out)
+    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    included = [pattern for pattern in patterns if not pattern.startswith("!")]
+    return any(fnmatchcase(name, each) for each in included) and not any(fnmatchcase(name, each) for each in excluded)

@@ -1,4 +1,4 @@
-"""The compiled programs of a training stage: begin, step and evaluate."""
+"""The compiled functions of a training stage: begin, step and evaluate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -16,17 +16,17 @@ from atlf_jax.training.optimiser import make_optimiser, make_schedule
 from atlf_jax.training.sharding import replicated, split
 from atlf_jax.training.stages import Span, TrainConfig, matches
 
-__all__ = ["Programs", "TrainState", "adopt", "compile_stage", "initialise", "trained_names"]
+__all__ = ["Programs", "TrainState", "copy_matching_arrays", "compile_stage", "initialise", "trained_names"]
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes; beside the configuration it determines all that follows."""
+    """Everything that training changes: with the configuration, it determines the rest of the run."""
 
     step: Int[Array, ""]  # batches seen, over all stages
     params: Variables
-    average: Variables  # exponential moving average of params: what is evaluated and kept
+    average: Variables  # exponential moving average of params, which is evaluated and saved
     model_state: Variables  # other collections of the model, such as running statistics; usually empty
-    optimiser: optax.OptState  # of the parameters that the present stage changes
+    optimiser: optax.OptState  # of the parameters that the current stage trains
 
 
 class Programs(NamedTuple):
@@ -58,8 +58,10 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
     return jax.jit(init, out_shardings=replicated(mesh))()
 
 
-def adopt(start: Mapping[str, Any], state: TrainState, *, mesh: jax.sharding.Mesh) -> tuple[TrainState, str]:
-    """Put a trained network's arrays in place of those of the same name, shape and dtype, and say which.
+def copy_matching_arrays(
+    start: Mapping[str, Any], state: TrainState, *, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, str]:
+    """Copy the arrays of a trained network into those of the same name, shape and dtype; also return a log line.
 
     Args:
         start: variables of the trained network.
@@ -83,20 +85,20 @@ def adopt(start: Mapping[str, Any], state: TrainState, *, mesh: jax.sharding.Mes
     variables = _nested(own | placed)
     params = variables.pop("params", {})
     fresh = sorted("/".join(path) for path in own.keys() - given.keys())
-    words = f"began with {len(given)} of {len(own)} arrays of a trained network"
-    words += f"; new: {', '.join(fresh[:3])}{', ...' * (len(fresh) > 3)}" if fresh else ""
+    notice = f"began with {len(given)} of {len(own)} arrays of a trained network"
+    notice += f"; new: {', '.join(fresh[:3])}{', ...' * (len(fresh) > 3)}" if fresh else ""
     state = state._replace(params=params, average=jax.tree.map(jnp.copy, params), model_state=variables)
-    return state, words
+    return state, notice
 
 
 def trained_names(params: Variables, patterns: Sequence[str]) -> list[str]:
-    """Return the names of the parameters that a stage trains."""
+    """Return the names of the parameters that match a stage's patterns."""
     names = ["/".join(path) for path in _flat(params)]
     return [name for name in names if matches(patterns, name)]
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Array]:
-    """Return the arrays of nested dictionaries by their paths: Flax has this too, and training does without Flax."""
+    """Return the arrays of nested dictionaries by their paths (training does not import Flax)."""
     return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
@@ -115,7 +117,7 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
     """Return the programs of a stage; each compiles when first called.
 
     A stage begins from the averaged parameters of the one before, with a new optimiser. Only the parameters that it
-    trains are differentiated, so frozen parts cost no backward pass. Step k draws from ``fold_in(key(seed), k)``.
+    trains are differentiated, so frozen parts need no backward pass. Step k draws from ``fold_in(key(seed), k)``.
 
     Args:
         span: the stage, and the step at which it begins.
@@ -128,26 +130,26 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
     optimiser = make_optimiser(stage, accumulate=accumulate)
     objective = stage.objective
 
-    def parts(params: Variables) -> tuple[Variables, Variables]:
-        """Split into what the stage trains and what it leaves."""
+    def split_params(params: Variables) -> tuple[Variables, Variables]:
+        """Split into the parameters that the stage trains and the frozen ones."""
         flat = _flat(params)
         trained = {path: leaf for path, leaf in flat.items() if matches(stage.trains, "/".join(path))}
         return _nested(trained), _nested({path: leaf for path, leaf in flat.items() if path not in trained})
 
-    def whole(trained: Variables, frozen: Variables) -> Variables:
-        """Undo ``parts``."""
+    def merge_params(trained: Variables, frozen: Variables) -> Variables:
+        """Undo ``split_params``."""
         return _nested(_flat(trained) | _flat(frozen))
 
     def begin(state: TrainState) -> TrainState:
         params = jax.tree.map(jnp.copy, state.average)
-        return state._replace(params=params, optimiser=optimiser.init(parts(params)[0]))
+        return state._replace(params=params, optimiser=optimiser.init(split_params(params)[0]))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        trained, frozen = parts(state.params)
+        trained, frozen = split_params(state.params)
 
         def loss(trained: Variables) -> tuple[Array, Outcome]:
-            variables = {"params": whole(trained, frozen), **state.model_state}
+            variables = {"params": merge_params(trained, frozen), **state.model_state}
             outcome = objective(model, variables, batch, key=key)
             return outcome.loss, outcome._replace(pictures={})
 
@@ -157,12 +159,12 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
         rate = schedule((state.step - span.start) // accumulate)
         done = state.step - span.start + 1  # batches seen in this stage
         decay = jnp.where(done % accumulate == 0, average_decay(done // accumulate, limit=config.ema_decay), 1.0)
-        average, frozen_average = parts(state.average)
+        average, frozen_average = split_params(state.average)
         average = cast(Variables, optax.incremental_update(trained, average, 1 - decay))
         state = TrainState(
             step=state.step + 1,
-            params=whole(trained, frozen),
-            average=whole(average, frozen_average),
+            params=merge_params(trained, frozen),
+            average=merge_params(average, frozen_average),
             model_state=state.model_state | outcome.state,
             optimiser=optimiser_state,
         )
@@ -174,12 +176,12 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
     def evaluate(variables: Variables, batch: Batch) -> Outcome:
         return objective(model, variables, batch, key=None)._replace(state={})
 
-    everywhere, batches = replicated(mesh), split(mesh)
+    on_all_devices, batches = replicated(mesh), split(mesh)
     return Programs(
-        # No state is donated: while one step is under way the state before it can be saved.
-        begin=jax.jit(begin, out_shardings=everywhere),
-        step=jax.jit(step, in_shardings=(everywhere, batches), out_shardings=(everywhere, everywhere)),
-        evaluate=jax.jit(evaluate, in_shardings=(everywhere, batches)),
+        # No state is donated: the state before a step can still be saved while the step runs.
+        begin=jax.jit(begin, out_shardings=on_all_devices),
+        step=jax.jit(step, in_shardings=(on_all_devices, batches), out_shardings=(on_all_devices, on_all_devices)),
+        evaluate=jax.jit(evaluate, in_shardings=(on_all_devices, batches)),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlf_jax.data.measured import in_words, is_box, measured
+from atlf_jax.data.measured import describe_empty, find_measured, is_box
 from atlf_jax.masks import MaskConfig, make_mask
 
 SHAPE = (64, 48)
@@ -17,7 +17,7 @@ def noise(*shape):
 
 
 def found(kspace):
-    return measured(kspace.__getitem__, len(kspace))
+    return find_measured(kspace.__getitem__, len(kspace))
 
 
 @pytest.mark.parametrize("kind", ["random", "equispaced", "magic", "gaussian_1d", "poisson_disc", "gaussian_2d"])
@@ -42,11 +42,11 @@ def test_padding_and_empty_rows():
     kspace[..., 40:] = 0
     got = found(kspace)
     assert got.shape == (1, 48) and is_box(got) and np.flatnonzero(got)[[0, -1]].tolist() == [5, 39]
-    assert in_words(got).startswith("13 of 48 columns")
+    assert describe_empty(got).startswith("13 of 48 columns")
     kspace[..., ::2, :] = 0
     got = found(kspace)
     assert got.shape == SHAPE and not is_box(got) and not got[::2].any() and got[1::2, 5:40].all()
-    assert in_words(got).startswith("63.5 % of the samples")
+    assert describe_empty(got).startswith("63.5 % of the samples")
 
 
 def test_one_coil_or_one_slice_with_a_signal_is_enough():

@@ -142,14 +142,14 @@ def test_records_are_read_once_and_empty_ones_left_out():
     source = Changed(lambda image: image)
     audit.audit(Trial(source))
     assert source.read == list(range(4))
-    assert audit.measure(np.zeros((32, 32), np.complex64)) is None
+    assert audit.image_traits(np.zeros((32, 32), np.complex64)) is None
     with pytest.raises(ValueError, match="none of the 4 records holds an image"):
         audit.audit(Trial(Changed(lambda image: 0 * image)))
 
 
 def test_sizes_may_differ_and_be_odd():
     rng = np.random.default_rng(0)
-    measured = [audit.measure(rng.standard_normal(shape).astype(np.complex64)) for shape in ((17, 40), (33, 16))]
+    measured = [audit.image_traits(rng.standard_normal(shape).astype(np.complex64)) for shape in ((17, 40), (33, 16))]
     assert len(audit.findings(measured)) == 7
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.evaluation import report
-from atlf_jax.evaluation.calibration import _reliability, measure
+from atlf_jax.evaluation.calibration import _reliability, measure_reliability
 from atlf_jax.evaluation.scoring import body
 from atlf_jax.evaluation.slices import reconstruct_slices
 from atlf_jax.evaluation.trial import EvaluationConfig
@@ -61,7 +61,8 @@ def test_no_spread_foretells_nothing():
 def test_slices_are_measured_in_units_of_their_maximum():
     """South is fainter than north; what a source is multiplied by does not count."""
     one, seven = (
-        measure(trial({"net": lopsided}, Slices(gain=gain), masks=MASKS[:1], config=BY_TWO))[0] for gain in (1.0, 7.0)
+        measure_reliability(trial({"net": lopsided}, Slices(gain=gain), masks=MASKS[:1], config=BY_TWO))[0]
+        for gain in (1.0, 7.0)
     )
     assert one.mask == "random 2x, centre 0.25" and one.scale > 0 and one.pearson > 0
     np.testing.assert_allclose(one.curve, seven.curve, rtol=1e-4)
@@ -71,11 +72,11 @@ def test_slices_are_measured_in_units_of_their_maximum():
     errors = [np.abs(p.images["net"] - p.target)[b] / p.target.max() for p, b in zip(panels, inside, strict=True)]
     assert one.error == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
     with pytest.raises(ValueError, match="every picture of the source is black"):
-        measure(trial({"net": lopsided}, Slices(gain=0.0), masks=MASKS[:1], config=BY_TWO))
+        measure_reliability(trial({"net": lopsided}, Slices(gain=0.0), masks=MASKS[:1], config=BY_TWO))
 
 
 def test_the_report_shows_them(study, slices, tmp_path):
-    found = measure(trial({"half<way>": lopsided}, slices, masks=MASKS, config=BY_TWO))
+    found = measure_reliability(trial({"half<way>": lopsided}, slices, masks=MASKS, config=BY_TWO))
     facts, page = report.write(tmp_path, dataclasses.replace(study, panels=(), reliability=found))
     told = json.loads((tmp_path / "summary.json").read_text())["uncertainty"]
     assert [item["mask"] for item in told] == [mask["label"] for mask in facts["protocol"]["masks"]]
@@ -97,8 +98,10 @@ def test_errors_that_are_no_number_are_left_out_and_named(study, slices, tmp_pat
         return Reconstruction(lopsided(measurement).image * jnp.nan)
 
     config = EvaluationConfig(batch_size=5)
-    found = measure(trial({"broken": broken, "nothing": nothing}, slices, masks=MASKS[:1], config=config))
-    rest = measure(trial({"broken": lopsided}, Slices(("n2", "n3", "s1", "s2")), masks=MASKS[:1], config=config))
+    found = measure_reliability(trial({"broken": broken, "nothing": nothing}, slices, masks=MASKS[:1], config=config))
+    rest = measure_reliability(
+        trial({"broken": lopsided}, Slices(("n2", "n3", "s1", "s2")), masks=MASKS[:1], config=config)
+    )
     assert found[0].left_out == ["n1"] and found[0].error == pytest.approx(rest[0].error, rel=1e-5)
     assert len(found[1].left_out) == 5 and np.isnan(found[1].error) and found[1].curve == []
     found = [item._replace(method=name) for name, item in zip(("half<way>", "zero-filled"), found, strict=True)]

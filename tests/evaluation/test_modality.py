@@ -104,7 +104,7 @@ def test_the_error_of_the_zero_filled_image_lies_in_the_null_space():
 
 def test_the_section_tells_everything():
     section = modality.ct_section(trial_of({"trusting": trusting}))
-    assert {fact["method"] for fact in section.facts} == {ZERO_FILLED, "trusting"}
+    assert {fact["method"] for fact in section.table} == {ZERO_FILLED, "trusting"}
     assert {point["sweep"] for point in section.numbers["sweeps"]} == modality.SWEEPS.keys()
     axes = {axis.get_xlabel(): axis for axis in section.figure(False).axes}
     assert len(axes) == len(modality.SWEEPS) * len(GAINS)
@@ -116,14 +116,14 @@ def test_what_the_ct_brings_is_told_by_all_metrics_whole_and_in_the_body():
     models = {"trusting": trusting, "careful": careful}
     tried = trial_of(models)
     section = modality.ct_gains(evaluate(tried) + modality.ablate_ct(tried))
-    assert list(section.facts[0]) == ["over", "method", "PSNR [dB]", "SSIM", "PSNR [dB], body", "SSIM, body"]
-    assert len(section.facts) == 2 * 3 and {item["metric"] for item in section.numbers} == set(reported(tuple(METRICS)))
-    careful_row = next(fact for fact in section.facts if fact["method"] == "careful")
+    assert list(section.table[0]) == ["over", "method", "PSNR [dB]", "SSIM", "PSNR [dB], body", "SSIM, body"]
+    assert len(section.table) == 2 * 3 and {item["metric"] for item in section.numbers} == set(reported(tuple(METRICS)))
+    careful_row = next(fact for fact in section.table if fact["method"] == "careful")
     assert {careful_row[name] for name in ("PSNR [dB]", "PSNR [dB], body")} == {"+0.00 (0/5)"}
     item = next(
         i
         for i in section.numbers
         if (i["first"], i["second"], i["metric"]) == ("trusting", "trusting, CT zero", "psnr")
     )
-    fact = next(f for f in section.facts if f["method"] == "trusting" and "CT zero" in f["over"])
+    fact = next(f for f in section.table if f["method"] == "trusting" and "CT zero" in f["over"])
     assert fact["PSNR [dB]"] == f"{item['difference']:+.2f} ({item['better_slices']}/5)".replace("-", "−")

@@ -205,17 +205,17 @@ def test_masks_of_all_slices_have_one_hash_that_tells_their_order(study):
 
 def test_cautions_follow_the_data(study):
     assert report.summary(study)["remarks"][1:] == [
-        report.DATASET_WORDS["aanlib"],
-        report.CLINICAL_WORDS,
+        report.DATASET_REMARKS["aanlib"],
+        report.CLINICAL_REMARK,
     ]
     other = dataclasses.replace(study, dataset="mine")
-    assert report.summary(other)["remarks"][1:] == [report.CLINICAL_WORDS]
+    assert report.summary(other)["remarks"][1:] == [report.CLINICAL_REMARK]
     unpaired = dataclasses.replace(other, dataset="prepared, unpaired")  # as evaluate.py names it
     assert "different people (unpaired)" in report.summary(unpaired)["remarks"][1]
     mixed = dataclasses.replace(other, dataset="prepared, mixed")
     assert "some subjects are of different people (unpaired)" in report.summary(mixed)["remarks"][1]
     warned = dataclasses.replace(other, warnings=["half: 9x was never trained."])
-    assert report.summary(warned)["remarks"][1:] == ["half: 9x was never trained.", report.CLINICAL_WORDS]
+    assert report.summary(warned)["remarks"][1:] == ["half: 9x was never trained.", report.CLINICAL_REMARK]
 
 
 def test_what_flatters_is_told(study, slices, tmp_path):

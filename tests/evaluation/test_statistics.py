@@ -11,7 +11,7 @@ from atlf_jax.evaluation.statistics import (
     subject_means,
     summarise,
     undefined,
-    undefined_words,
+    undefined_remarks,
     wilcoxon,
 )
 
@@ -173,7 +173,7 @@ def test_pairs_leave_out_what_is_undefined_for_any_method():
 def test_undefined_scores_are_named_in_words():
     found = undefined(three_methods())
     assert (found[0].method, found[0].metric, found[0].names, found[0].slices) == ("b", "psnr", ["a2"], 4)
-    words = undefined_words(three_methods())
+    words = undefined_remarks(three_methods())
     assert words[0] == "Not defined (nan), b, m: PSNR of a2; this slice counts for no method there."
     assert words[1] == "Not defined (nan), c, m: every score of a1, a2, a3, b1; it has no mean."
     assert len(words) == 2 and undefined(unbalanced()) == []

@@ -65,8 +65,8 @@ def test_information_is_that_of_the_histogram():
     rng = np.random.default_rng(0)
     ct = rng.random(SHAPE)
     values = guards.mutual_information_by_move(ct, 1 - ct)
-    assert values["in place"] == pytest.approx(np.log(guards.LEVELS), abs=0.01)  # each tells the other wholly
-    chance = guards.LEVELS**2 / (2 * 112**2)  # of independent images: bins^2 / 2 n
+    assert values["in place"] == pytest.approx(np.log(guards.GREY_LEVELS), abs=0.01)  # each tells the other wholly
+    chance = guards.GREY_LEVELS**2 / (2 * 112**2)  # of independent images: bins^2 / 2 n
     assert all(value < 1.1 * chance for name, value in values.items() if name != "in place")
     assert len(values) == 1 + 3 * 8 + 3
 
@@ -233,8 +233,8 @@ def test_the_model_is_called_as_before():
 def test_margins_follow_the_mask_and_the_number_of_slices():
     few = drawn("random", 10.0, 0.04)
     assert guards.margin() == guards.margin(MASK) == guards.MARGIN
-    assert guards.margin(few) == guards.HIGH_MARGIN and guards.margin(drawn("radial", 10.0)) == guards.MARGIN
-    assert guards.margin(few, slices=guards.VOLUME) == guards.VOLUME_MARGIN
+    assert guards.margin(few) == guards.FEW_LINES_MARGIN and guards.margin(drawn("radial", 10.0)) == guards.MARGIN
+    assert guards.margin(few, slices=guards.VOLUME_SLICES) == guards.VOLUME_MARGIN
 
 
 def test_a_small_move_of_a_whole_volume_is_found():

@@ -11,7 +11,7 @@ from atlf_jax.masks import MaskConfig, make_mask
 from atlf_jax.models import build
 from atlf_jax.trained import TrainedFor
 from atlf_jax.trained.uncertainty import Calibration, spread
-from atlf_jax.training.checkpoint import CHECKSUMS, Checkpoints, Reached
+from atlf_jax.training.checkpoint import CHECKSUMS, Checkpoints, Snapshot
 from atlf_jax.training.step import TrainState
 from tests.models.conftest import BASELINES, measure, random_variables
 from tests.networks import network_of
@@ -84,7 +84,7 @@ def test_a_run_of_an_earlier_version_is_loaded(tmp_path):
     del record["data"]["acquisition"]
     state = TrainState(jnp.int32(7), {}, variables["params"], {}, ())
     with Checkpoints(tmp_path / "run", record) as checkpoints:
-        checkpoints.save_best(Reached(state, 7, "joint"), psnr=20.5)
+        checkpoints.save_best(Snapshot(state, 7, "joint"), psnr=20.5)
     (best,) = (tmp_path / "run" / "checkpoints" / "best").iterdir()
     (best / CHECKSUMS).unlink()
     found = atlf.load(tmp_path / "run")

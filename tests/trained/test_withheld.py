@@ -9,7 +9,7 @@ from atlf_jax.masks import MaskConfig, make_mask
 from atlf_jax.ops import adjoint, forward, normalise_maps
 from atlf_jax.trained.withheld import (
     MIDDLE,
-    SHARE,
+    WITHHELD_SHARE,
     WithheldErrors,
     gain_interval,
     withheld_energy_and_error,
@@ -48,13 +48,13 @@ def test_samples_are_withheld_outside_the_middle(kind):
     far = (y[:, None] > MIDDLE / 2) | (x > MIDDLE / 2)
     assert not withheld[:, ~far].any()
     share, count = withheld[:, far].sum() / mask[:, far].sum(), mask[:, far].sum()
-    assert abs(share - SHARE) < 3 * np.sqrt(SHARE * (1 - SHARE) / count)
+    assert abs(share - WITHHELD_SHARE) < 3 * np.sqrt(WITHHELD_SHARE * (1 - WITHHELD_SHARE) / count)
     assert not np.array_equal(withhold(mask, seed=1), withheld)
 
 
 @pytest.mark.parametrize("coils", [0, 3])
 @pytest.mark.parametrize("kind", ["random", "variable_density_2d"])
-def test_a_network_is_not_shown_what_it_must_withheld_errors(kind, coils):
+def test_a_network_is_not_shown_what_it_must_predict(kind, coils):
     _, measurement = measured(kind, coils)
     shown = []
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlf_jax.training.checkpoint import Checkpoints, Reached, load, newest, put_state, read, read_meta
+from atlf_jax.training.checkpoint import Checkpoints, Snapshot, load, newest, put_state, read, read_meta
 from atlf_jax.training.sharding import data_mesh, replicated
 from atlf_jax.training.step import TrainState
 
@@ -27,8 +27,8 @@ def make_state(value: float, *, devices: int = 1, width: int = 3, dtype=jnp.floa
 
 def test_the_best_is_loaded_from_the_folder_alone(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_best(Reached(make_state(1.0), 5, "joint"), psnr=20.0)
-        checkpoints.save_latest(Reached(make_state(2.0), 7, "joint"))
+        checkpoints.save_best(Snapshot(make_state(1.0), 5, "joint"), psnr=20.0)
+        checkpoints.save_latest(Snapshot(make_state(2.0), 7, "joint"))
     for path in (tmp_path, str(tmp_path / "checkpoints")):
         config, variables = load(path)
         assert config == CONFIG
@@ -43,7 +43,7 @@ def test_the_best_is_loaded_from_the_folder_alone(tmp_path) -> None:
 def test_a_relative_path_is_read(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Checkpoints("run", CONFIG) as checkpoints:
-        checkpoints.save_best(Reached(make_state(1.0), 5, "joint"), psnr=20.0)
+        checkpoints.save_best(Snapshot(make_state(1.0), 5, "joint"), psnr=20.0)
     assert load("run")[0] == CONFIG
 
 
@@ -51,18 +51,18 @@ def test_the_last_two_latest_and_the_last_best_are_kept(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         assert checkpoints.last_good == "there is none"
         for step in (1, 2, 3):
-            checkpoints.save_best(Reached(make_state(step), step, "joint"), psnr=float(step))
-            checkpoints.save_latest(Reached(make_state(step), step + 10, "joint"))
+            checkpoints.save_best(Snapshot(make_state(step), step, "joint"), psnr=float(step))
+            checkpoints.save_latest(Snapshot(make_state(step), step + 10, "joint"))
         assert checkpoints.last_good == str(tmp_path / "checkpoints" / "latest" / "13")
     assert sorted(folder.name for folder in (tmp_path / "checkpoints").glob("*/*")) == ["12", "13", "3"]
 
 
 def test_a_best_from_an_abandoned_future_gives_way(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_best(Reached(make_state(1.0), 9, "joint"), psnr=20.0)
+        checkpoints.save_best(Snapshot(make_state(1.0), 9, "joint"), psnr=20.0)
     for step in (9, 5):
         with Checkpoints(tmp_path, CONFIG) as checkpoints:
-            checkpoints.save_best(Reached(make_state(2.0), step, "joint"), psnr=21.0)
+            checkpoints.save_best(Snapshot(make_state(2.0), step, "joint"), psnr=21.0)
         assert read_meta(tmp_path, "best")["step"] == step
         np.testing.assert_array_equal(load(tmp_path)[1]["batch_stats"]["mean"], [2, 2])
 
@@ -71,7 +71,7 @@ def test_a_best_from_an_abandoned_future_gives_way(tmp_path) -> None:
 def test_the_state_is_restored_exactly_on_any_devices(tmp_path, devices) -> None:
     state = make_state(np.pi, devices=4)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(Reached(state, 7, "joint"))
+        checkpoints.save_latest(Snapshot(state, 7, "joint"))
     like = make_state(0.0, devices=devices)
     got = put_state(newest(tmp_path)[0], like=like)
     assert jax.tree.structure(got) == jax.tree.structure(state)
@@ -82,7 +82,7 @@ def test_the_state_is_restored_exactly_on_any_devices(tmp_path, devices) -> None
 
 def test_a_checkpoint_of_another_shape_or_dtype_is_refused(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(Reached(make_state(1.0), 7, "joint"))
+        checkpoints.save_latest(Snapshot(make_state(1.0), 7, "joint"))
     with pytest.raises(ValueError, match=r"2 arrays differ, first average/phase_0/kernel: saved \(\(2, 3\), 'floa"):
         put_state(newest(tmp_path)[0], like=make_state(1.0, width=5))
     with pytest.raises(ValueError, match="wanted .*'bfloat16'"):
@@ -94,27 +94,27 @@ def test_a_missing_checkpoint_is_told(tmp_path) -> None:
     with pytest.raises(ValueError, match=f"no 'best' checkpoint under {tmp_path}/checkpoints; train first"):
         load(tmp_path)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(Reached(make_state(1.0), 7, "fusion"))
+        checkpoints.save_latest(Snapshot(make_state(1.0), 7, "fusion"))
     with pytest.raises(ValueError, match="a 'latest' one exists"):
         load(tmp_path, "best")
 
 
 def test_a_save_cut_short_is_ignored_and_cleared_by_the_next_run(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(Reached(make_state(1.0), 7, "joint"))
+        checkpoints.save_latest(Snapshot(make_state(1.0), 7, "joint"))
     partial = tmp_path / "checkpoints" / "latest" / "9.orbax-checkpoint-tmp"
     partial.mkdir()
     assert read_meta(tmp_path)["step"] == 7 and load(tmp_path, "latest") and partial.exists()
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save_latest(Reached(make_state(1.0), 8, "joint"))
+        checkpoints.save_latest(Snapshot(make_state(1.0), 8, "joint"))
     assert not partial.exists() and read_meta(tmp_path)["step"] == 8
 
 
 def saved_run(workdir, *, best: int = 2) -> None:
     with Checkpoints(workdir, CONFIG) as checkpoints:
-        checkpoints.save_best(Reached(make_state(best), best, "joint"), psnr=20.0)
+        checkpoints.save_best(Snapshot(make_state(best), best, "joint"), psnr=20.0)
         for step in (5, 9):
-            checkpoints.save_latest(Reached(make_state(step), step, "joint"))
+            checkpoints.save_latest(Snapshot(make_state(step), step, "joint"))
 
 
 def flip(file) -> None:
@@ -204,12 +204,12 @@ def test_a_network_of_a_damaged_checkpoint_is_read_from_the_one_before_with_a_wa
 def test_a_parameter_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path, monkeypatch, value) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         with pytest.raises(FloatingPointError, match="batch_stats/mean is not finite after step 3 of stage joint"):
-            checkpoints.save_latest(Reached(make_state(value), 3, "joint"))
+            checkpoints.save_latest(Snapshot(make_state(value), 3, "joint"))
         assert checkpoints.last_good == "there is none"
         with monkeypatch.context() as patch:
             patch.setattr("atlf_jax.training.checkpoint._not_finite", lambda tree: "")
-            checkpoints.save_latest(Reached(make_state(value), 3, "joint"))
-            checkpoints.save_best(Reached(make_state(value), 3, "joint"), psnr=1.0)
+            checkpoints.save_latest(Snapshot(make_state(value), 3, "joint"))
+            checkpoints.save_best(Snapshot(make_state(value), 3, "joint"), psnr=1.0)
     for which in ("latest", "best"):
         with pytest.raises(ValueError, match="holds parameters that are not finite, first batch_stats/mean"):
             load(tmp_path, which)
@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_is_one_line_and_costs_nothing(tmp_path) -> None:
             with pytest.raises(
                 OSError, match=r"^step 12 cannot be saved in .*latest \(.*make room .*latest/9$"
             ) as error:
-                checkpoints.save_latest(Reached(make_state(12), 12, "joint"))
+                checkpoints.save_latest(Snapshot(make_state(12), 12, "joint"))
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -252,11 +252,11 @@ def test_a_disk_that_is_full_is_one_line_and_costs_nothing(tmp_path) -> None:
 def test_what_was_reached_is_saved_once_and_not_before_the_first_step(tmp_path) -> None:
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         assert checkpoints.rescue().startswith("interrupted before anything was done; ")
-        checkpoints.offer(Reached(make_state(1.0), 0, "joint"))
+        checkpoints.offer(Snapshot(make_state(1.0), 0, "joint"))
         assert checkpoints.rescue().startswith("interrupted before anything was done; ")
-        checkpoints.offer(Reached(make_state(1.0), 4, "joint", validation_due=True))
+        checkpoints.offer(Snapshot(make_state(1.0), 4, "joint", validation_due=True))
         for _ in range(2):
             assert checkpoints.rescue() == "interrupted at step 4, which is saved; run the same command to go on"
-        checkpoints.offer(Reached(make_state(1.0), 3, "joint"))
+        checkpoints.offer(Snapshot(make_state(1.0), 3, "joint"))
         assert "at step 4" in checkpoints.rescue()
     assert read_meta(tmp_path) == {"config": CONFIG, "step": 4, "stage": "joint", "validation_due": True}

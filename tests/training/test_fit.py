@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,8 @@ import pytest
 from atlf_jax.data import evaluation_batches
 from atlf_jax.objectives import Outcome
 from atlf_jax.program import Interrupted
-from atlf_jax.signals import Interruption
 from atlf_jax.training import load, span_at, spans
-from atlf_jax.training.checkpoint import Checkpoints, Reached, read_meta
+from atlf_jax.training.checkpoint import Checkpoints, Snapshot, read_meta
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.sharding import data_mesh
@@ -153,9 +153,9 @@ def test_a_new_best_is_never_ahead_of_the_latest(train_config, run, monkeypatch)
     for name in ("save_latest", "save_best"):
         save = getattr(Checkpoints, name)
 
-        def spying(self, reached, name=name, save=save, **settings):
-            order.append((name, reached.step))
-            save(self, reached, **settings)
+        def spying(self, snapshot, name=name, save=save, **settings):
+            order.append((name, snapshot.step))
+            save(self, snapshot, **settings)
 
         monkeypatch.setattr(Checkpoints, name, spying)
     run(train_config(reconstruction=6, eval_every=3, save_every=5))
@@ -268,7 +268,7 @@ def test_wrong_settings_are_refused(train_config, settings, message) -> None:
 
 
 def settings(model: int = 4, **mask: float) -> dict:
-    return {"model": {"width": model}, "mask": {"acceleration": 2.0} | mask}
+    return {"model": {"width": model}, "masks": [{"acceleration": 2.0} | mask]}
 
 
 def test_a_run_goes_on_with_other_settings_only_when_asked(train_config, run, tmp_path, capsys) -> None:
@@ -277,21 +277,21 @@ def test_a_run_goes_on_with_other_settings_only_when_asked(train_config, run, tm
     before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != "lock"}
     longer = train_config(reconstruction=4)
     with pytest.raises(
-        ValueError, match=rf"^{workdir} holds a run of other settings \(mask.acceleration 2.0 -> 4.0\); "
+        ValueError, match=rf"^{workdir} holds a run of other settings \(masks.0.acceleration 2.0 -> 4.0\); "
     ):
         run(longer, workdir=workdir, record=settings(acceleration=4.0))
     assert before == {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != "lock"}
     capsys.readouterr()
     run(longer, workdir=workdir, record=settings(acceleration=4.0), resume_changed=True)
     output = capsys.readouterr().out
-    assert "mask.acceleration: 2.0 -> 4.0" in output and "is of other settings: it is set aside" in output
+    assert "masks.0.acceleration: 2.0 -> 4.0" in output and "is of other settings: it is set aside" in output
     assert [folder.name for folder in (checkpoints / "set_aside").iterdir()] == ["best-2"]
     for which in ("latest", "best"):
-        assert read_meta(workdir, which)["changes"] == [{"step": 2, "mask.acceleration": [2.0, 4.0]}]
+        assert read_meta(workdir, which)["changes"] == [{"step": 2, "masks.0.acceleration": [2.0, 4.0]}]
         assert read_meta(workdir, which)["config"] == settings(acceleration=4.0)
         assert read_meta(workdir, which)["step"] == 4
     run(train_config(reconstruction=5), workdir=workdir, record=settings(acceleration=4.0))  # now it is this one
-    assert read_meta(workdir)["changes"] == [{"step": 2, "mask.acceleration": [2.0, 4.0]}]
+    assert read_meta(workdir)["changes"] == [{"step": 2, "masks.0.acceleration": [2.0, 4.0]}]
 
 
 def test_other_data_is_another_experiment(train_config, run, tmp_path, discs) -> None:
@@ -325,15 +325,15 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
     batches = evaluation_batches(discs(4), mask=MASK, batch_size=2)
     state = TrainState(jnp.int32(3), {}, {}, {}, ())
     with RunLog(tmp_path, start=0, total=9, batch_size=2, every=1) as log:
-        means = fit_module._evaluate(
+        means = fit_module._validate(
+            lambda: batches,
             Programs(evaluate, evaluate, evaluate),
             state,
-            batches,
-            data_mesh(batch_size=2, devices=jax.devices()[:1]),
-            reached=Reached(state, 3, "joint"),
-            log=log,
+            snapshot=Snapshot(state, 3, "joint"),
             pictures=False,
-            interruption=Interruption(),
+            asked=threading.Event(),
+            mesh=data_mesh(batch_size=2, devices=jax.devices()[:1]),
+            log=log,
         )
     assert means == {"loss": 0.375, "loss/mse": 0.375, "psnr": 20.0}
     assert (

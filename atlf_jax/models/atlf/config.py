@@ -1,4 +1,4 @@
-"""What the two processes of ATLF-Net can be set to.
+"""Settings of the two processes of ATLF-Net, fusion and reconstruction.
 
 The published material leaves these points open. Each is a field here; its default is our reading:
 
@@ -125,8 +125,8 @@ class ReconstructionConfig:
     aux_concat: Literal["none", "fused", "ct", "fused+ct"] = "none"
     """Also give conv_D channels: the fused image, or the CT."""
     ct_adapter: Literal["none", "ct", "guide", "ct+guide"] = "none"
-    """What adapters beside the phases see: the CT, or what its edges change in the gradient of the image's total
-    variation, for which display windows matter little."""
+    """Input of the adapters beside the phases: the CT, or its guide, the change by its edges in the gradient of the
+    image's total variation, which depends little on display windows."""
     adapter_width: int = 32
     """Features inside an adapter."""
     shrink: Literal["soft", "none"] = "soft"
@@ -134,7 +134,7 @@ class ReconstructionConfig:
     brb_levels: int = 1
     """Resolution levels of the BRB; 1 = ISTA-Net+'s block, more = coarser copies inside it."""
     sees_correction: bool = False
-    """Give conv_D also what data consistency changed in the phase before: how wrong it was about what was measured."""
+    """Also give conv_D the change by data consistency in the phase before, the error at the measured samples."""
     skip: Literal["before_dc", "nullspace"] = "before_dc"
     """Residual: before data consistency, or through the unmeasured samples only."""
     dc: Literal["soft", "hard", "none"] = "soft"

@@ -64,13 +64,13 @@ class ATLFConfig:
 
     @property
     def sees_ct(self) -> bool:
-        """Say whether the CT reaches the image."""
+        """Whether the CT affects the image."""
         r = self.reconstruction
         return self.use_ct and {r.adain, r.aux_concat, r.ct_adapter} != {"none"}
 
     @property
     def complex(self) -> bool:
-        """Say whether the image has an imaginary part."""
+        """Whether the image has an imaginary part."""
         return self.reconstruction.complex
 
     @property
@@ -85,7 +85,7 @@ class ATLFConfig:
 
 
 class Extras(NamedTuple):
-    """What ATLF-Net hands to its own objectives."""
+    """Outputs of ATLF-Net for its own objectives."""
 
     symmetry: Float[Array, " b"]  # sum over phases of mean(e_k^2)
     path_cost: Float[Array, " b"]  # mean cost of the chosen attention paths, in [min cost, 1]
