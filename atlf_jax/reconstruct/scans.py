@@ -478,8 +478,7 @@ def _check_sampling_is_known(path: Path, has_mask: bool, found: np.ndarray, samp
             path,
             f"does not say which samples were acquired{empty}",
             "give them with --sampling.file MASK.npy, or undersample fully sampled k-space with "
-            "--sampling.retrospective and, for another mask than the default, --masks KIND ACCELERATION "
-            "CENTRE_FRACTION",
+            "--sampling.retrospective and --masks",
         )
     if (not has_mask or sampling.retrospective) and not sampling.file and not is_box(found):
         raise FileError(
