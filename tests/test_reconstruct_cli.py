@@ -675,7 +675,7 @@ def tilted(measurement):
 
 def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
     calibration = [None]
-    monkeypatch.setattr(command, "load", lambda *_: network_of(tilted, calibration=calibration[0]))
+    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(tilted, calibration=calibration[0]))
     data = head((20, 18, 3))
     data[..., 2] = 0
     source, out = save(tmp_path / "mr.nii.gz", data), tmp_path / "out.nii.gz"
@@ -713,7 +713,7 @@ def trusting(measurement):
 @pytest.mark.parametrize("helps", [True, False])
 def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     config = Config(augment=AugmentConfig(ct_dropout=0.2))
-    monkeypatch.setattr(command, "load", lambda *_: network_of(trusting, config=config))
+    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(trusting, config=config))
     data = head((64, 64, 3))
     source = save(tmp_path / "mr.nii.gz", data)
     like = data if helps else data[::-1]
@@ -733,12 +733,12 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     call(*files, "--overwrite", "--sampling.file", tmp_path / "middle.npy")
     facts = json.loads((tmp_path / "out.json").read_text())
     assert facts["ct_gain_on_withheld_samples_db"] is None and "is not known" in facts["warnings"][-1]
-    monkeypatch.setattr(command, "load", lambda *_: network_of(trusting))
+    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(trusting))
     refused(*files, "--overwrite", words=("was not trained for both", "aanlib-best"))
 
 
 def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *_: network_of(tilted, calibration=Calibration(2.5, 2.1)))
+    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(tilted, calibration=Calibration(2.5, 2.1)))
     np.save(tmp_path / "scan.npy", fft2c_numpy(head((3, 18, 20)).astype(np.complex64)))
     np.save(tmp_path / "mask.npy", np.ones(20, bool))
     files = (tmp_path / "scan.npy", tmp_path / "out.h5", "--sampling.file", tmp_path / "mask.npy")
