@@ -162,8 +162,9 @@ class Scan:
             self.truth = np.abs(np.sum(maps.conj() * images, axis=0))
 
     def reconstruct(self, mask: np.ndarray, **settings: Any) -> Any:
-        """Reconstruct what a mask leaves."""
-        coils = {"coils": "espirit"} if self.coils else {}
+        """Reconstruct what a mask leaves, a network with the coil maps that it was trained with."""
+        trained = getattr(settings.get("model"), "trained_for", None)
+        coils = {"coils": getattr(trained, "coil_maps", "") or "espirit"} if self.coils else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a judgement, which is not asked for here
             return atlf.reconstruct(np.where(mask, self.kspace, 0), mask, **coils, **settings)

@@ -152,7 +152,7 @@ def reconstruct(
     examined = examine([read(index) for index in probe_indices(slices)], settings, model)
     examined.findings.extend(findings)
     if isinstance(model, Network):
-        unseen = unseen_sampling(model.trained_for, mask, shape=(h, w), coils=coil_number)
+        unseen = unseen_sampling(model.trained_for, mask, shape=(h, w), coils=coil_number, coil_maps=coils or "")
         examined.findings.extend(Finding("never trained", "doubtful", reason, "") for reason in unseen)
     Judgement(tuple(examined.findings)).raise_if_refused(force=force)
 

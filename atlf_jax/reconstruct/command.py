@@ -114,7 +114,7 @@ class Arguments:
     kspace: KSpaceConfig = field(default_factory=KSpaceConfig)
     """How k-space arrays are read."""
     coils: CoilMaps = "espirit"
-    """How coil maps are estimated."""
+    """How coil maps are estimated; the default is the way that the network was trained with."""
     noise_covariance: str = ""
     """.npy, [c, c]: whiten the coils with it."""
     virtual_coils: int | None = None
@@ -158,6 +158,8 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
     if network is not None:
         default = replace(default, mask=network.trained_for.masks[0])
+        way: Any = network.trained_for.coil_maps
+        default = replace(default, coils=way or default.coils)
         windows: Any = network.trained_for.windows
         if windows:
             default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
@@ -219,7 +221,7 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
     probes = [scan[index] for index in probe_indices(len(scan))]
     examined = examine(probes, settings, model)
     findings = [Finding("empty lines", "doubtful", reason, "") for reason in scan.warnings]
-    findings += _never_trained(model, scan) + examined.findings
+    findings += _never_trained(model, scan, settings) + examined.findings
     judgement = Judgement(tuple(findings))
     facts["judgement"] = judgement.record()
     _print_findings(console, findings)
@@ -530,11 +532,17 @@ def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[N
     }
 
 
-def _never_trained(model: Network | Solver | None, scan: Scan) -> list[Finding]:
+def _never_trained(model: Network | Solver | None, scan: Scan, settings: Settings) -> list[Finding]:
     """Return a finding for each property of the scan that the network was not trained for."""
     if not isinstance(model, Network):
         return []
-    found = unseen_sampling(model.trained_for, scan.mask.samples, shape=scan.shape, coils=scan.coils)
+    found = unseen_sampling(
+        model.trained_for,
+        scan.mask.samples,
+        shape=scan.shape,
+        coils=scan.coils,
+        coil_maps=settings.coils or "",
+    )
     if scan.has_ct:
         window = scan.facts["ct"]["window"]
         found += unseen_windows(model.trained_for, window if isinstance(window, tuple) else (window,))

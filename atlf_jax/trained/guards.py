@@ -74,6 +74,7 @@ class TrainedFor(NamedTuple):
     windows: tuple[str, ...] = ()  # of the CT; empty: one, not known
     with_and_without_ct: bool = False
     several_coils: bool = False
+    coil_maps: str = ""  # how they were estimated in training; empty: given, estimated by the network, or no coils
     real_image: bool = False  # the image has no imaginary part, so that the phase must be removed before
 
 
@@ -164,6 +165,7 @@ def trained_for(config: "Config") -> TrainedFor:
         windows=data.ct_windows,
         with_and_without_ct=_with_and_without_ct(config),
         several_coils=data.acquisition.coils[1] > 1 or getattr(data.source, "measured", False),
+        coil_maps=_coil_maps(config),
         real_image=not getattr(config.model, "complex", True),
     )
 
@@ -182,6 +184,14 @@ def _with_and_without_ct(config: "Config") -> bool:
     return config.augment.ct_dropout > 0 or (adapters_only and not sees_ct(getattr(model, "unadapted", model)))
 
 
+def _coil_maps(config: "Config") -> str:
+    """Return how the coil maps were estimated that the network was trained with."""
+    acquisition = config.data.acquisition
+    several = acquisition.coils[1] > 1 or getattr(config.data.source, "measured", False)
+    own = getattr(config.model, "sensitivity", None) is not None  # a network of its own estimates them
+    return acquisition.maps if several and not own and acquisition.maps != "given" else ""
+
+
 @beartype
 def unseen_sampling(
     trained: TrainedFor,
@@ -189,6 +199,7 @@ def unseen_sampling(
     *,
     shape: tuple[int, int],
     coils: int = 0,
+    coil_maps: str = "",
 ) -> list[str]:
     """Return what of a measurement was not part of the training: kind of mask, acceleration, image size, coils.
 
@@ -197,6 +208,7 @@ def unseen_sampling(
         mask: True = acquired, [1|h, w] or several.
         shape: of the image, (h, w).
         coils: number of coils, 0 without a coil axis.
+        coil_maps: how their maps are estimated; empty: they are given.
 
     Returns:
         One sentence for each difference. The acceleration of several masks is that of all their samples together.
@@ -204,6 +216,9 @@ def unseen_sampling(
     sentences = []
     if coils > 1 and not trained.several_coils:
         sentences.append(f"k-space has {coils} coils, and the network was trained with one")
+    if coils > 1 and coil_maps and trained.coil_maps and coil_maps != trained.coil_maps:
+        # the phase of the image is relative to its maps, and these methods give it another one
+        sentences.append(f"coil maps by {coil_maps} were not trained (trained: {trained.coil_maps})")
     if trained.sizes and shape not in trained.sizes:
         sizes = " and ".join(map(_size, trained.sizes))
         sentences.append(f"image size {_size(shape)} was not trained (trained: {sizes})")

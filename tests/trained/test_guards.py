@@ -134,6 +134,18 @@ def test_several_families_may_be_trained():
     assert len(words) == 1 and "to 8.00x)" in words[0]
 
 
+def test_coil_maps_of_another_kind_than_in_training_are_said() -> None:
+    coils = AcquisitionConfig(coils=(4, 8), maps="low_resolution")
+    trained = guards.trained_for(Config(data=DataConfig(acquisition=coils)))
+    asked = {"shape": trained.sizes[0], "coils": 8}
+    mask = atlf.make_mask(trained.masks[0], trained.sizes[0], seed=1).samples
+    (told,) = guards.unseen_sampling(trained, mask, coil_maps="espirit", **asked)
+    assert told == "coil maps by espirit were not trained (trained: low_resolution)"
+    assert guards.unseen_sampling(trained, mask, coil_maps="low_resolution", **asked) == []
+    assert guards.unseen_sampling(trained, mask, **asked) == []  # given maps
+    assert guards.trained_for(Config()).coil_maps == ""
+
+
 def test_networks_that_can_do_without_a_ct_are_known():
     stages = (
         Stage("reconstruction", Reconstruct(adapters=False), PHASES, 1),
