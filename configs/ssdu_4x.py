@@ -1,9 +1,9 @@
 """Training without fully sampled images: SSDU on generated heads with eight coils, 4x; ``:supervised`` to compare.
 
 Source: Yaman et al. 2020. Command: ``python train.py --config=configs/ssdu_4x.py``, and the same network trained by the
-fully sampled images: ``--config=configs/ssdu_4x.py:supervised``. Needs no download: the heads have eight simulated coils,
-a smooth phase and noise. Only the measured samples are in the loss; the fully sampled images give the scores. Expected
-numbers: none yet; both were run for a few steps.
+fully sampled images: ``--config=configs/ssdu_4x.py:supervised``. Needs no download: the heads have eight simulated
+coils, a smooth phase and noise. Only the measured samples are in the loss; the fully sampled images give the scores.
+Expected numbers: docs/multi-coil.md.
 """
 
 import dataclasses

@@ -21,6 +21,8 @@ __all__ = ["SelfSupervised", "split_samples"]
 class SelfSupervised:
     """SSDU: reconstruct from some of the measured samples, and compare with the others in k-space.
 
+    ::
+
         Omega = Theta + Lambda;  u = y on Lambda;  v = A_Lambda f(y on Theta)
         loss = |u - v|_2 / |u|_2 + |u - v|_1 / |u|_1, the mean over several splits
 

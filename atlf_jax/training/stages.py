@@ -23,8 +23,8 @@ class Stage:
     objective: Objective
     """What is minimised: a frozen dataclass such as those in ``atlf_jax.objectives``."""
     trains: tuple[str, ...] = ("*",)
-    """Patterns of the names of the parameters that are trained, such as fusion/* or phase_0/*. A pattern after !
-    excludes parameters. All others are frozen."""
+    """Patterns of the names of the parameters that are trained, such as ``fusion/*`` or ``phase_0/*``. A pattern
+    after ! excludes parameters. All others are frozen."""
     steps: int = 0
     """Batches seen in this stage; 0 skips it."""
     learning_rate: float = 1e-4
