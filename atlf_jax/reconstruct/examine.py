@@ -134,10 +134,16 @@ def _of_maps(probes: _Probes) -> list[Finding]:
 
 
 def _of_phase(probes: _Probes, network: Network) -> tuple[list[Finding], _Probes]:
-    """For a network of real images, remove the smooth phase and return a finding if much phase remains."""
+    """Remove the smooth phase for a network that never saw it; return a finding if much remains for a real one.
+
+    Low-resolution coil maps take the phase of the centre with them: a network that was trained with them has seen
+    images without it, whatever the maps are here, or if there is one coil.
+    """
+    has_centre = min(probes.settings.calibration) >= SMALLEST_CENTRE
+    if network.trained_for.coil_maps == "low_resolution" and has_centre:
+        probes = _Probes(probes.records, replace(probes.settings, hold_phase=True))
     if not network.trained_for.real_image or probes.mean("imaginary") <= PHASE:
         return [], probes
-    has_centre = min(probes.settings.calibration) >= SMALLEST_CENTRE
     if has_centre:
         probes = _Probes(probes.records, replace(probes.settings, hold_phase=True))
     part = probes.mean("imaginary")

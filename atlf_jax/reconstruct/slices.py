@@ -92,7 +92,7 @@ class Settings:
     check_ct: bool = False
     """Also compute how well withheld samples are predicted with and without the CT."""
     hold_phase: bool = False
-    """For a network of real images: multiply the coil maps by the phase of the centre of k-space."""
+    """For a network that never saw the smooth phase: multiply the coil maps by the phase of the centre of k-space."""
 
 
 def calibration_sides(mask: Bool[np.ndarray, "*b #h w"], shape: tuple[int, int]) -> tuple[int, int]:
