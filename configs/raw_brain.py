@@ -5,8 +5,8 @@ AANLIB's pictures are magnitudes of one coil. What a scanner adds is simulated f
 one along thin lines, 4 to 12 coils of several kinds (filled up with coils of zeros to 12), and noise of .1 to 2 % of
 the largest pixel, in part correlated between the coils. Coil maps are of low resolution, from the undersampled centre,
 as for a scan without maps. The network has no CT adapters yet: they are trained beside it later. Noisy samples are
-weighed, not replaced (docs/DESIGN.md, 46). Expected numbers: a run
-of 1,900 steps is in docs/multi-coil.md, "Networks".
+weighed, not replaced (docs/DESIGN.md, 46). Expected numbers: those of a run of 1,900 steps are in docs/multi-coil.md,
+"Networks".
 """
 
 import dataclasses
