@@ -44,9 +44,7 @@ def stage_of(config: Config, name: str) -> Stage:
 def test_every_experiment_loads_says_what_it_is_and_survives_json(name) -> None:
     file, _, argument = name.partition(":")
     config = load_config(name)
-    assert config.name == (
-        f"{file}_{argument}" if argument == "istanet_plus" and file != "benchmark" else name.replace(":", "/")
-    )
+    assert config.name == name.replace(":", "/" if file == "benchmark" else "_")
     assert load_config(str(CONFIGS / f"{file}.py") + f":{argument}" * bool(argument)) == config
     assert f"python train.py --config=configs/{file}.py" in (CONFIGS / f"{file}.py").read_text()
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config

@@ -74,7 +74,7 @@ def test_what_is_no_number_is_shown(study):
 
 
 def test_a_sheet_shows_every_picture_unchanged_and_in_its_column(study):
-    """Five methods and one fused image, which has nothing below it: eight cards, four to a line."""
+    """Five methods and one fused image, which has nothing below it: eight cards, five to a line."""
     panel = study.panels[0]
     methods = [f"guided_total_variation, CT of another subject {number}" for number in range(5)]
     images = {method: panel.images["half<way>"] * (1 - number / 8) for number, method in enumerate(methods)}
@@ -82,11 +82,11 @@ def test_a_sheet_shows_every_picture_unchanged_and_in_its_column(study):
     rows = [study.rows[0]._replace(mask=panel.mask, method=method, record=panel.record) for method in methods]
     pixels = np.asarray(pictures.comparison_sheet([panel], rows))
     side = 11 * SIZE
-    assert pixels.shape[1] == 2 * pictures.MARGIN + 4 * (side + pictures.GAP) - pictures.GAP
+    assert pixels.shape[1] == 2 * pictures.MARGIN + pictures.ACROSS * (side + pictures.GAP) - pictures.GAP
     cards = pictures.cards(panel, {row.method: row.values for row in rows}, limit=pictures.error_limit([panel]))
     assert [len(card) for card in cards] == [2, 1, 2, 2, 2, 2, 2, 2]
     for number, card in enumerate(cards):
-        left = pictures.MARGIN + number % 4 * (side + pictures.GAP)
+        left = pictures.MARGIN + number % pictures.ACROSS * (side + pictures.GAP)
         column = pixels[:, left : left + side]
         for cell in card:
             wanted = np.asarray(cell.picture.convert("RGB"))

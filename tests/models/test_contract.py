@@ -95,7 +95,7 @@ def test_zero_filled_is_the_adjoint():
 
 
 def test_an_unknown_configuration_is_refused():
-    with pytest.raises(ValueError, match="wanted the Config class of one of: atlf, unet, .*, zero_filled"):
+    with pytest.raises(ValueError, match="wanted the configuration of a network: one of atlf, unet, .*, zero_filled"):
         build("atlf")
 
 
