@@ -25,7 +25,7 @@ def test_examples_come_in_turn_and_leave_as_a_batch(monkeypatch, accelerator, co
     def model(measurement: Measurement) -> Reconstruction:
         seen.append(jax.tree.map(jnp.shape, measurement))
         image = adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)
-        return Reconstruction(image, fused=measurement.ct, symmetry=abs(image).sum((-2, -1)))
+        return Reconstruction(image, fused=measurement.ct, extras=abs(image).sum((-2, -1)))
 
     got, want = inference.in_turn(model, measurement), model(measurement)
     assert seen[0].kspace == (shape if accelerator else (1, *shape[1:]))
