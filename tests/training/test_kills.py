@@ -26,7 +26,8 @@ from atlf_jax.config import Config
 from atlf_jax.data import DataConfig, PhantomConfig
 from atlf_jax.masks import MaskConfig
 from atlf_jax.models import DCCNNConfig
-from atlf_jax.training import StageConfig, TrainConfig
+from atlf_jax.objectives import Supervised
+from atlf_jax.training import Stage, TrainConfig
 
 
 def get_config() -> Config:
@@ -35,7 +36,11 @@ def get_config() -> Config:
         data=DataConfig(PhantomConfig(size=16, subjects=10, slices=16)),
         masks=(MaskConfig(kind="random", acceleration=4.0, center_fraction=0.08),),
         train=TrainConfig(
-            reconstruction=StageConfig(steps={steps}), batch_size=2, log_every=1, eval_every=7, save_every=4
+            stages=(Stage("reconstruction", Supervised(), steps={steps}),),
+            batch_size=2,
+            log_every=1,
+            eval_every=7,
+            save_every=4,
         ),
     )
 """
