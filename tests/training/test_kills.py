@@ -3,6 +3,7 @@
 The short form runs by default; the many kills by ``pytest -m kill tests/training/test_kills.py``.
 """
 
+import contextlib
 import json
 import random
 import signal
@@ -95,9 +96,10 @@ def children(process: subprocess.Popen) -> list[int]:
     """Return the loader processes."""
     found = []
     for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread or a child that has just ended
+            for child in task.read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
     return found
 
 
