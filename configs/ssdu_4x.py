@@ -2,7 +2,8 @@
 
 Source: Yaman et al. 2020. Command: ``python train.py --config=configs/ssdu_4x.py``, and the same network trained by the
 fully sampled images: ``--config=configs/ssdu_4x.py:supervised``. Needs no download: the heads have eight simulated
-coils, a smooth phase and noise. Only the measured samples are in the loss; the fully sampled images give the scores.
+coils, a smooth phase and noise. Only the measured samples are in the loss; the fully sampled images give the scores
+of the validation, by which the best checkpoint is chosen.
 Expected numbers: docs/multi-coil.md.
 """
 

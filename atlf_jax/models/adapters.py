@@ -109,10 +109,8 @@ class _Equinox:
         import equinox
 
         del mutable  # it has no state
-        shapes = equinox.filter_eval_shape(self.make, jax.random.key(0))
-        params, others = equinox.partition(
-            shapes, lambda leaf: jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact)
-        )
+        # for its other arrays, such as indices; the parameters drawn here are not used
+        params, others = equinox.partition(self.make(jax.random.key(0)), equinox.is_inexact_array)
         module = equinox.combine(_filled(params, variables["params"]), others)
         module = equinox.nn.inference_mode(module, value=rngs is None)
         takes_key = "key" in inspect.signature(type(module).__call__).parameters

@@ -20,7 +20,7 @@ from atlf_jax.array_types import Array, Measurement
 from atlf_jax.config import Config
 from atlf_jax.data.files import sha256_of, write_file
 from atlf_jax.data.transforms import ct_shape
-from atlf_jax.models import ATLFConfig, ModelConfig, build
+from atlf_jax.models import ModelConfig, build, multiple_of
 from atlf_jax.nn.backend import formulated_for
 from atlf_jax.ops import adjoint, birdcage_maps, forward
 from atlf_jax.program import VERSION
@@ -79,12 +79,12 @@ def write(
     windows = len(config.data.ct_windows) or 1
     arguments = _arguments(shape, windows, coils=coils)
     program = _program(config.model, variables, arguments)
-    check = _check_arrays(shape, windows, coils=coils)
+    check: dict[str, Any] = _check_arrays(shape, windows, coils=coils)
     check["image"] = np.asarray(jax.jit(partial(_run, config.model))(variables, *check.values()))
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / PROGRAM, program)
     with (folder / CHECK).open("wb") as file:
-        np.savez_compressed(file, **check)  # type: ignore[arg-type]
+        np.savez_compressed(file, **check)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     card = _card(config, facts, arguments, parameters, {name: sha256_of(folder / name) for name in (PROGRAM, CHECK)})
     write_file(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
@@ -130,9 +130,8 @@ def _run(
     scale = jnp.abs(adjoint(kspace, mask, coil_maps)).max((-2, -1), keepdims=True)
     scale = jnp.where(scale > 0, scale, 1)
     measurement = Measurement(kspace / (scale[:, None] if maps else scale), mask, ct, coil_maps)
-    multiple = model.multiple if isinstance(model, ATLFConfig) else 1
     network = partial(in_turn, partial(build(model).apply, variables))
-    image = for_any_size(network, measurement, multiple=multiple).image * scale
+    image = for_any_size(network, measurement, multiple=multiple_of(model)).image * scale
     return image if coil_maps is None else jnp.where((coil_maps != 0).any(1), image, 0)
 
 
