@@ -35,7 +35,7 @@ from atlf_jax.reconstruct.slices import (
     calibration_sides,
     in_batches,
     kernel_side,
-    measure,
+    prepare_batch,
 )
 from benchmarks.table import markdown
 
@@ -177,7 +177,7 @@ class Scan:
             coils = "espirit" if self.coils else None
             settings = Settings(coils=coils, calibration=calibration_sides(mask, self.shape))
             _, fields = next(in_batches([record], settings))
-            self._measured = (record, settings, measure(fields, settings))
+            self._measured = (record, settings, prepare_batch(fields, settings))
         return self._measured
 
     def error(self, image: np.ndarray) -> float:

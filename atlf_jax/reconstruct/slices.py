@@ -225,9 +225,6 @@ def prepare_batch(fields: list, settings: Settings) -> Measured:
     return _measure(*fields, settings.whitening, *static)
 
 
-measure = prepare_batch  # its name in earlier versions
-
-
 @partial(jax.jit, static_argnums=(5, 6, 7, 8))
 def _measure(
     kspace: Array,
