@@ -39,7 +39,6 @@ __all__ = [
     "calibration_sides",
     "check_record",
     "in_batches",
-    "measure",
     "prepare_batch",
     "reconstruct_records",
     "too_small_a_centre",
