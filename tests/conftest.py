@@ -97,7 +97,8 @@ def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if not os.environ.get("ATLF_DATA_DIR") or reporter is None:
         return
-    skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if ("real data", True) in r.user_properties]
+    reports = reporter.stats.get("skipped", [])  # a file skipped as a whole has a report without properties
+    skipped = [r.nodeid for r in reports if ("real data", True) in getattr(r, "user_properties", ())]
     if skipped:
         reporter.write_line(f"ATLF_DATA_DIR is set but tests on real data were skipped: {skipped}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
