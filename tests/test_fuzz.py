@@ -27,7 +27,7 @@ from PIL import Image
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, to_dict
-from atlf_jax.data import AANLIBConfig, AANLIBSource, PreparedConfig, PreparedSource, prepare
+from atlf_jax.data import AANLIBConfig, AANLIBSource, PreparedConfig, PreparedSource, preparation
 from atlf_jax.data.dicom import read_series
 from atlf_jax.data.fastmri import KSpaceFile, write_kspace
 from atlf_jax.data.inputs import load_npy
@@ -201,7 +201,7 @@ def table(folder):
     settings = prepare.PrepareConfig(layout="table", source=str(file), out=str(folder / "out"))
 
     def read():
-        pairs = prepare.LAYOUTS["table"](file, settings)
+        pairs = preparation.LAYOUTS["table"](file, settings)
         prepare._check_subjects(file, pairs)
         return [(pair.subject, str(pair.ct), str(pair.mr), pair.split) for pair in pairs]
 
