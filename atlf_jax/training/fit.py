@@ -223,6 +223,8 @@ def _loop(
         if ending:
             return step >= total and not snapshot.validation_due
 
+        if step in (first, span.start):
+            log.compiling(span.name)
         batch = next(batches)
         following, metrics = programs.step(state, place(batch, mesh))
         _log(log, pending, checkpoints)  # of the step before, while this one runs
