@@ -156,11 +156,16 @@ def cards(panel: Panel, scores: Mapping[str, Mapping[str, float]], *, limit: flo
 
 
 @beartype
-def data_uri(image: Image.Image | bytes) -> str:
-    """Write a picture (or the bytes of a PNG file) as an address that holds the picture itself."""
+def data_uri(image: Image.Image | bytes, *, small: bool = True) -> str:
+    """Write a picture (or the bytes of a PNG file) as an address that holds the picture itself.
+
+    Args:
+        image: the picture.
+        small: spend time on packing it.
+    """
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", **({"optimize": True} if small else {"compress_level": 1}))
         image = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
