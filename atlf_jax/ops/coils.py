@@ -69,7 +69,8 @@ def low_resolution_images(
     Returns:
         Images ``[*b, h, w]``.
     """
-    window = centre_window(kspace.shape[-2:], calibration)
+    h, w = kspace.shape[-2:]
+    window = centre_window((h, w), calibration)
     return ifft2c(kspace * jnp.asarray(window, kspace.dtype).reshape((1,) * (kspace.ndim - 2) + window.shape))
 
 
