@@ -26,6 +26,7 @@ from studies import folds, raw
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -61,6 +61,7 @@ def test_one_program_serves_every_mask(network):
     counted(variables, measure(1)[0])
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_agree(network):
     model, variables, apply, _ = network
     measurement, _ = measure()
