@@ -54,11 +54,11 @@ class SenseNetConfig(BaselineConfig):
     """Iterations of the conjugate gradient, for the start."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.repeats, self.width, self.memory, self.cg_iterations) < 1 or self.pools < 0:
-            raise ValueError(
-                f"got steps {self.steps}, repeats {self.repeats}, width {self.width}, memory {self.memory}, cg_iterations "
-                f"{self.cg_iterations} and pools {self.pools}, wanted 1 or more, and 0 or more pools"
-            )
+        for name in ("steps", "repeats", "width", "memory", "cg_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, wanted 1 or more")
+        if self.pools < 0:
+            raise ValueError(f"got pools {self.pools}, wanted 0 or more")
         if self.use_ct or not self.complex or self.sensitivity is not None:
             raise ValueError("this network is complex, has no CT and takes given coil maps; leave these settings")
 
