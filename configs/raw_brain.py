@@ -1,4 +1,4 @@
-"""Scans with 1 to 6 coils, phase and noise, 4x and 8x by lines and by 2-D Poisson discs; ``SenseNet``.
+"""Scans with 1 to 6 coils, phase and noise, 4x to 8x by lines and by 2-D Poisson discs; ``SenseNet``.
 
 Source: ours. Command: ``python train.py --config=configs/raw_brain.py`` with ATLF_DATA_DIR set.
 Images of heads, hearts, abdomens and more are mixed, in random contrasts, orientations and sizes; what a scanner adds
@@ -53,7 +53,7 @@ def get_config() -> Config:
         masks=tuple(
             MaskConfig(kind, acceleration, center)
             for kind in ("random_exact", "poisson_disc")
-            for acceleration, center in ((4.0, 0.08), (8.0, 0.04))
+            for acceleration, center in ((4.0, 0.08), (5.0, 0.06), (8.0, 0.04))
         ),
         augment=AugmentConfig(rotation=180.0, scale=0.5, shift=16.0, gamma=0.5, contrast=0.5, crop=(96, 0)),
         train=TrainConfig(
@@ -61,7 +61,7 @@ def get_config() -> Config:
                 Stage(
                     "reconstruction",
                     Supervised(mse=0.0, magnitude=1.0, relative=1e-6),
-                    steps=5000,
+                    steps=2400,
                     learning_rate=1e-3,
                     warmup_steps=100,
                     final_fraction=0.02,

@@ -125,8 +125,9 @@ class AcquisitionConfig:
     """Correlation of the noise between coils, in [0, 1): the random share of the covariance (0: white). Data with
     a noise scan are whitened before; this is for scans without one."""
     coils: tuple[int, int] = (0, 0)
-    """Smallest and largest number of coils that are simulated for a picture; by default one coil without a map. Each
-    record is padded with coils of zeros to the largest number, so that all have one shape."""
+    """Smallest and largest number of coils that are simulated for a picture, drawn log-uniformly: few coils differ more
+    than many. By default one coil without a map. Each record is padded with coils of zeros to the largest number, so
+    that all have one shape."""
     coil_kind: CoilKind = "any"
     """Simulated coils: loops on a ring, loops about the object, random polynomials, or one of these at random."""
     fold: float = 0.0
@@ -424,7 +425,7 @@ def simulate_acquisition(example: Example, config: AcquisitionConfig, rng: np.ra
         example = example._replace(target=(example.target * np.exp(1j * phase)).astype(np.complex64))
     least, most = config.coils
     if most:
-        coils = int(rng.integers(least, most + 1))
+        coils = int(least * ((most + 1) / least) ** rng.random())
         if config.fold and rng.random() < 0.5:
             return _fold(example, coils, config, rng)
         example = example._replace(coil_maps=simulate_maps(shape, coils, rng, kind=config.coil_kind))
