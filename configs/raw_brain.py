@@ -28,6 +28,7 @@ FILES = (
     "mmwhs/totalsegmentator_cardiac_cta/ct_cropped.nii.gz",
     "raw/complex_images.npz",
 )
+LOSS = Supervised(mse=0.0, magnitude=1.0, relative=1e-6)
 VALID = ("aanlib_ct_mri/MRI/410[01]?.png", "mmwhs/mscmr_mr_volumes/patient11_[CL]*[0E].nii.gz")
 
 
@@ -58,14 +59,9 @@ def get_config() -> Config:
         augment=AugmentConfig(rotation=180.0, scale=0.5, shift=16.0, gamma=0.5, contrast=0.5, crop=(96, 0)),
         train=TrainConfig(
             stages=(
-                Stage(
-                    "reconstruction",
-                    Supervised(mse=0.0, magnitude=1.0, relative=1e-6),
-                    steps=2400,
-                    learning_rate=1e-3,
-                    warmup_steps=100,
-                    final_fraction=0.02,
-                ),
+                # stopped at any time by --train.reconstruction.steps NOW, the last stage still follows
+                Stage("reconstruction", LOSS, steps=6000, learning_rate=1e-3, warmup_steps=100, schedule="constant"),
+                Stage("anneal", LOSS, steps=1500, learning_rate=1e-3, final_fraction=0.01),
             ),
             batch_size=1,
             eval_every=1000,
