@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from beartype import beartype
 
-from atlf_jax.data.aanlib import _read_grey
+from atlf_jax.data.aanlib import read_grey
 from atlf_jax.data.arrays import read_array
 from atlf_jax.data.coils import centre_sides, low_resolution_maps_numpy
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
@@ -119,7 +119,7 @@ def _read_group(root: Path, pattern: str, *, measured: bool) -> list[tuple[str, 
 def _slices(file: Path) -> Iterator[np.ndarray]:
     """Yield the slices of a file of images, [h, w] float32 or complex64."""
     if file.suffix == ".png":
-        yield _read_grey(file)
+        yield read_grey(file)
     elif file.suffix == ".npz":
         with np.load(file, allow_pickle=False) as arrays:
             yield from (np.asarray(arrays[name], np.complex64) for name in arrays.files)
