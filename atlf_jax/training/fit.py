@@ -1,14 +1,12 @@
 """The fit loop: all stages of one run, from its last checkpoint to its end."""
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +20,7 @@ from atlf_jax.masks import MaskConfig
 from atlf_jax.metrics import is_black
 from atlf_jax.objectives import Model
 from atlf_jax.program import Interrupted
-from atlf_jax.signals import SIGNALS, Interruption
+from atlf_jax.signals import Interruption, between_instructions
 from atlf_jax.training.checkpoint import (
     Checkpoints,
     Saved,
@@ -224,6 +222,8 @@ def _loop(
         if ending:
             return step >= total and not snapshot.validation_due
 
+        if step in (first, span.start):
+            log.compiling(span.name)
         asked_at = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - asked_at
@@ -401,14 +401,5 @@ def _interruptible(given: Interruption | None) -> Iterator[Interruption]:
             interruption.rescue = None
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        interruption.asked.set()
-        signal.signal(number, handlers[number])
-
-    handlers = {int(number): signal.signal(number, handle) for number in SIGNALS}
-    try:
+    with between_instructions(interruption):
         yield interruption
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
