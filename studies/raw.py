@@ -18,6 +18,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for solver in arguments.solvers:
                 found = kept.get(f"{case} | {solver}", lambda s=solver, m=mask, scan=scan: solver_scores(scan, m, s))
                 row[solver] = found if isinstance(found, str) else _cell(found)
-                if arguments.keep_samples and not isinstance(found, str) and solver in GRIDS:
-                    kept_found = kept.get(
-                        f"{case} | {solver}, samples kept",
-                        lambda s=solver, m=mask, scan=scan: solver_scores_with_samples(scan, m, s),
-                    )
-                    row[f"{solver}, samples kept"] = _cell(kept_found)
+                if arguments.keep_samples and solver in GRIDS:
+                    name, applies = f"{solver}, samples kept", not isinstance(found, str)
+                    score = partial(solver_scores_with_samples, scan, mask, solver)
+                    row[name] = _cell(kept.get(f"{case} | {name}", score)) if applies else "-"
             for name in networks:
 
                 def score(name: str = name, mask: np.ndarray = mask, scan: Scan = scan) -> dict[str, float]:
