@@ -147,7 +147,7 @@ class RefineMaps(nn.Module):
         window = np.outer(*(_hann(m, n * CENTRE) for n, m in zip(sides, few, strict=True)))
         explained = maps * jnp.sum(maps.conj() * coil_images, axis=1, keepdims=True)
         kspace, explained = (fft2c(each)[..., *places] for each in (coil_images, explained))
-        smooth = ifft2c(kspace * window.astype(kspace.dtype))
+        smooth = ifft2c(kspace * window.astype(kspace.dtype)[None, None])
         seen = jnp.concatenate([to_channels(each) for each in (smooth, ifft2c(kspace), ifft2c(explained))], axis=-1)
         unet = UNet(2, self.width, self.pools, normalised=False, name="unet")
         update = _padded(unet, seen.reshape(-1, *seen.shape[2:]), 2**self.pools)

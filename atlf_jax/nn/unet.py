@@ -3,6 +3,8 @@
 Source: Zbontar et al. 2018, "fastMRI"; Sriram et al. 2020, "End-to-End Variational Networks" (normalisation, padding).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -64,7 +66,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
         skipped = []
-        options = {} if self.normalised else {"kernel_init": HE}
+        options: dict[str, Any] = {} if self.normalised else {"kernel_init": HE}
         for level in range(self.pools):
             x = ConvBlock(self.width * 2**level, self.normalised, name=f"down_{level}")(x)
             skipped.append(x)

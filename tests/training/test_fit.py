@@ -316,7 +316,7 @@ def test_subjects_in_both_sources_are_refused_or_named_in_every_line(
     workdir = run(train_config(reconstruction=1, allow_shared_subjects=True), valid_source=discs(5))
     warning = "5 subjects both trained on and validated on"
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 3 and all(line.startswith(f"[{warning}]") for line in printed)
+    assert len(printed) == 4 and all(line.startswith(f"[{warning}]") for line in printed)
     assert all(line["warning"] == warning for kind in ("train", "valid") for line in lines(workdir, kind))
     assert read_meta(workdir, "best")["warning"] == warning
 
