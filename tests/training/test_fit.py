@@ -20,6 +20,7 @@ from atlf_jax.objectives import Outcome
 from atlf_jax.program import Interrupted
 from atlf_jax.training import load, span_at, spans
 from atlf_jax.training.checkpoint import Checkpoints, Snapshot, read_meta
+from atlf_jax.training.hosts import StopVote
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.sharding import data_mesh
@@ -110,7 +111,7 @@ def test_a_resumed_run_is_bit_identical(train_config, run, tmp_path, interrupt_a
     run(config, workdir=halves)
     assert_identical(load(whole, "latest"), load(halves, "latest"))
     assert_identical(load(whole, "best"), load(halves, "best"))
-    timing = {"elapsed_seconds", "cpu_seconds", "images_per_second"}
+    timing = {"elapsed_seconds", "cpu_seconds", "images_per_second", "data_wait_seconds", "compilations"}
     for kind in ("train", "valid"):
         for a, b in zip(lines(whole, kind), lines(halves, kind), strict=True):
             assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
@@ -323,6 +324,7 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
         return Outcome({"mse": jnp.array([0.25, 0.5])}, {"psnr": jnp.array([20.0, jnp.inf])}, {}, {})
 
     batches = evaluation_batches(discs(4), mask=MASK, batch_size=2)
+    mesh = data_mesh(batch_size=2, devices=jax.devices()[:1])
     state = TrainState(jnp.int32(3), {}, {}, {}, ())
     with RunLog(tmp_path, start=0, total=9, batch_size=2, every=1) as log:
         means = fit_module._validate(
@@ -331,8 +333,8 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
             state,
             snapshot=Snapshot(state, 3, "joint"),
             pictures=False,
-            asked=threading.Event(),
-            mesh=data_mesh(batch_size=2, devices=jax.devices()[:1]),
+            vote=StopVote(threading.Event(), mesh),
+            mesh=mesh,
             log=log,
         )
     assert means == {"loss": 0.375, "loss/mse": 0.375, "psnr": 20.0}
