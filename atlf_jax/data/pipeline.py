@@ -142,6 +142,13 @@ def _until_closed(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
     try:
         while held:
             yield next(held[0])
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise OSError(
+            "a loader process has ended by itself or was killed, perhaps for want of memory; use fewer "
+            "--data.workers, and run the same command to go on from the last checkpoint"
+        ) from error
     finally:
         atexit.unregister(close)
         close()

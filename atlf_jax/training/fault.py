@@ -48,7 +48,7 @@ def _faults(jaxpr: Any, consts: Any, arguments: Any, scope: str = "") -> Iterato
     last_use = {var: i for i, each in enumerate(jaxpr.eqns) for var in each.invars if not _is_literal(var)}
     for i, equation in enumerate(jaxpr.eqns):
         names = list(dict.fromkeys(var for var in equation.invars if not _is_literal(var)))
-        single = core.Jaxpr((), names, equation.outvars, [equation])
+        single = jaxpr.replace(constvars=(), invars=names, outvars=equation.outvars, eqns=[equation])
         made = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*(values[var] for var in names))
         given = [var.val if _is_literal(var) else values[var] for var in equation.invars]
         if not all(map(_finite, made)) and all(map(_finite, given)):

@@ -35,7 +35,8 @@ __all__ = [
     "wait_for_common_step",
 ]
 
-HEARTBEAT = 40  # seconds without a sign of life, after which the others end: within a minute of a machine's loss
+# seconds without a sign of life, after which the others end: within a minute of a machine's loss
+HEARTBEAT, HEARTBEAT_VARIABLE = 40, "ATLF_HEARTBEAT_SECONDS"
 LAST_CALL = 20.0  # seconds after a signal for all to reach a common step; batch schedulers kill after about 30
 FLAGS = ("--coordinator", "--num_processes", "--process_id")
 
@@ -130,13 +131,17 @@ def join(hosts: Hosts | None, workdir: Path, program: str) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # signals are handled by atlf_jax.signals
     number = hosts.process_id if hosts.process_id is not None else os.environ.get("SLURM_PROCID", os.getpid())
     file = workdir.expanduser().resolve() / f"process_{number}.txt"
+    try:
+        heartbeat = int(os.environ.get(HEARTBEAT_VARIABLE) or HEARTBEAT)
+    except ValueError as error:
+        raise ValueError(f"{HEARTBEAT_VARIABLE} must be a whole number of seconds") from error
     _redirect_runtime(file)
     try:
         jax.distributed.initialize(
             *hosts,
             cluster_detection_method="deactivate" if hosts.coordinator else None,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT,
+            heartbeat_timeout_seconds=heartbeat,
+            shutdown_timeout_seconds=heartbeat,
         )
     except RuntimeError as error:
         if "must be called before" in str(error):
