@@ -18,8 +18,8 @@ def first_fault(function: Callable[..., Any], *arguments: Any) -> str:
     """Return the module whose operation is the first to make a number that is not finite of finite ones.
 
     The operations are done one by one, so it takes many times as long as the compiled program: it is for the one step
-    that failed. Flax names its operations by module; numbers that are infinite on purpose, as masks are, have no finite
-    operands and do not count.
+    that ends a run, and forgets all compiled programs. Flax names its operations by module; numbers that are infinite
+    on purpose, as masks are, have no finite operands and do not count.
 
     Args:
         function: of arrays, such as the gradient of a loss.
@@ -37,6 +37,7 @@ def first_fault(function: Callable[..., Any], *arguments: Any) -> str:
         >>> first_fault(lambda x: root(x - 1), jnp.array(0.5))
         'root'
     """
+    jax.clear_caches()  # what was traced before has the names of where it was traced first
     closed = jax.make_jaxpr(function)(*arguments)
     return next(_faults(closed.jaxpr, closed.consts, jax.tree.leaves(arguments)), "")
 

@@ -288,19 +288,21 @@ class _Notes:
             return
         broken = [name for name, value in metrics.items() if not math.isfinite(value) and "_norm/" not in name]
         records = gathered(pending.records).tolist()
-        with jax.transfer_guard("allow"):
-            cause = pending.cause()
         message = (
             f"{', '.join(broken)} not finite at step {pending.step} of stage {pending.stage}, records {records} of the "
-            f"training source{cause and f', first in {cause}'}"
+            "training source"
         )
         self._skipped += 1
-        if self._skipped > self._limit:
-            raise FloatingPointError(
-                f"{message}; last good checkpoint: {self._checkpoints.last_good}. Look at these records, or lower "
-                f"train.{pending.stage}.learning_rate"
-            )
-        self._log.say(f"{message}; left out, {self._skipped} in a row of {self._limit} allowed")
+        if self._skipped <= self._limit:
+            self._log.say(f"{message}; left out, {self._skipped} in a row of {self._limit} allowed")
+            return
+        last_good = self._checkpoints.last_good
+        with jax.transfer_guard("allow"):
+            cause = pending.cause()
+        raise FloatingPointError(
+            f"{message}{cause and f', first in {cause}'}; last good checkpoint: {last_good}. Look at these records, or "
+            f"lower train.{pending.stage}.learning_rate"
+        )
 
 
 def _cause(programs: Programs, state: TrainState, batch: Batch) -> str:
