@@ -143,7 +143,7 @@ def test_devices_and_processes_do_not_matter(settings, tmp_path) -> None:
         job.run(workdir, processes, devices)
         assert_close(tmp_path / "1x1", workdir)
     divided = tmp_path / "divided"
-    job.run(divided, 2, 2, "--train.parameter_shards=4", "--train.shard_rules", "*/kernel", "3")
+    job.run(divided, 2, 2, "--train.parameter_shards=4", "--train.shard_rules", "*conv_0/kernel", "3", "*", "-1")
     assert_close(tmp_path / "1x1", divided)
 
 
