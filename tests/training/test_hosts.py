@@ -138,7 +138,7 @@ def test_a_run_of_two_processes_loses_one_and_goes_on_in_one(settings, tmp_path)
 def test_devices_and_processes_do_not_matter(settings, tmp_path) -> None:
     job = Job(tmp_path, settings, steps=20)
     job.run(tmp_path / "1x1", 1, 1)
-    for processes, devices in ():
+    for processes, devices in ((1, 2), (1, 8), (2, 1), (2, 4), (4, 1), (4, 2)):
         workdir = tmp_path / f"{processes}x{devices}"
         job.run(workdir, processes, devices)
         assert_close(tmp_path / "1x1", workdir)
