@@ -52,7 +52,7 @@ class Speed:
             images: of the batch, over all devices.
         """
         now = time.monotonic()
-        measured = {"data_wait_seconds": self._waited, "compilations": float(self._compilations.count)}
+        measured = {"data_wait": self._waited, "compilations": float(self._compilations.count)}
         memory = self._device.memory_stats()
         if memory:
             measured["device_gib"] = memory["peak_bytes_in_use"] / 2**30
