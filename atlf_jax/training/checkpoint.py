@@ -147,6 +147,8 @@ class Checkpoints:
                 if is_first():
                     _write_checksums(folder)
                 barrier("the checkpoint is complete")
+            except jax.errors.JaxRuntimeError:  # another process is lost
+                raise
             except Exception as error:  # of several libraries; what they share is that the disk did not take it
                 raise OSError(
                     f"step {snapshot.step} cannot be saved in {folder.parent} ({_reason(error)}); make room there or "
