@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -251,7 +251,7 @@ def _loop(
         if step > first:
             checkpoints.offer(Snapshot(state, step, span.name))
         state, step = following, step + 1
-        pending = Pending(step, span.name, metrics, vote.cast(), measured, batch.record, cause)
+        pending = Pending(step, span.name, metrics, vote.cast(), measured, np.asarray(batch.record), cause)
 
 
 class Pending(NamedTuple):
@@ -343,7 +343,8 @@ def _validate(
         for name, value in jax.device_get(scores).items():
             values.setdefault(name, []).extend(value[: len(names)][~empty].tolist())
         if number == 0 and pictures:
-            first = {name: jax.device_get(value.addressable_data(0))[0] for name, value in outcome.pictures.items()}
+            own = {name: cast(jax.Array, value).addressable_data(0) for name, value in outcome.pictures.items()}
+            first = {name: value[0] for name, value in jax.device_get(own).items()}
             log.picture(snapshot.step, first)
     losses = {name: float(np.mean(value)) for name, value in values.items() if name.startswith("loss/")}
     means = {"loss": sum(losses.values())} | losses

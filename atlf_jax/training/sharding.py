@@ -111,8 +111,8 @@ def own_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     Raises:
         ValueError: this process has no devices in the mesh, or they are not neighbours in it.
     """
-    indices = split(mesh).addressable_devices_indices_map((batch_size,)).values()
-    rows = sorted(row for (index,) in indices if index is not None for row in range(*index.indices(batch_size)))
+    indices = [index for index in split(mesh).addressable_devices_indices_map((batch_size,)).values() if index]
+    rows = sorted(row for (rows_of_device,) in indices for row in range(*rows_of_device.indices(batch_size)))
     if not rows or rows != list(range(rows[0], rows[0] + len(rows))):
         raise ValueError("every process must have devices of its own, next to each other in the mesh")
     return rows[0], len(rows)

@@ -84,7 +84,7 @@ def copy_matching_arrays(start: Mapping[str, Any], state: TrainState) -> tuple[T
         raise ValueError(
             "train.start_from names a network that has no array of this one's names and shapes; leave it out"
         )
-    placed = {path: put(np.array(array), own[path].sharding) for path, array in given.items()}
+    placed = {path: put(np.array(array), cast(jax.Array, own[path]).sharding) for path, array in given.items()}
     variables = _nested(own | placed)
     params = variables.pop("params", {})
     fresh = sorted("/".join(path) for path in own.keys() - given.keys())
@@ -192,7 +192,9 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
         metrics |= {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
         metrics |= {name: value.mean() for name, value in outcome.scores.items()}
         metrics |= {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradient.items()}
-        metrics |= {f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()}
+        metrics |= {
+            f"update_norm/{name}": optax.tree.norm(tree) for name, tree in cast(dict[str, Any], updates).items()
+        }
         if config.skip_not_finite:
             finite = jnp.isfinite(outcome.loss) & jnp.isfinite(norm)
             before = state._replace(step=following.step)
