@@ -13,6 +13,12 @@ class CNN(nn.Module):
     """Compute conv(relu(conv(... relu(conv(x))))) with 3x3 convolutions and biases, at full resolution.
 
     The last convolution starts at zero, so that a residual network starts as the identity.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> output, _ = CNN(2, width=4, depth=2).init_with_output(jax.random.key(0), np.ones((1, 8, 8, 3), np.float32))
+        >>> output.shape, bool((output == 0).all())
+        ((1, 8, 8, 2), True)
     """
 
     outputs: int

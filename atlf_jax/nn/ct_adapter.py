@@ -33,6 +33,11 @@ def guide(image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]) -> Inexa
     Returns:
         ``[b, h, w]``.
 
+    Example:
+        >>> flat, edge = jnp.zeros((1, 2, 4)), jnp.array([[[0.0, 1.0, 1.0, 0.0]] * 2])
+        >>> bool((guide(edge, flat) == 0).all()), bool((guide(edge, edge) != 0).any())
+        (True, True)
+
     Source: ours, from Ehrhardt and Betcke 2016.
     """
     edges = edge_field(ct_picture(ct), GUIDE_EDGE)

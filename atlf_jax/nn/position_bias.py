@@ -44,6 +44,10 @@ def stripe_pair_bias(
 
     Returns:
         ``[b, heads, n, m]``.
+
+    Example:
+        >>> stripe_pair_bias(jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 1, 1, 2)), size=8).item()  # four directions
+        4.0
     """
     b, g, n, m, _ = displacement.shape
     total = jnp.zeros((b, g, n * m), displacement.dtype)
@@ -134,6 +138,11 @@ def stripe_row_bias(
 
     Returns:
         The bias in the form that ``attention.attend`` reads.
+
+    Example:
+        >>> bias = stripe_row_bias(jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 3, 2)), h=4, w=5)
+        >>> bias.row(0).shape  # the first row's 5 pixels towards 3 keys
+        (1, 1, 5, 3)
     """
     diagonal = np.arange(h + w - 1)
     # STRIPE_STEPS . pixel, in the order of StripeBias' fields

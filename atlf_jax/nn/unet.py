@@ -45,6 +45,12 @@ class UNet(nn.Module):
     The transposed 2x2 convolution of stride 2 is a 1x1 convolution to four times the features and a pixel shuffle:
     the same sum, as one matrix product. The last layer starts at zero (ours), so that a residual network starts as
     the identity. Both sides must be multiples of ``2**pools``.
+
+    Example:
+        >>> import jax
+        >>> x = jnp.zeros((1, 16, 16, 3))
+        >>> jax.eval_shape(UNet(2, width=4, pools=1).init_with_output, jax.random.key(0), x)[0].shape
+        (1, 16, 16, 2)
     """
 
     outputs: int
@@ -79,6 +85,12 @@ class NormUNet(nn.Module):
     ``published`` is what fastMRI's ``NormUnet`` computes: ``s * UNet((x - m) / s) + m`` with the unbiased deviation, a
     last layer that does not start at zero, and multiples of 16. A channel of one value is left at its mean there.
     ``clip`` limits its normalised input, as fastMRI does for its single U-Net.
+
+    Example:
+        >>> import jax
+        >>> x = jnp.zeros((1, 15, 17, 3))  # of any size
+        >>> jax.eval_shape(NormUNet(2, width=4, pools=1).init_with_output, jax.random.key(0), x)[0].shape
+        (1, 15, 17, 2)
     """
 
     outputs: int

@@ -44,6 +44,13 @@ def l1_wavelet(
     Raises:
         ValueError: real k-space, shapes that do not fit, values that are not finite, or a negative regularisation.
 
+    Example:
+        >>> from atlf_jax.ops import fft2c
+        >>> image = jnp.zeros((4, 4), jnp.complex64).at[1, 1].set(1)
+        >>> found = l1_wavelet(fft2c(image), [True] * 4, regularisation=10.0, order=1, iterations=2)
+        >>> bool((found == 0).all())
+        True
+
     Source: Lustig et al. 2007 by FISTA (Beck and Teboulle 2009); the objective and the iterations of sigpy
     ``mri.app.L1WaveletRecon``. As there, ``W^H shrink(W x)`` stands for the proximal map, which it is only away from
     the image's border, since W has more coefficients than the image has pixels.

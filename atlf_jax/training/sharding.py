@@ -19,6 +19,10 @@ def data_mesh(*, batch_size: int, devices: Sequence[jax.Device] | None = None) -
 
     Raises:
         ValueError: the batch cannot be split evenly.
+
+    Example:
+        >>> dict(data_mesh(batch_size=3, devices=jax.devices()[:1]).shape)
+        {'data': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
     if batch_size % len(devices):
