@@ -72,8 +72,8 @@ def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: Basel
     Example:
         >>> x = jnp.ones((1, 4, 4), jnp.complex64)
         >>> measurement = Measurement(x, jnp.ones((1, 1, 4), bool), jnp.zeros((1, 4, 4)))
-        >>> as_input(x, measurement, BaselineConfig()).shape, as_input(x, measurement, BaselineConfig(use_ct=False)).shape
-        ((1, 4, 4, 3), (1, 4, 4, 2))
+        >>> [as_input(x, measurement, BaselineConfig(use_ct=use_ct)).shape for use_ct in (True, False)]
+        [(1, 4, 4, 3), (1, 4, 4, 2)]
     """
     image = to_channels(x)[..., : config.channels]
     return jnp.concatenate([image, ct_channels(measurement.ct)], axis=-1) if config.use_ct else image

@@ -171,7 +171,7 @@ def depthwise(padded: Float[Array, "b h1 w1 f"], kernel: Float[Array, "rows colu
     it takes all rows at once. Sums are float32 at least.
 
     Example:
-        >>> depthwise(jnp.arange(8.0).reshape(1, 2, 2, 2), jnp.ones((2, 2, 2))).ravel().tolist()  # a sum for each channel
+        >>> depthwise(jnp.arange(8.0).reshape(1, 2, 2, 2), jnp.ones((2, 2, 2))).ravel().tolist()  # sums by channel
         [12.0, 16.0]
     """
     return _shifted_sum(padded, kernel)

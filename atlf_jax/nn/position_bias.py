@@ -46,7 +46,7 @@ def stripe_pair_bias(
         ``[b, heads, n, m]``.
 
     Example:
-        >>> stripe_pair_bias(jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 1, 1, 2)), size=8).item()  # four directions
+        >>> stripe_pair_bias(jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 1, 1, 2)), size=8).item()  # 4 directions
         4.0
     """
     b, g, n, m, _ = displacement.shape

@@ -86,7 +86,8 @@ def per_example(
 
     Example:
         >>> kspace, mask = jnp.array([1 + 0j, 5 + 0j]).reshape(2, 1, 1), jnp.ones((1, 1, 1), bool)
-        >>> per_example(lambda kspace, mask, coil_maps: kspace / abs(kspace).max(), kspace, mask, None).real.ravel().tolist()
+        >>> scaled = per_example(lambda kspace, mask, coil_maps: kspace / abs(kspace).max(), kspace, mask, None)
+        >>> scaled.real.ravel().tolist()
         [1.0, 1.0]
     """
     check_ranks(mask, kspace.ndim - (coil_maps is not None), coil_maps)
