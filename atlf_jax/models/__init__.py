@@ -102,8 +102,8 @@ def multiple_of(config: ModelConfig) -> int:
     """Return the number that both sides of an image must be multiples of; 1 if the configuration does not say.
 
     Example:
-        >>> multiple_of(UNetConfig())
-        1
+        >>> multiple_of(UNetConfig()), multiple_of(ATLFConfig(fusion=FusionConfig(stride=2)))
+        (1, 2)
     """
     return getattr(config, "multiple", 1)
 
