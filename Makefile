@@ -1,4 +1,5 @@
-# make demo: train, evaluate and report on generated heads.  make test: the whole test suite.
+# make demo: train, evaluate and report on generated heads.
+# make test: all tests but those that start whole programs or train.  make test-all: those too, as the continuous check.
 # make docs: the documentation site, in build/site.  make test-matrix: the wheel in fresh environments of each Python.
 # All make their own environment in .venv first; PYTHON=... picks the interpreter (3.11 to 3.13).
 SHELL := /bin/bash
@@ -6,7 +7,7 @@ SUITABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
 RUN := .venv/bin/python
 
-.PHONY: demo test test-matrix docs lint clean
+.PHONY: demo test test-all test-matrix docs lint clean
 demo: .venv/ready
 	$(RUN) train.py --config=configs/phantom_demo.py --workdir=runs/demo
 	$(RUN) evaluate.py --checkpoint=runs/demo --out=runs/demo/evaluation
@@ -16,6 +17,11 @@ test: .venv/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m pyrefly check
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+test-all: .venv/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m pyrefly check
+	$(RUN) -m pytest -n 2 --dist worksteal -m 'not kill'
 
 test-matrix: .venv/ready
 	$(RUN) -m benchmarks.matrix

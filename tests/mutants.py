@@ -2,8 +2,9 @@
 
 A mutant is the package with one expression changed: a comparison, an operator, a sign, a number or a truth value. The
 same ``--seed`` draws the same ones as long as the code is the same. The mirrored test file runs first, then the tests
-of its folder; a mutant that both let pass survives, and is listed to be looked at: some change nothing that matters.
-The working tree is not touched: faults go into a copy. One process at a time, so let other work rest.
+of its folder, as ``make test`` runs them; a mutant that both let pass goes through the slow tests of the folder too, so
+that what ``make test`` leaves out is counted. What survives all is listed to be looked at: some change nothing that
+matters. The working tree is not touched: faults go into a copy. One process at a time, so let other work rest.
 """
 
 import argparse
@@ -16,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_TESTS = 5  # pytest's exit status where none was collected
 FOLDERS = ("ops", "nn", "models", "training", "evaluation", "solvers")
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
@@ -116,30 +119,37 @@ def mutant_at(root: Path, path: Path, number: int) -> Mutant:
     return Mutant(path.relative_to(root), old.lineno, before, after, source)
 
 
-def tests_of(file: Path) -> list[list[str]]:
-    """Return what to run against a mutant: the mirrored test file, then its folder."""
+def tests_of(file: Path) -> list[tuple[str, list[str]]]:
+    """Return what runs against a mutant, and its fate if that fails: the mirrored file, its folder, the slow tests."""
     folder = Path("tests", file.parts[1])
     mirrored = folder / f"test_{file.stem}.py"
-    return [[str(mirrored)]] * (ROOT / mirrored).is_file() + [[str(folder)]]
+    quick = [[str(mirrored)]] * (ROOT / mirrored).is_file() + [[str(folder)]]
+    slow = ["-m", "slow and not kill", str(folder)]
+    return [("killed", tests) for tests in quick] + [("killed by a slow test", slow)]
 
 
-def survives(copy_of_root: Path, mutant: Mutant, limit: float) -> bool:
-    """Say whether the tests pass with the fault in place."""
+def fate(copy_of_root: Path, mutant: Mutant, limit: float) -> str:
+    """Return which tests fail with the fault in place, or ``SURVIVES``."""
     target = copy_of_root / mutant.file
     original = target.read_text(encoding="utf-8")
     target.write_text(mutant.source, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(copy_of_root), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(copy_of_root),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(copy_of_root.parent / "compiled"),  # most programs stay as they are
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
     try:
-        for tests in tests_of(mutant.file):
+        for name, tests in tests_of(mutant.file):
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n0", *tests]
             done = subprocess.run(command, cwd=copy_of_root, env=environment, capture_output=True, timeout=limit)
-            if done.returncode:
-                return False
+            if done.returncode not in (0, NO_TESTS):
+                return name
     except subprocess.TimeoutExpired:  # a loop without an end is found too
-        return False
+        return "killed"
     finally:
         target.write_text(original, encoding="utf-8")
-    return True
+    return "SURVIVES"
 
 
 def main() -> None:
@@ -151,22 +161,21 @@ def main() -> None:
     arguments = parser.parse_args()
     every = places(ROOT)
     drawn = random.Random(arguments.seed).sample(every, min(arguments.count, len(every)))
-    killed = 0
+    fates: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "build", "__pycache__"))
         for number, place in enumerate(drawn, start=1):
             mutant = mutant_at(ROOT, *place)
             started = time.monotonic()
-            alive = survives(root, mutant, arguments.limit)
-            killed += not alive
-            state = "SURVIVES" if alive else "killed"
+            state = fate(root, mutant, arguments.limit)
+            fates[state] += 1
             where = f"{mutant.file}:{mutant.line}"
             print(
                 f"{number}: {state} {where}: {mutant.before} -> {mutant.after} ({time.monotonic() - started:.0f} s)",
                 flush=True,
             )
-    print(f"killed {killed} of {len(drawn)}, drawn from {len(every)} by seed {arguments.seed}")
+    print(f"{dict(fates)} of {len(drawn)}, drawn from {len(every)} by seed {arguments.seed}")
 
 
 if __name__ == "__main__":

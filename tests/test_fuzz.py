@@ -27,7 +27,7 @@ from PIL import Image
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import Config, to_dict
-from atlf_jax.data import AANLIBConfig, AANLIBSource, PreparedConfig, PreparedSource, prepare
+from atlf_jax.data import AANLIBConfig, AANLIBSource, PreparedConfig, PreparedSource, preparation
 from atlf_jax.data.dicom import read_series
 from atlf_jax.data.fastmri import KSpaceFile, write_kspace
 from atlf_jax.data.inputs import load_npy
@@ -189,7 +189,7 @@ def manifest(folder):
         write_nifti(folder / f"{number}_mr.nii.gz", Volume(np.abs(noise(18, 16, 3, seed=number)), OBLIQUE))
     (folder / "pairs.csv").write_text("subject,ct,mr,split\na,,0_mr.nii.gz,valid\nb,,1_mr.nii.gz,inner_train\n")
     settings = {"layout": "table", "source": str(folder / "pairs.csv"), "out": str(folder / "data")}
-    prepare.prepare(prepare.PrepareConfig(**settings), say=lambda _: None)
+    preparation.prepare(preparation.PrepareConfig(**settings), say=lambda _: None)
     return Format(folder / "data" / "manifest.json", lambda: examples(folder / "data"))
 
 
@@ -198,11 +198,11 @@ def table(folder):
         (folder / name).touch()
     file = folder / "pairs.csv"
     file.write_text('subject,ct,mr,split\na,ct1.nii,mr1.nii,valid\nb,"ct2.nii",mr2.nii,\nc,,mr2.nii,test\n')
-    settings = prepare.PrepareConfig(layout="table", source=str(file), out=str(folder / "out"))
+    settings = preparation.PrepareConfig(layout="table", source=str(file), out=str(folder / "out"))
 
     def read():
-        pairs = prepare.LAYOUTS["table"](file, settings)
-        prepare._check_subjects(file, pairs)
+        pairs = preparation.LAYOUTS["table"](file, settings)
+        preparation._check_subjects(file, pairs)
         return [(pair.subject, str(pair.ct), str(pair.mr), pair.split) for pair in pairs]
 
     def plain():

@@ -73,7 +73,7 @@ def test_sums_quotients_and_transforms_are_float32(switches, accelerated, monkey
     """In the whole training step; products and convolutions are bfloat16 all the same."""
     monkeypatch.setattr(backend, "accelerated", lambda: accelerated)
     measurement, image = measure()
-    model = build(narrow(small(neutral_start=True, **switches)))
+    model = build(narrow(small(phases=1, neutral_start=True, **switches)))
     variables = random_variables(model, measurement)
     with jax.numpy_dtype_promotion("strict"):
         step = jax.make_jaxpr(lambda v: jax.value_and_grad(lambda v: loss(model, v, measurement, image)[0])(v))

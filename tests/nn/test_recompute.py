@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from atlf_jax.nn.attention import attend
 from atlf_jax.nn.recompute import recompute
@@ -52,6 +53,7 @@ def test_parameters_have_the_same_names():
     assert jax.tree.structure(Stack(True).init(jax.random.key(0), x, mask)) == jax.tree.structure(variables)
 
 
+@pytest.mark.slow
 def test_it_saves_memory_although_the_compiler_merges_equal_computations():
     image = jnp.ones((1, 32, 32, 1))
 

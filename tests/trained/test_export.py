@@ -71,6 +71,7 @@ def test_the_card_says_what_the_program_takes(tmp_path) -> None:
     assert set(card["sha256"]) == {"network.jax_export", "check.npz"}
 
 
+@pytest.mark.slow
 def test_the_formulation_for_cuda_gives_the_same_image() -> None:
     network, (measurement, _) = tiny(small()), measure()
     with backend.formulated_for("cuda"):

@@ -98,7 +98,10 @@ def test_validation_counts_each_record_once(train_config, run, discs, tiny) -> N
     assert line["loss/mse"] == pytest.approx(np.mean([score.terms["mse"] for score in scores]), rel=1e-5)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 7])  # inside a stage, at the boundary of two, between two batches of one update
+SLOW_STOPS = [pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 7)]  # between two stages, inside one update
+
+
+@pytest.mark.parametrize("stop", [2, *SLOW_STOPS])
 def test_a_resumed_run_is_bit_identical(train_config, run, tmp_path, interrupt_after, stop) -> None:
     config = train_config(fusion=4, reconstruction=6, accumulate=2, eval_every=5, save_every=3)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
