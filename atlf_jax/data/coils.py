@@ -142,7 +142,7 @@ def noise_covariance_draw(coils: int, rng: np.random.Generator, *, correlation: 
 
     Example:
         >>> covariance = noise_covariance_draw(4, np.random.default_rng(0), correlation=0.5)
-        >>> round(np.trace(covariance).real / 4, 6), bool(np.allclose(covariance, covariance.conj().T))
+        >>> round(float(np.trace(covariance).real) / 4, 6), bool(np.allclose(covariance, covariance.conj().T))
         (1.0, True)
     """
     factors = rng.standard_normal((coils, coils)) + 1j * rng.standard_normal((coils, coils))

@@ -192,7 +192,7 @@ def fft2c_numpy(image: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "*b
     """Transform images to k-space, centred and orthonormal, DC at index n // 2; the numpy twin of ``ops.fft2c``.
 
     Example:
-        >>> fft2c_numpy(np.ones((2, 2), np.complex64)).real.tolist()
+        >>> fft2c_numpy(np.ones((2, 2), np.complex64)).real.round(4).tolist()
         [[0.0, 0.0], [0.0, 2.0]]
     """
     shifted = np.fft.ifftshift(image, axes=(-2, -1))

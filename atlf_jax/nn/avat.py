@@ -59,7 +59,8 @@ def strided_depthwise(
         ``[b, ceil(h / stride), ceil(w / stride), f]``.
 
     Example:
-        >>> strided_depthwise(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1)), stride=2)[0, :, :, 0].tolist()
+        >>> correlate = jax.jit(strided_depthwise, static_argnames="stride")
+        >>> np.asarray(correlate(np.ones((1, 4, 4, 1), "f4"), np.ones((3, 3, 1), "f4"), stride=2))[0, :, :, 0].tolist()
         [[4.0, 6.0], [6.0, 9.0]]
     """
     size = kernel.shape[0]

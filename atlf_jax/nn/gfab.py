@@ -52,8 +52,9 @@ def paired_conv(x: Float[Array, "b h w f"], kernel: Float[Array, "3 3 2 f"]) -> 
     grouped convolution is hundreds of times slower.
 
     Example:
-        >>> swap = jnp.zeros((3, 3, 2, 2)).at[1, 1].set(jnp.array([[0.0, 1.0], [1.0, 0.0]]))
-        >>> paired_conv(jnp.array([1.0, 2.0]).reshape(1, 1, 1, 2), swap).ravel().tolist()
+        >>> import jax, numpy as np
+        >>> swap = np.pad(np.array([[[[0, 1], [1, 0]]]], np.float32), ((1, 1), (1, 1), (0, 0), (0, 0)))
+        >>> jax.jit(paired_conv)(np.array([[[[1, 2]]]], np.float32), swap).ravel().tolist()
         [2.0, 1.0]
     """
     f = x.shape[-1]

@@ -64,8 +64,8 @@ class LRFM(nn.Module):
 
     Example:
         >>> ct, mr = jnp.arange(4.0).reshape(1, 4), jnp.ones((1, 4))
-        >>> fused, _ = LRFM(4, rank=2, start="sum").init_with_output(jax.random.key(0), ct, mr)
-        >>> fused.tolist()
+        >>> fuse = jax.jit(LRFM(4, rank=2, start="sum").init_with_output)
+        >>> fuse(jax.random.key(0), ct, mr)[0].tolist()  # at first the sum
         [[1.0, 2.0, 3.0, 4.0]]
     """
 

@@ -46,7 +46,9 @@ def stripe_pair_bias(
         ``[b, heads, n, m]``.
 
     Example:
-        >>> stripe_pair_bias(jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 1, 1, 2)), size=8).item()  # 4 directions
+        >>> import jax
+        >>> tables, displacement = np.ones((1, 4, STRIPE_BINS), np.float32), np.zeros((1, 1, 1, 1, 2), np.float32)
+        >>> jax.jit(stripe_pair_bias, static_argnames="size")(tables, displacement, size=8).item()  # of 4 directions
         4.0
     """
     b, g, n, m, _ = displacement.shape
@@ -140,8 +142,9 @@ def stripe_row_bias(
         The bias in the form that ``attention.attend`` reads.
 
     Example:
-        >>> bias = stripe_row_bias(jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 3, 2)), h=4, w=5)
-        >>> bias.row(0).shape  # the first row's 5 pixels towards 3 keys
+        >>> import jax
+        >>> tables, positions = jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 3, 2))
+        >>> jax.eval_shape(lambda *arrays: stripe_row_bias(*arrays, h=4, w=5).row(0), tables, positions).shape
         (1, 1, 5, 3)
     """
     diagonal = np.arange(h + w - 1)

@@ -77,9 +77,9 @@ def similarity_map(
         ``[*b, h - n + 1, w - n + 1]``.
 
     Example:
-        >>> image = jnp.arange(64.0).reshape(8, 8) / 64
+        >>> image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
         >>> similarity = similarity_map(image, image, UNIFORM_7, data_range=1.0, sample_covariance=True)
-        >>> similarity.round(4).tolist()
+        >>> np.asarray(similarity).round(4).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
 
     Source: Wang et al. 2004, eq. 13. Covariances are taken of the images less their means, which leaves them as they
