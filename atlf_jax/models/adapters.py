@@ -52,7 +52,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Any:
     Example:
         >>> network = from_nnx(lambda rngs: nnx.Linear(4, 4, rngs=rngs))
         >>> sorted(network.init(jax.random.key(0), None)["params"])
-        ['bias', 'kernel']
+        ['bias.value', 'kernel.value']
     """
     return _NNX(make)
 

@@ -58,9 +58,10 @@ class MoDL(nn.Module):
     Example:
         >>> import jax, numpy as np
         >>> y = np.ones((1, 16, 16), np.complex64)
-        >>> network, measurement = MoDL(MoDLConfig(use_ct=False)), Measurement(y, np.ones((1, 1, 16), bool), y.real)
+        >>> network = MoDL(MoDLConfig(use_ct=False, iterations=2))
+        >>> measurement = Measurement(y, np.ones((1, 1, 16), bool), y.real)
         >>> result, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), measurement)
-        >>> result.image.shape, sum(leaf.size for leaf in jax.tree.leaves(variables))  # ten iterations, one denoiser
+        >>> result.image.shape, sum(leaf.size for leaf in jax.tree.leaves(variables))  # of one denoiser
         ((1, 16, 16), 113155)
     """
 

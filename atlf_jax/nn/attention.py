@@ -64,8 +64,8 @@ def attend(
         ``[b, h, w, f]`` in the dtype of ``q``; logits and softmax are float32 at least.
 
     Example:
-        >>> q, equal_keys, v = jnp.ones((1, 2, 2, 4)), jnp.zeros((1, 3, 4)), jnp.arange(12.0).reshape(1, 3, 4)
-        >>> attend(q, equal_keys, v, heads=2)[0, 0, 0].round(4).tolist()  # the mean of the values
+        >>> q, equal_keys, v = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 3, 4)), jnp.arange(12.0).reshape(1, 3, 4)
+        >>> jax.jit(attend, static_argnames="heads")(q, equal_keys, v, heads=2).round(4).ravel().tolist()  # v's mean
         [4.0, 5.0, 6.0, 7.0]
 
     Source: Vaswani et al. 2017, eq. 1. The backward pass computes each chunk's weights anew from the stored

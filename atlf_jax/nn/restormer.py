@@ -60,7 +60,7 @@ def channel_attention(
 
     Example:
         >>> x = jnp.arange(8.0).reshape(1, 4, 2)
-        >>> attention = channel_attention(x, x, jnp.ones(1))
+        >>> attention = jax.jit(channel_attention)(x, x, jnp.ones(1))
         >>> attention.shape, attention.sum(-1).round(4).tolist()
         ((1, 1, 2, 2), [[[1.0, 1.0]]])
     """
@@ -87,8 +87,8 @@ def project_attended(
     The attended map is never formed: one matrix product over the pixels instead of two.
 
     Example:
-        >>> value = jnp.arange(8.0).reshape(1, 4, 2)
-        >>> bool((project_attended(jnp.eye(2)[None, None], value, jnp.eye(2)) == value).all())
+        >>> value, identity = jnp.arange(8.0).reshape(1, 4, 2), jnp.eye(2)
+        >>> jax.jit(project_attended)(identity.reshape(1, 1, 2, 2), value, identity).tolist() == value.tolist()
         True
     """
     b, g, f1, _ = attention.shape
@@ -102,7 +102,7 @@ def attend_channels(
     """Apply channel attention to the stacked maps (query, key, value) and project the result.
 
     Example:
-        >>> attend_channels(jnp.ones((1, 2, 3, 6)), jnp.ones(1), jnp.eye(2)).shape
+        >>> jax.eval_shape(attend_channels, jnp.ones((1, 2, 3, 6)), jnp.ones(1), jnp.eye(2)).shape
         (1, 2, 3, 2)
     """
     b, h, w, _ = qkv.shape

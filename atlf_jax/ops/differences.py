@@ -40,7 +40,7 @@ def differences_adjoint(field: Inexact[Array, "*b 2 h w"]) -> Inexact[Array, "*b
 
     Example:
         >>> x, q = jnp.arange(6.0).reshape(2, 3), jnp.arange(12.0).reshape(2, 2, 3)
-        >>> bool(jnp.vdot(differences(x), q) == jnp.vdot(x, differences_adjoint(q)))
+        >>> float(jnp.vdot(differences(x), q)) == float(jnp.vdot(x, differences_adjoint(q)))
         True
     """
     over_h, over_w = field[..., 0, :, :], field[..., 1, :, :]

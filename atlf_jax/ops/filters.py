@@ -77,7 +77,7 @@ def similarity_map(
         ``[*b, h - n + 1, w - n + 1]``.
 
     Example:
-        >>> image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
+        >>> image = jnp.asarray(np.arange(64, dtype=np.float32).reshape(8, 8) / 64)
         >>> similarity = similarity_map(image, image, UNIFORM_7, data_range=1.0, sample_covariance=True)
         >>> np.asarray(similarity).round(4).tolist()
         [[1.0, 1.0], [1.0, 1.0]]

@@ -54,9 +54,9 @@ def total_variation(
 
     Example:
         >>> from atlf_jax.ops import fft2c
-        >>> image = jnp.array([[0, 1, 1, 0]], jnp.complex64)
-        >>> print(abs(total_variation(fft2c(image), [True] * 4, regularisation=0.25)).round(2))
-        [[0.25 0.75 0.75 0.25]]
+        >>> image = jnp.array([[0, 10, 10, 0]], jnp.complex64)
+        >>> abs(total_variation(fft2c(image), [True] * 4, regularisation=1.0)).round().tolist()
+        [[1.0, 9.0, 9.0, 1.0]]
 
     Source: Chambolle and Pock 2011, with the step lengths of Pock and Chambolle 2011; the objective, and with
     ``dual_step=1`` the iterations, of sigpy ``mri.app.TotalVariationRecon`` (which is not isotropic).
@@ -102,10 +102,10 @@ def guided_total_variation(
 
     Example:
         >>> from atlf_jax.ops import fft2c
-        >>> image = jnp.array([[0, 1, 1, 0]], jnp.complex64)
-        >>> result = guided_total_variation(fft2c(image), [True] * 4, ct=image.real, regularisation=0.25, eta=1e-3)
-        >>> print(abs(result).round(2))  # the CT has the same edges, which are free
-        [[0. 1. 1. 0.]]
+        >>> image = jnp.array([[0, 10, 10, 0]], jnp.complex64)
+        >>> result = guided_total_variation(fft2c(image), [True] * 4, ct=image.real / 10, regularisation=1.0, eta=1e-3)
+        >>> abs(result).round().tolist()  # the CT has the same edges, which are free
+        [[0.0, 10.0, 10.0, 0.0]]
 
     Source: Ehrhardt and Betcke 2016, "Multicontrast MRI reconstruction with structure-guided total variation".
     Departure: periodic differences, as in ``total_variation``.
