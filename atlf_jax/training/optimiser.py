@@ -50,10 +50,11 @@ def make_optimiser(stage: Stage, *, accumulate: int = 1) -> optax.GradientTransf
         accumulate: batches whose gradients are averaged into one update; the other batches update by zero.
 
     Example:
+        >>> import jax
         >>> from atlf_jax.objectives import Supervised
-        >>> stage = Stage("first", Supervised(), steps=10, learning_rate=0.5, schedule="constant")
-        >>> optimiser, weights = make_optimiser(stage), jnp.zeros(2)
-        >>> updates, _ = optimiser.update(jnp.array([3.0, -4.0]), optimiser.init(weights))
+        >>> optimiser = make_optimiser(Stage("first", Supervised(), steps=10, learning_rate=0.5, schedule="constant"))
+        >>> gradient, state = jnp.array([3.0, -4.0]), optimiser.init(jnp.zeros(2))
+        >>> updates, _ = jax.jit(optimiser.update)(gradient, state)
         >>> updates.round(3).tolist()  # Adam's first step: of the length of the rate, against the gradient
         [-0.5, 0.5]
     """
