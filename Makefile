@@ -35,7 +35,7 @@ lint: .venv/ready
 	$(RUN) -m pyrefly check
 
 .venv/ready: requirements.txt pyproject.toml setup.py
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: install one, or name it with make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: install one (apt-get install python3 python3-venv; brew install python@3.13; uv python install 3.13), or name it with make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet uv
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --editable '.[test]'

@@ -2,7 +2,8 @@
 
 Python runs a signal's handler between two of its own instructions: not while XLA compiles, and not while a library
 waits for a loader. Here the signal wakes a thread of its own, which gives the work ``GRACE`` seconds to end by
-itself; after that it saves what was reached, and ends the process. A second signal ends it at once.
+itself; after that it saves what was reached, and ends the process. A second signal ends it at once. Windows blocks no
+signals of threads: there Python's own handler asks the work to end, when the next instruction comes.
 """
 
 import contextlib
@@ -14,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from types import FrameType
 
 from atlf_jax.program import FAILED, INTERRUPTED
 
-__all__ = ["GRACE", "SIGNALS", "Interruption", "interruptible"]
+__all__ = ["GRACE", "SIGNALS", "Interruption", "between_instructions", "interruptible"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 3.0  # seconds for a step and a save; batch schedulers kill a process after about 30 s
@@ -46,6 +48,10 @@ def interruptible(program: str) -> Iterator[Interruption]:
         program: its name, the prefix of its last message.
     """
     interruption = Interruption()
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        with between_instructions(interruption):
+            yield interruption
+        return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}  # the wake-up needs a handler
@@ -66,6 +72,27 @@ def interruptible(program: str) -> Iterator[Interruption]:
                 signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(writer)  # ends the listener
+
+
+@contextlib.contextmanager
+def between_instructions(interruption: Interruption) -> Iterator[None]:
+    """Let the first signal ask the work to end, between two instructions of Python; a second one acts as before.
+
+    Args:
+        interruption: is asked. Call it from the main thread.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        interruption.asked.set()
+        signal.signal(number, before[number])
+
+    before = {int(number): signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start_tracker() -> None:

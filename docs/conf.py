@@ -32,6 +32,7 @@ autodoc_preserve_defaults = True
 autosummary_generate = False  # tables alone: the pages in docs/api hold the entries
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False  # "k-space, zero where not acquired: [*b, h, w]" is one sentence and no type
 napoleon_custom_sections = ["Source", "Departure", ("Yields", "returns_style")]
 python_maximum_signature_line_length = 88
 add_module_names = False

@@ -1,6 +1,7 @@
 """The package as it is installed: the wheel holds all that its commands need, away from the checkout."""
 
 import email
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -49,6 +50,23 @@ def test_the_wheel_holds_modules_experiments_weights_and_types(built):
     wanted = modules | weights | others | {f"atlf_jax/experiments/{path}" for path in configs}
     assert not wanted - held and len(weights) >= 6 and len(configs) > 10
     assert not [name for name in held if name.startswith(("tests", "configs", "benchmarks"))]
+
+
+@pytest.mark.slow
+def test_the_tree_and_the_source_distribution_give_one_wheel(built, tmp_path):
+    """Files of an earlier build, in build/lib, do not get into it."""
+    tree = tmp_path / "tree"
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, tree, ignore=ignored)
+    (tree / "build" / "lib" / "atlf_jax").mkdir(parents=True)
+    (tree / "build" / "lib" / "atlf_jax" / "gone.py").write_text("")
+    run(sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path, tree)
+    held = []
+    for folder in (built, tmp_path):
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            held.append({name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")})
+    assert held[0] == held[1]
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def _listing() -> str:
 def _set_up() -> None:
     """Keep compiled programs between runs, and keep libraries from writing notes between the lines of a command."""
     cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the cache
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's notes on its cache and on slow compilation
     if "jax" in sys.modules:  # by ``python -m`` of a package that needs it: the variable has been read
         import jax
 

@@ -22,7 +22,8 @@ class Arguments:
     browser: bool = True
     """Open the page in the browser."""
     check: bool = False
-    """Compute the first page and one change, print what it says, and end: needs neither browser nor port."""
+    """Compute the first page and a change of each kind, print what they say and how long they took, and end: needs
+    neither browser nor port."""
 
 
 def main(argv: Sequence[str], program: str = "atlf demo") -> None:
@@ -41,10 +42,22 @@ def main(argv: Sequence[str], program: str = "atlf demo") -> None:
 
 
 def check() -> None:
-    """Compute what the page shows first, and after a change."""
+    """Compute what the page shows first, and after a change of each kind; print what it says, and how long it took."""
     from atlf_jax.demo.trial import Choice, as_page, run
 
-    for choice in (Choice(), Choice(ct="moved")):
-        start = time.perf_counter()
+    changes = {
+        "first page, compiled": Choice(),
+        "CT moved": Choice(ct="moved"),
+        "CT turned": Choice(ct="turned"),
+        "another head's CT": Choice(ct="another"),
+        "no CT": Choice(ct="none"),
+        "another head": Choice(head=20),
+        "another acceleration": Choice(acceleration=6.0),
+        "another mask": Choice(mask="variable_density_2d"),
+        "noise": Choice(noise=0.02),
+    }
+    for name, choice in changes.items():
+        start, cpu = time.perf_counter(), time.process_time()
         page = as_page(run(choice))
-        print(f"{page['headline']} {time.perf_counter() - start:.1f} s")
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        print(f"{page['headline']} {name}: {seconds:.1f} s, {cpu:.1f} s of CPU", flush=True)

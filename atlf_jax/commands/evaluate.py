@@ -160,8 +160,11 @@ def score_trial(trial: Trial, networks: Mapping[str, Network], arguments: Argume
 
 
 def print_results(tables: Sequence[Any], facts: Mapping[str, Any]) -> None:
-    """Print the tables and the remarks of a report."""
+    """Print the sentence, the tables and the remarks of a report."""
+    from atlf_jax.evaluation.headline import headline
+
     console = Console()
+    console.print(headline(facts), "", highlight=False, markup=False)
     for table in tables:
         console.print(table, "")
     flattering = [item["name"] for item in facts["audit"] if item["found"]]

@@ -538,7 +538,7 @@ def _stored(file: Path, header: Any) -> np.ndarray:
             raise FileError(
                 file,
                 f"is compressed ({syntax.name}) and no decoder for it is installed",
-                "pip install 'pylibjpeg[all]', or decompress it with gdcmconv --raw",
+                "pip install 'atlf-jax[dicom]', or decompress it with gdcmconv --raw",
             )
     try:
         return header.pixel_array

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,7 +109,9 @@ def reading(path: str | Path, kind: str, remedy: str = "copy it again") -> Itera
 @beartype
 def available_memory() -> int:
     """Return how many bytes this process may still take: of the machine, of its control group, of its own limit."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [sys.maxsize]  # Windows does not say by what Python brings
+    if hasattr(os, "sysconf"):
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     fields = dict(line.split(":") for line in _lines("/proc/meminfo") if ":" in line)
     if "MemAvailable" in fields:
         limits.append(1024 * int(fields["MemAvailable"].split()[0]))

@@ -215,7 +215,8 @@ def _stack(records: Sequence[Batch]) -> Batch:
 def _die_with(parent: int, worker: int, workers: int) -> None:
     """Have the kernel end this loader process with its parent, however that ends, so that none is orphaned."""
     del worker, workers
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # blocked where the program hears it in one thread
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # blocked where the program hears it in a thread
     if sys.platform != "linux":
         return
     pr_set_pdeathsig = 1

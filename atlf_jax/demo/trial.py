@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import scipy
 from beartype import beartype
 from jaxtyping import Float32
+from PIL.Image import Image
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.data import PhantomConfig, PhantomSource
@@ -42,7 +43,7 @@ __all__ = [
 SIZE = 256
 HEADS = PhantomSource(PhantomConfig(size=SIZE, noise=0.002))
 SLICES = PhantomConfig().slices  # of a head: as many further on is the same place in another
-MAX_CACHED = 32  # heads, and results without a CT, kept in memory: moving the CT does not change them
+MAX_CACHED = 32  # heads, and images that another CT leaves as they are, kept in memory
 CENTRE = 0.32  # of the acquired lines, in the centre: 0.08 at 4x and 0.04 at 8x, as usual
 
 CTChoice = Literal["own", "none", "moved", "turned", "another"]
@@ -130,7 +131,7 @@ class Trial(NamedTuple):
     seconds: float
 
 
-_without_ct: OrderedDict[Any, np.ndarray] = OrderedDict()
+_images: OrderedDict[Any, Any] = OrderedDict()  # of solvers and of networks without a CT, by what they depend on
 _network: Callable[[str], Network] = cache(load)
 _head = lru_cache(MAX_CACHED)(HEADS.__getitem__)
 
@@ -152,35 +153,31 @@ def run(
     start = time.perf_counter()
     truth, shown_ct, mask, kspace = _scan(choice, mr, ct)
     network = _network(choice.network)
-    peak = float(np.abs(np.asarray(adjoint(kspace, mask))).max()) or 1.0
+    zero_filled = np.abs(np.asarray(adjoint(kspace, mask)))
+    peak = float(zero_filled.max()) or 1.0
     measurement = _measurement(kspace, mask, shown_ct, peak)
-    images = {"Zero-filled": np.abs(np.asarray(adjoint(kspace, mask)))}
-    images[SOLVER_NAMES[choice.solver]] = np.abs(np.asarray(SOLVERS[choice.solver](measurement).image[0])) * peak
-    key = (
-        replace(choice, ct="none", move=0.0, turn=0.0, solver="total_variation"),
-        None if mr is None else mr.tobytes(),
+    blank = measurement._replace(ct=jnp.zeros_like(measurement.ct))
+    scan = (
+        choice.head if mr is None else mr.tobytes(),
+        *(choice.mask, choice.acceleration, choice.mask_seed, choice.noise),
     )
-    if key not in _without_ct:
-        blank = measurement._replace(ct=jnp.zeros_like(measurement.ct))
-        _without_ct[key] = np.abs(np.asarray(network.function(blank).image[0])) * peak
-        while len(_without_ct) > MAX_CACHED:
-            _without_ct.popitem(last=False)
-    images["Network without CT"] = _without_ct[key]
+    guide = (choice.head, choice.ct, choice.move, choice.turn, None if ct is None else ct.tobytes())
+    given = shown_ct if shown_ct.any() else None
+    solver = _kept(
+        (choice.solver, *scan, *(guide if choice.solver == "guided_total_variation" else ())),
+        lambda: SOLVERS[choice.solver](measurement).image,
+    )
+    begun = {SOLVER_NAMES[choice.solver]: solver}
+    if given is not None:
+        begun["Network without CT"] = _kept((choice.network, *scan), lambda: network.function(blank).image)
     with warnings.catch_warnings():  # they are in the record
         warnings.simplefilter("ignore", GuardWarning)
-        given = shown_ct if shown_ct.any() else None
         image, record = reconstruct(kspace, mask, ct=given, model=network, return_record=True, force=True)
-    if given is not None:
-        images["Network with CT"] = np.abs(image)
-    methods = tuple(
-        Method(
-            name,
-            image.astype(np.float32),
-            float(psnr(image, truth, peak=truth.max())),
-            float(ssim(image, truth, data_range=truth.max())),
-        )
-        for name, image in images.items()
-    )
+    images = {"Zero-filled": zero_filled}
+    for name, computed in begun.items():
+        images[name] = np.abs(np.asarray(computed[0])) * peak
+    images["Network without CT" if given is None else "Network with CT"] = np.abs(image)
+    methods = _scored(images, truth)
     name = CT_NAMES[choice.ct].format(move=choice.move, turn=choice.turn) if given is not None else CT_NAMES["none"]
     return Trial(
         _headline(methods, name),
@@ -242,8 +239,8 @@ def as_page(trial: Trial) -> dict[str, Any]:
             "name": method.name,
             "psnr": f"{method.psnr:.1f} dB",
             "ssim": f"{method.ssim:.3f}",
-            "image": data_uri(picture(method.image, white=white)),
-            "error": data_uri(error_picture(error, limit=limit)),
+            "image": _shown(picture(method.image, white=white)),
+            "error": _shown(error_picture(error, limit=limit)),
         }
         for method, error in zip(trial.methods, errors, strict=True)
     ]
@@ -251,10 +248,10 @@ def as_page(trial: Trial) -> dict[str, Any]:
     return {
         "headline": trial.headline,
         "methods": shown,
-        "truth": data_uri(picture(trial.truth, white=white)),
-        "ct": data_uri(picture(trial.ct)),
+        "truth": _shown(picture(trial.truth, white=white)),
+        "ct": _shown(picture(trial.ct)),
         "ct_name": trial.ct_name,
-        "mask": data_uri(mask_picture(np.asarray(trial.mask.samples), trial.truth.shape)),
+        "mask": _shown(mask_picture(np.asarray(trial.mask.samples), trial.truth.shape)),
         "mask_name": sampled,
         "limit": f"{100 * limit / white:.0f} %",
         "warnings": list(trial.warnings),
@@ -266,7 +263,11 @@ def error_as_page(error: np.ndarray, calibrated: bool) -> dict[str, str]:
     """Return an expected error as the page takes it."""
     limit = float(np.percentile(error, 99.8)) or 1.0
     note = f"mean {error.mean():.4f}" if calibrated else "shows where, not how much: this network is not calibrated"
-    return {"image": data_uri(error_picture(error, limit=limit)), "note": note}
+    return {"image": _shown(error_picture(error, limit=limit)), "note": note}
+
+
+def _shown(image: Image) -> str:
+    return data_uri(image, small=False)  # to this computer alone: packing it well takes longer than sending it
 
 
 def _scan(
@@ -299,6 +300,22 @@ def _scan(
     kspace = np.asarray(forward(truth, mask)) + choice.noise * float(truth.max()) * noise
     kspace = np.where(np.asarray(mask.samples), kspace, 0).astype(np.complex64)
     return truth, np.clip(shown, 0, 1).astype(np.float32), mask, kspace
+
+
+def _scored(images: dict[str, np.ndarray], truth: np.ndarray) -> tuple[Method, ...]:
+    stack = np.stack(list(images.values())).astype(np.float32)
+    truths, peak = np.broadcast_to(truth, stack.shape), float(truth.max())
+    decibels, similar = np.asarray(psnr(stack, truths, peak=peak)), np.asarray(ssim(stack, truths, data_range=peak))
+    return tuple(map(Method, images, stack, map(float, decibels), map(float, similar)))
+
+
+def _kept(key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+    """Return what was computed for a key before, or begin to compute it; JAX goes on while others are begun."""
+    if key not in _images:
+        _images[key] = compute()
+        while len(_images) > MAX_CACHED:
+            _images.popitem(last=False)
+    return _images[key]
 
 
 def _measurement(kspace: np.ndarray, mask: Mask, ct: np.ndarray, peak: float) -> Measurement:

@@ -10,12 +10,13 @@ from beartype import beartype
 
 from atlf_jax.evaluation import figures, pictures
 from atlf_jax.evaluation.calibration import BOUND
+from atlf_jax.evaluation.headline import headline
 from atlf_jax.evaluation.scoring import BODY_ENDING, leading, quality
 from atlf_jax.evaluation.slices import Panel
 from atlf_jax.evaluation.study import Section, Study, groups
 from atlf_jax.evaluation.tables import metrics_of, results_of
 from atlf_jax.evaluation.trial import ZERO_FILLED
-from atlf_jax.evaluation.wording import count, heading, interval, number, p_value, spread, title
+from atlf_jax.evaluation.wording import count, heading, interval, number, p_value, plain_title, spread, title
 from atlf_jax.metrics import find_metric
 
 __all__ = ["render"]
@@ -47,6 +48,7 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
         .get_template("report.html.jinja")
         .render(
             facts,
+            headline=headline(facts),
             parts={"Whole picture": whole, "Inside the body": inside},
             results={
                 mask["label"]: {method: results_of(facts, mask["label"], method) for method in facts["methods"]}
@@ -57,7 +59,7 @@ def render(study: Study, facts: Mapping[str, Any]) -> str:
             profile_text=PROFILE_TEXTS[study.trial.config.profile],
             metric_text=METRIC_TEXT,
             plots=_plots(study),
-            first=title(whole[0]).partition(" [")[0],
+            first=plain_title(whole[0]),
             bound=BOUND,
             panels=[_panel(panel, study, limits[panel.mask]) for panel in study.panels],
             compared=compared,
@@ -80,6 +82,7 @@ def _pages() -> jinja2.Environment:
         "spread": spread,
         "interval": interval,
         "heading": heading,
+        "plain_title": plain_title,
         "count": count,
         "p": p_value,
         "breakable": _breakable,

@@ -22,7 +22,6 @@ from PIL import Image, ImageDraw, ImageFont
 from atlf_jax.evaluation import wording
 from atlf_jax.evaluation.scoring import BODY_ENDING, Score, leading
 from atlf_jax.evaluation.slices import Panel
-from atlf_jax.metrics import find_metric
 
 __all__ = [
     "ERROR_MAP",
@@ -164,17 +163,22 @@ def cards(panel: Panel, scores: Mapping[str, Mapping[str, float]], *, limit: flo
         caption = _caption(scores[method])
         error = error_picture(np.abs(image - panel.target), limit=limit)
         columns.append([cell(method, picture(image, white=white), caption), cell("error", error)])
-    truth = cell("truth", picture(panel.target, white=white))
+    truth = cell("truth", picture(panel.target, white=white), "fully sampled")
     bar = colour_bar().resize((truth.picture.width, LINE))
     return [*columns, [truth, Cell("error scale", bar, f"0 to {limit:g}")]]
 
 
 @beartype
-def data_uri(image: Image.Image | bytes) -> str:
-    """Write a picture (or the bytes of a PNG file) as an address that holds the picture itself."""
+def data_uri(image: Image.Image | bytes, *, small: bool = True) -> str:
+    """Write a picture (or the bytes of a PNG file) as an address that holds the picture itself.
+
+    Args:
+        image: the picture.
+        small: spend time on packing it.
+    """
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", **({"optimize": True} if small else {"compress_level": 1}))
         image = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
@@ -217,11 +221,7 @@ def _caption(values: Mapping[str, float]) -> str:
     shown = [name for name in leading(values) if name in values and not name.endswith(BODY_ENDING)]
     if any(np.isnan(values[name]) for name in shown):
         return "not defined (nan)"
-    written = {name: wording.number(values[name], name) for name in shown}
-    units = {name: find_metric(name).unit for name in shown}
-    return " · ".join(
-        f"{text} {units[name]}" if units[name] else f"{wording.title(name)} {text}" for name, text in written.items()
-    )
+    return " · ".join(f"{wording.plain_title(name)} {wording.with_unit(values[name], name)}" for name in shown)
 
 
 def _palette() -> UInt8[np.ndarray, "256 3"]:

@@ -61,7 +61,8 @@ def results_of(facts: Mapping[str, Any], mask: str, method: str) -> dict[str, di
 
 
 def _results_table(mask: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
-    table = _table(_mask_line(mask, facts), ["method"], ["mean", "±", "interval", "slices", "worst"])
+    level = f"{100 * facts['protocol']['confidence']:g} % interval"
+    table = _table(_mask_line(mask, facts), ["method"], ["mean", "±", level, "slices", "worst"])
     by_method = {method: results_of(facts, mask["label"], method) for method in facts["methods"]}
     for metric in metrics_of(facts):
         table.add_row(f"[bold]{escape(heading(metric))}[/bold]")

@@ -9,7 +9,7 @@ from beartype import beartype
 from atlf_jax.evaluation.scoring import BODY_ENDING
 from atlf_jax.metrics import find_metric
 
-__all__ = ["cell", "count", "heading", "interval", "number", "p_value", "spread", "title"]
+__all__ = ["cell", "count", "heading", "interval", "number", "p_value", "plain_title", "spread", "title", "with_unit"]
 
 
 @beartype
@@ -64,6 +64,29 @@ def title(metric: str) -> str:
     name = metric.removesuffix(BODY_ENDING)
     unit = find_metric(name).unit
     return f"{name.rpartition(':')[2].upper()}{f' [{unit}]' if unit else ''}{', body' if name != metric else ''}"
+
+
+@beartype
+def plain_title(metric: str) -> str:
+    """Return the heading of a score without its unit.
+
+    Example:
+        >>> plain_title("psnr"), plain_title("ssim_body")
+        ('PSNR', 'SSIM, body')
+    """
+    unit = find_metric(metric.removesuffix(BODY_ENDING)).unit
+    return title(metric).replace(f" [{unit}]", "")
+
+
+@beartype
+def with_unit(value: float | None, metric: str) -> str:
+    """Format a score with its unit.
+
+    Example:
+        >>> with_unit(31.256, "psnr"), with_unit(0.5, "ssim")
+        ('31.26 dB', '0.5000')
+    """
+    return f"{number(value, metric)} {find_metric(metric).unit}".strip()
 
 
 @beartype

@@ -2,6 +2,7 @@
 
 from atlf_jax.ops import consistency
 from atlf_jax.ops.coils import (
+    centre_window,
     compression_matrix,
     espirit_maps,
     low_resolution_images,
@@ -23,6 +24,7 @@ __all__ = [
     "adjoint",
     "bilinear",
     "birdcage_maps",
+    "centre_window",
     "compression_matrix",
     "consistency",
     "ct_channels",

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Complex, jaxtyped
+from jaxtyping import Complex, Float64, jaxtyped
 
 from atlf_jax.array_types import Array
 from atlf_jax.ops.fourier import ifft2c
 from atlf_jax.ops.operators import normalise_maps
 
 __all__ = [
+    "centre_window",
     "compression_matrix",
     "espirit_maps",
     "low_resolution_images",
@@ -75,8 +76,23 @@ def low_resolution_images(
         True
     """
     h, w = kspace.shape[-2:]
-    window = np.outer(*map(_hann, (h, w), _sides(calibration)))  # [h w]
-    return ifft2c(kspace * jnp.asarray(window, kspace.dtype).reshape((1,) * (kspace.ndim - 2) + (h, w)))
+    window = centre_window((h, w), calibration)
+    return ifft2c(kspace * jnp.asarray(window, kspace.dtype).reshape((1,) * (kspace.ndim - 2) + window.shape))
+
+
+@jaxtyped(typechecker=beartype)
+def centre_window(shape: tuple[int, int], calibration: int | tuple[int, int] = 24) -> Float64[np.ndarray, "h w"]:
+    """Return the Hann window over the central square of k-space by which low-resolution images are made.
+
+    Args:
+        shape: of k-space, (h, w).
+        calibration: side of the square in samples, or (rows, columns).
+
+    Example:
+        >>> centre_window((1, 6), (1, 4)).round(2)
+        array([[0.  , 0.1 , 0.65, 1.  , 0.65, 0.  ]])
+    """
+    return np.outer(*map(_hann, shape, _sides(calibration)))
 
 
 @jaxtyped(typechecker=beartype)

@@ -15,12 +15,13 @@ from atlf_jax.array_types import Array, Measurement, Reconstructor
 from atlf_jax.data.coils import SMALLEST_CENTRE
 from atlf_jax.ops import (
     adjoint,
+    centre_window,
     compression_matrix,
     consistency,
     ct_picture,
     espirit_maps,
     forward,
-    low_resolution_images,
+    ifft2c,
     mix_coils,
     normalise_maps,
     rss,
@@ -220,19 +221,24 @@ class Measured(NamedTuple):
 
 def prepare_batch(fields: list, settings: Settings) -> Measured:
     """Prepare a batch of ``in_batches`` on the device: whiten and compress coils, estimate maps and phase, scale."""
-    static = (settings.coils, settings.calibration, settings.virtual_coils, settings.hold_phase)
-    return _measure(*fields, settings.whitening, *static)
+    window = None  # an argument: a centre of another size asks for no new compilation, except by ESPIRiT
+    if min(settings.calibration) >= SMALLEST_CENTRE:
+        window = np.asarray(centre_window(fields[0].shape[-2:], settings.calibration), np.complex64)
+    sides = settings.calibration if settings.coils == "espirit" else None
+    static = (settings.coils, sides, settings.virtual_coils, settings.hold_phase)
+    return _measure(*fields, settings.whitening, window, *static)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7, 8))
+@partial(jax.jit, static_argnums=(6, 7, 8, 9))
 def _measure(
     kspace: Array,
     mask: Array,
     ct: Array,
     coil_maps: Array | None,
     whitening: Array | None,
+    window: Array | None,
     coils: CoilMaps | None,
-    calibration: tuple[int, int],
+    calibration: tuple[int, int] | None,
     virtual_coils: int | None,
     hold_phase: bool,
 ) -> Measured:
@@ -249,12 +255,14 @@ def _measure(
     if coil_maps is not None and (whitening is not None or virtual_coils is not None):
         coil_maps = normalise_maps(coil_maps)
 
-    known = min(calibration) >= SMALLEST_CENTRE
-    low = low_resolution_images(kspace, calibration=calibration) if known else jnp.zeros_like(kspace)
+    known = window is not None
+    low = jnp.zeros_like(kspace)
+    if window is not None:
+        low = ifft2c(kspace * window.reshape((1,) * (kspace.ndim - 2) + window.shape))
     fell_back = jnp.zeros(len(kspace), bool)
     if with_coils and coil_maps is None:
         coil_maps = smooth = normalise_maps(low)
-        if coils == "espirit":
+        if calibration is not None:
             sharp = espirit_maps(kspace, calibration=calibration, kernel=kernel_side(calibration))
             fell_back = _combined(low, sharp) < POOR_MAPS
             coil_maps = jnp.where(fell_back[:, None, None, None], smooth, sharp)

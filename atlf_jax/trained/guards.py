@@ -1,6 +1,6 @@
 """Warnings about a reconstruction: a CT that is not aligned, and data that the network was not trained for."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -308,7 +308,8 @@ def _contrast(data: "DataConfig") -> str:
     return "" if contrast == "random" else contrast
 
 
-def _accelerations(masks: Sequence[MaskConfig], shape: tuple[int, int]) -> tuple[float, float]:
+@lru_cache(64)
+def _accelerations(masks: tuple[MaskConfig, ...], shape: tuple[int, int]) -> tuple[float, float]:
     """Return the lowest and the highest effective acceleration of the masks at a size."""
     drawn = [config.acceleration for config in masks]
     for config in masks:

@@ -1,13 +1,11 @@
 """The fit loop: all stages of one run, from its last checkpoint to its end."""
 
 import math
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +19,7 @@ from atlf_jax.masks import MaskConfig
 from atlf_jax.metrics import is_black
 from atlf_jax.objectives import Model
 from atlf_jax.program import Interrupted
-from atlf_jax.signals import SIGNALS, Interruption
+from atlf_jax.signals import Interruption, between_instructions
 from atlf_jax.training.checkpoint import (
     Checkpoints,
     Saved,
@@ -223,6 +221,8 @@ def _loop(
         if ending:
             return step >= total and not snapshot.validation_due
 
+        if step in (first, span.start):
+            log.compiling(span.name)
         batch = next(batches)
         following, metrics = programs.step(state, place(batch, mesh))
         _log(log, pending, checkpoints)  # of the step before, while this one runs
@@ -397,14 +397,5 @@ def _interruptible(given: Interruption | None) -> Iterator[Interruption]:
             interruption.rescue = None
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        interruption.asked.set()
-        signal.signal(number, handlers[number])
-
-    handlers = {int(number): signal.signal(number, handle) for number in SIGNALS}
-    try:
+    with between_instructions(interruption):
         yield interruption
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

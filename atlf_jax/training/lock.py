@@ -1,11 +1,15 @@
 """One training at a time in a run's folder."""
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None
 
 __all__ = ["exclusive"]
 
@@ -24,7 +28,7 @@ def exclusive(workdir: Path) -> Iterator[str]:
         workdir: the folder.
 
     Yields:
-        A notice that the file system keeps no locks; empty where it does.
+        A notice that the system or the file system keeps no locks; empty where it does.
 
     Raises:
         ValueError: the folder cannot be written, or another training holds it.
@@ -39,7 +43,10 @@ def exclusive(workdir: Path) -> Iterator[str]:
     notice = ""
     try:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is None:
+                notice = f"{workdir} cannot be locked on this system: let no second training use it"
+            else:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             stream.seek(0)
             holder = stream.read(200).strip() or "another process"

@@ -20,8 +20,9 @@ __all__ = ["RunLog", "panel"]
 class RunLog:
     """The log of one run; a context manager.
 
-    On a terminal a progress bar shows loss, PSNR, images a second and the time left; elsewhere a line is printed at
-    each logged step. ``log.jsonl`` and TensorBoard get the means since the last logged step.
+    A line is printed at each logged step; on a terminal a progress bar below them shows every step. Images a second and
+    the time left do not count the first step of a stage, which is compiled. ``log.jsonl`` and TensorBoard get the means
+    since the last logged step.
 
     Args:
         workdir: the run's folder.
@@ -49,7 +50,7 @@ class RunLog:
         warning: str = "",
     ) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         workdir.mkdir(parents=True, exist_ok=True)
         self._file = workdir / "log.jsonl"
@@ -64,12 +65,13 @@ class RunLog:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[shown]}"),
-            TimeRemainingColumn(compact=True),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(self._headed("start"), total=total, completed=start, shown="")
         self._total, self._batch_size, self._every = total, batch_size, every
+        self._stage = ""  # whose program is compiled
+        self._rate = 0.0  # images a second, by the last steps; 0: not known
         self._began = time.monotonic()
         self._window: list[dict[str, float]] = []  # metrics since the last logged line
         self.restart_clock()
@@ -92,21 +94,30 @@ class RunLog:
         Infinite values are left out of the mean of a line, such as the PSNR of an empty crop.
         """
         self._window.append(metrics)
-        self._timed += 1
-        rate = self._timed * self._batch_size / max(time.monotonic() - self._clock, 1e-9)
-        psnr = f"psnr {metrics['psnr']:.2f} dB  " if "psnr" in metrics else ""
-        shown = f"loss {metrics['loss']:.3g}  {psnr}{rate:.3g} images/s"
+        if stage == self._stage:
+            self._timed += 1
+            self._rate = self._timed * self._batch_size / max(time.monotonic() - self._clock, 1e-9)
+        else:  # this step was compiled
+            self._stage, self._rate = stage, 0.0
+            self.restart_clock()
+        psnr = f"  psnr {metrics['psnr']:.2f} dB" if "psnr" in metrics else ""
+        shown = f"loss {metrics['loss']:.3g}{psnr}"
+        if self._rate:
+            left = (self._total - step) * self._batch_size / self._rate
+            shown += f"  {self._rate:.3g} images/s  {_duration(left)} left"
         self._bar.update(self._task, completed=step, description=self._headed(stage), shown=shown)
         if step % self._every == 0 or step == self._total:
             values = {name: [each[name] for each in self._window if name in each] for name in metrics}
             finite = {name: [one for one in several if not math.isinf(one)] for name, several in values.items()}
             means = {name: float(np.mean(several)) for name, several in finite.items() if several}
-            self._write("train", step, stage, means | {"images_per_second": rate})
-            if not self._console.is_terminal:
-                left = (self._total - step) * self._batch_size / rate
-                self.say(f"{stage} {step}/{self._total}  {shown}  {left:.0f} s left")
+            self._write("train", step, stage, means | ({"images_per_second": self._rate} if self._rate else {}))
+            self.say(f"{stage} {step}/{self._total}  {shown}")
             self._window = []
             self.restart_clock()
+
+    def compiling(self, stage: str) -> None:
+        """Say that the first step of a stage comes next."""
+        self.say(f"{stage}: compiling the first step")
 
     def evaluation(self, step: int, stage: str, metrics: dict[str, float], note: str = "") -> None:
         """Log the means over the validation records, with a note."""
@@ -215,6 +226,14 @@ class _Board:
         if time.monotonic() - self._flushed > 10:  # seconds: it waits for the disk
             self._writer.flush()
             self._flushed = time.monotonic()
+
+
+def _duration(seconds: float) -> str:
+    """Format a time to wait: in the largest unit of which there are more than a few."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 3 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @jaxtyped(typechecker=beartype)

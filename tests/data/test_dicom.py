@@ -1,3 +1,4 @@
+import base64
 import builtins
 import gzip
 import io
@@ -7,6 +8,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
 from atlf_jax.data import inputs
@@ -14,6 +16,12 @@ from atlf_jax.data.dicom import is_name_of, is_same_person, read_scan, read_seri
 from atlf_jax.data.volume import Volume, orientation, read_nifti, slice_axis, write_nifti
 from tests.data.dicom_files import AXIAL, NAME, NUMBER, change, write_series
 
+DCMTK = {  # ``numbers(1)`` by ``dcmcjpeg`` of DCMTK 3.6.7, +e1 and +el
+    "1.2.840.10008.1.2.4.70": "/9j/4AAQSkZJRgABAQAAAQABAAD/wwALEAAFAAcBAREA/8QAGgAAAgMBAQAAAAAAAAAAAAAACQsHCAoGD//aAAg"
+    "BAQABAADwakCnQQDkmZ6ZFS9k9Z+C30H4zbnPdAOU9qd0Gu9W2MkbqsfYfuezQr7oZjm9SsGqTgxLb//Z",
+    "1.2.840.10008.1.2.4.57": "/9j/4AAQSkZJRgABAQAAAQABAAD/wwALEAAFAAcBAREA/8QAGwAAAgMAAwAAAAAAAAAAAAAACQsHCAoFBg//2gAI"
+    "AQEABgAA8GpAp0EA5JmemRUvcTMKjk7Pyg6WHulmsNfA5p2YC70ZPZlp5S9dK9yFYZtS5dV/K2mtQs///9k=",
+}
 TILTED = (0.96, 0.28, 0.0, -0.168, 0.576, -0.8)  # two perpendicular unit vectors
 
 
@@ -164,7 +172,7 @@ def test_a_compression_without_decoder(tmp_path, syntax, monkeypatch):
     header.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 20])
     header["PixelData"].is_undefined_length = True
     pydicom.dcmwrite(files[0], header)
-    refused(tmp_path, files[0], "is compressed", "no decoder", "pylibjpeg", "gdcmconv --raw")
+    refused(tmp_path, files[0], "is compressed", "no decoder", "atlf-jax[dicom]", "gdcmconv --raw")
 
 
 def test_a_compression_that_pydicom_decodes_itself(tmp_path):
@@ -173,6 +181,30 @@ def test_a_compression_that_pydicom_decodes_itself(tmp_path):
         header = pydicom.dcmread(file)
         header.compress(pydicom.uid.RLELossless)
         header.save_as(file)
+    np.testing.assert_array_equal(read_series(tmp_path).volume.data + 1024, stored.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"), [("RLE", "OFFIS_DCMTK"), ("jp2klossless", "GDCM"), ("jpeg_ls_lossless", "GDCM")]
+)
+def test_compressed_files_of_other_programs(tmp_path, name, writer):
+    """Of one slice of a scanner, which pydicom ships plain and compressed by DCMTK and by GDCM."""
+    file = Path(get_testdata_file(f"MR_small_{name}.dcm", download=False))
+    assert pydicom.dcmread(file).file_meta.ImplementationVersionName.startswith(writer)
+    (tmp_path / "IM0000.dcm").write_bytes(file.read_bytes())
+    plain = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False)).pixel_array
+    np.testing.assert_array_equal(read_series(tmp_path).volume.data[..., 0], plain.T)
+
+
+@pytest.mark.parametrize(("syntax", "stream"), DCMTK.items())
+def test_lossless_jpeg_of_dcmtk(tmp_path, syntax, stream):
+    stored = numbers(1)
+    (file,) = write_series(tmp_path, stored)
+    header = pydicom.dcmread(file)
+    header.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    header.PixelData = pydicom.encaps.encapsulate([base64.b64decode(stream)])
+    header["PixelData"].is_undefined_length = True
+    header.save_as(file)
     np.testing.assert_array_equal(read_series(tmp_path).volume.data + 1024, stored.transpose(2, 1, 0))
 
 

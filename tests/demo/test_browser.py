@@ -46,11 +46,12 @@ def browser() -> Iterator[Browser]:
 @pytest.mark.parametrize("width", [1366, 390])
 def test_the_page(address, browser, width) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844})
+    page.set_default_timeout(300_000)  # ms: the machine may have other work
     asked, faults = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(address)
-    page.wait_for_function(IMAGES, timeout=300_000)
+    page.wait_for_function(IMAGES)
     assert page.locator("#images figure").count() == 5
     assert page.inner_text("#headline").startswith("With its own CT: ")
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
@@ -59,8 +60,7 @@ def test_the_page(address, browser, width) -> None:
     page.keyboard.press("ArrowDown")  # by keyboard alone: no CT
     page.wait_for_function("() => document.querySelector('#headline').textContent.startsWith('Network without a CT')")
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("() => document.querySelector('#warnings').textContent.includes('do not match in place')",
-                           timeout=120_000)  # fmt: skip
+    page.wait_for_function("() => document.querySelector('#warnings').textContent.includes('do not match in place')")
     assert page.is_visible("#warnings li") and page.is_visible("#move")
     for _ in range(60):  # each setting can be reached by the tabulator
         page.keyboard.press("Tab")

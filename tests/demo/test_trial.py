@@ -28,7 +28,7 @@ def tiny(monkeypatch) -> None:
     model = UNetConfig(width=2, pools=1, dc="hard")
     network = Network(Config(name="tiny", model=model), random_variables(build(model), measure()[0]), {"step": 1})
     monkeypatch.setattr(trial, "_network", lambda name: network)
-    monkeypatch.setattr(trial, "_without_ct", type(trial._without_ct)())
+    monkeypatch.setattr(trial, "_images", type(trial._images)())
     monkeypatch.setattr(trial, "SIZE", 64)
     heads = atlf.data.PhantomSource(atlf.data.PhantomConfig(size=64))
     monkeypatch.setattr(trial, "_head", heads.__getitem__)

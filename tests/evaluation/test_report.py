@@ -17,6 +17,7 @@ from rich.console import Console
 
 from atlf_jax.evaluation import report
 from atlf_jax.evaluation.data_audit import audit
+from atlf_jax.evaluation.headline import headline
 from atlf_jax.evaluation.pictures import error_limits
 from atlf_jax.evaluation.scoring import Score, leading, reported
 from atlf_jax.evaluation.statistics import summarise
@@ -88,6 +89,36 @@ def test_the_page_says_every_number_of_the_summary(written):
     assert all(remark in said for remark in facts["remarks"])
     assert "12,345" in said and "runs/half" in said and "half<way>" in said and "profile picture" in said
     assert "north (3), south (2)" in said and f"jax {facts['environment']['jax']}" in said
+
+
+def test_the_page_begins_with_what_was_found(written):
+    text = (written[0] / "report.html").read_text(encoding="utf-8")
+    parts = [text.index(part) for part in ('class="headline"', "<h2>Pictures", "<h2>Results", "<h2>Protocol")]
+    assert parts == sorted(parts)
+    assert text.count("[95 % interval]") == len(REPORTED)
+    assert not re.search(r"<tr><th></th>", text)  # each row of each table has its label
+    assert '<div class="cell truth">' in text and re.search(r"PSNR [\d.∞]+ dB · SSIM", text)
+
+
+def test_the_headline_names_the_best_method_and_the_zero_filled_image(written):
+    facts = written[1]
+    means = {
+        (item["mask"], item["method"]): report.number(item["mean"], "psnr")
+        for item in facts["results"]
+        if item["metric"] == "psnr"
+    }
+    masks = [mask["label"] for mask in facts["protocol"]["masks"]]
+    low, high = sorted(means[mask, "zero-filled"] for mask in masks)
+    said = headline(facts)  # half of the zero-filled image is worse than all of it
+    assert said.startswith("zero-filled has the highest mean PSNR under 2 of 2 masks. Over the masks, zero-filled: ")
+    assert f"zero-filled: {low} to {high} dB; half<way>: " in said
+    one = headline(facts | {"protocol": facts["protocol"] | {"masks": facts["protocol"]["masks"][:1]}})
+    assert (
+        f"reaches a PSNR of {means[masks[0], 'zero-filled']} dB under {masks[0]} (95 % interval over 2 subjects" in one
+    )
+    assert one.endswith(f"half<way>: {means[masks[0], 'half<way>']} dB.")
+    nothing = [item | {"mean": math.nan} for item in facts["results"]]
+    assert headline(facts | {"results": nothing}) == "No PSNR is defined: see the remarks."
 
 
 def test_the_best_mean_of_each_column_is_marked(written):

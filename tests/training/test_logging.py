@@ -66,6 +66,20 @@ def test_a_restarted_clock_forgets_time_but_not_metrics(tmp_path, monkeypatch) -
     assert line["loss"] == 2.0 and line["images_per_second"] == 2.0 and line["elapsed_seconds"] == 102.0
 
 
+def test_time_left_does_not_count_compilation(tmp_path, monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with log(tmp_path, total=1000, every=1) as run:
+        for step, (stage, end) in enumerate([("joint", 300.0), ("joint", 301.0), ("adapters", 500.0)], start=1):
+            now[0] = end
+            run.train(step, stage, {"loss": 1.0})
+    assert capsys.readouterr().out.splitlines() == [
+        "joint 1/1000  loss 1",
+        "joint 2/1000  loss 1  4 images/s  17 min left",
+        "adapters 3/1000  loss 1",
+    ]
+
+
 def test_a_line_may_span_two_stages(tmp_path) -> None:
     with log(tmp_path) as run:
         run.train(1, "fusion", {"loss": 1.0, "loss/fusion": 1.0})
@@ -95,14 +109,15 @@ def test_a_resumed_log_drops_what_will_be_done_again(tmp_path) -> None:
     assert read(tmp_path)[-1]["elapsed_seconds"] > before
 
 
-def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys) -> None:
+def test_a_terminal_gets_lines_and_a_progress_bar(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     with log(tmp_path) as run:
-        run.train(1, "joint", {"loss": 0.5, "psnr": 30.0})
-        run.train(2, "joint", {"loss": 0.25, "psnr": 31.0})
+        for step, loss in enumerate([0.5, 0.25, 0.125, 0.0625], start=1):
+            run.train(step, "joint", {"loss": loss, "psnr": 30.0 + step})
     printed = capsys.readouterr().out
-    assert "loss 0.25" in printed and "psnr 31.00 dB" in printed and "images/s" in printed and "2/10" in printed
+    assert "loss 0.0625" in printed and "psnr 34.00 dB" in printed and "images/s" in printed and "4/10" in printed
+    assert "joint 2/10  loss 0.25" in printed  # a line of the history
 
 
 def events(workdir) -> list:
