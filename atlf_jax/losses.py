@@ -26,6 +26,7 @@ __all__ = [
     "gradient",
     "intensity",
     "l1",
+    "magnitude",
     "mse",
     "reproduction",
     "sobel",
@@ -254,6 +255,12 @@ def mse(prediction: ComplexImages, target: ComplexImages) -> PerExample:
 
 
 @jaxtyped(typechecker=beartype)
+def magnitude(prediction: ComplexImages, target: ComplexImages) -> PerExample:
+    """Mean squared error of the magnitudes, ``mean (|p| - |t|)^2``: the phase is free."""
+    return jnp.mean((jnp.abs(prediction) - jnp.abs(target)) ** 2, axis=_PIXELS)
+
+
+@jaxtyped(typechecker=beartype)
 def l1(prediction: ComplexImages, target: ComplexImages) -> PerExample:
     """Mean absolute error of complex images, ``mean |p - t|``.
 
@@ -297,6 +304,7 @@ RECONSTRUCTION_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
     "l1": l1,
     "charbonnier": charbonnier,
     "ssim": ssim_magnitude,
+    "magnitude": magnitude,
 }
 
 

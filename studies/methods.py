@@ -9,7 +9,7 @@ by name. The tables, OUT/table.md, follow from these files alone. One set of wei
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def against_best(rows: Sequence[Score]) -> list[dict[str, Any]]:
     """Compare each method with the best of the others, which are not variants of itself, under each mask."""
     found: list[dict[str, Any]] = []
     table = means(rows, "psnr")
-    comparisons = comparisons_by(rows, "psnr")
+    comparisons = comparisons_by(compare(rows), "psnr")
     names = [name for name in table if "," not in name and name != ZERO_FILLED]
     for mask in dict.fromkeys(row.mask for row in rows):
         for name in names:
@@ -214,7 +214,8 @@ def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
 
     PSNR may rise while SSIM falls, and the whole picture holds air: a gain is one where all agree.
     """
-    by_metric = {metric: comparisons_by(rows, metric) for metric in leading(METRICS)}
+    every = compare(rows)
+    by_metric = {metric: comparisons_by(every, metric) for metric in leading(METRICS)}
     methods = list(dict.fromkeys(row.method for row in rows))
     return [
         {"mask": mask, "method": name, "against": other}
@@ -231,9 +232,9 @@ def what_the_ct_brings(rows: Sequence[Score]) -> list[dict[str, Any]]:
     ]
 
 
-def comparisons_by(rows: Sequence[Score], metric: str) -> dict[tuple[str, str, str], Comparison]:
+def comparisons_by(every: Iterable[Comparison], metric: str) -> dict[tuple[str, str, str], Comparison]:
     """Return the paired comparisons of one metric by mask and both methods, in either order."""
-    return {(item.mask, item.first, item.second): item for item in compare(rows) if item.metric == metric}
+    return {(item.mask, item.first, item.second): item for item in every if item.metric == metric}
 
 
 def paired(

@@ -26,10 +26,11 @@ from studies import folds, raw
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"benchmarks.{name}" for name in ("accelerator", "compare", "scaling", "solvers", "startup")),
+        *(f"benchmarks.{name}" for name in ("accelerator", "compare", "scaling", "solvers", "startup", "volume")),
         *(f"studies.{name}" for name in ("ablation", "folds", "methods", "queue", "rates", "raw")),
     ],
 )

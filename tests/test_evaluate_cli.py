@@ -120,6 +120,7 @@ def test_other_ct_windows_are_refused():
         evaluate_command.choose_data(asked, {"a": two})
 
 
+@pytest.mark.slow
 def test_a_missing_checkpoint_is_one_line(settings, tmp_path):
     """Also where a notebook left a backend of matplotlib that does not load here."""
     command = [sys.executable, "evaluate.py", f"--checkpoint={tmp_path / 'nothing'}", f"--out={tmp_path / 'out'}"]

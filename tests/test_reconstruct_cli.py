@@ -584,6 +584,7 @@ def test_outputs_are_checked_before_the_work(tmp_path, monkeypatch):
     refused(source, tmp_path / "b.nii.gz", *FULL, words=("Permission denied", "choose another folder"))
 
 
+@pytest.mark.slow
 def test_panels_do_not_ask_for_a_notebooks_backend(tmp_path, settings):
     source, out = save(tmp_path / "mr.nii.gz", head()), tmp_path / "out.nii.gz"
     program = [sys.executable, "-m", "atlf_jax.reconstruct", str(source), str(out), *FULL, "--panels"]

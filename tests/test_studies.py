@@ -110,6 +110,7 @@ def test_a_learning_curve_has_a_point_for_each_validation(tmp_path):
     assert second == {"method": "two", "1: s": 2.0, "1: dB": 20.0, "2: s": None, "2: dB": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ablation.VARIANTS)
 def test_every_part_can_be_left_out(name):
     """The options of a variant are fields of the configuration, and the network that they make has parameters."""

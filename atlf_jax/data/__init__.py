@@ -16,6 +16,7 @@ from atlf_jax import own_code
 from atlf_jax.data.aanlib import AANLIBConfig, AANLIBSource
 from atlf_jax.data.example import Dataset, Example, Source, Split, validate_example
 from atlf_jax.data.fastmri import FastMRIConfig, FastMRISource
+from atlf_jax.data.images import ImagesConfig, ImagesSource
 from atlf_jax.data.phantom import PhantomConfig, PhantomSource
 from atlf_jax.data.pipeline import evaluation_batches, train_batches
 from atlf_jax.data.prepared import PreparedConfig, PreparedSource
@@ -32,6 +33,8 @@ __all__ = [
     "Example",
     "FastMRIConfig",
     "FastMRISource",
+    "ImagesConfig",
+    "ImagesSource",
     "PhantomConfig",
     "PhantomSource",
     "PreparedConfig",
@@ -51,6 +54,7 @@ __all__ = [
 DATASETS: dict[str, type[Dataset]] = {
     "aanlib": AANLIBConfig,
     "fastmri": FastMRIConfig,
+    "images": ImagesConfig,
     "phantom": PhantomConfig,
     "prepared": PreparedConfig,
 }

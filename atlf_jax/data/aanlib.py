@@ -17,7 +17,7 @@ from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder
 from atlf_jax.data.inputs import FileError, read_png
 
-__all__ = ["SPLITS", "AANLIBConfig", "AANLIBSource"]
+__all__ = ["SPLITS", "AANLIBConfig", "AANLIBSource", "read_grey"]
 
 # Cases 16 and 21 hold the 21 pairs that the fusion literature reports on.
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -106,7 +106,7 @@ class AANLIBSource:
 
 
 def _read_pair(name: str, case: str, ct_file: Path, mr_file: Path) -> Example:
-    ct, mr = _read_grey(ct_file), _read_grey(mr_file)
+    ct, mr = read_grey(ct_file), read_grey(mr_file)
     if ct.shape != mr.shape:
         raise ValueError(
             f"pair {name!r}: {ct_file} is {_size(ct)} and {mr_file} is {_size(mr)}; resample one onto the other"
@@ -153,7 +153,7 @@ def _list_slices(root: Path, config: AANLIBConfig) -> list[tuple[str, str, Path,
     return sorted((s for s in found.values() if s[1] in wanted), key=lambda s: (int(s[1]), s[0]))
 
 
-def _read_grey(file: Path) -> np.ndarray:
+def read_grey(file: Path) -> np.ndarray:
     """Decode one 8-bit picture to float32 [h, w] in [0, 1]."""
     picture = read_png(file)
     mode = picture.mode

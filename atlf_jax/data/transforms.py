@@ -78,6 +78,9 @@ class AugmentConfig:
     """Largest shift in pixels along each axis, either way."""
     gamma: float = 0.0
     """Largest relative contrast exponent, drawn separately for CT and MR (0.2: from 1/1.2 to 1.2)."""
+    contrast: float = 0.0
+    """Probability that the grey levels of the MR are remapped by a random curve, as other sequences have other
+    contrasts: what is dark may become bright, and black stays black."""
     ct_gamma: float = 0.0
     """Like gamma, for the CT only: display windows differ from scanner to scanner (1.0: from 1/2 to 2)."""
     ct_dropout: float = 0.0
@@ -97,7 +100,7 @@ class AugmentConfig:
         for name in ("rotation", "scale", "shift", "gamma", "ct_gamma", "ct_shift", "ct_rotation", "ct_elastic"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted 0 (off) or more")
-        for name in ("ct_misplaced", "ct_dropout"):
+        for name in ("contrast", "ct_misplaced", "ct_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; wanted a probability in [0, 1]")
 
@@ -122,10 +125,17 @@ class AcquisitionConfig:
     """Correlation of the noise between coils, in [0, 1): the random share of the covariance (0: white). Data with
     a noise scan are whitened before; this is for scans without one."""
     coils: tuple[int, int] = (0, 0)
-    """Smallest and largest number of coils that are simulated for a picture; by default one coil without a map. Each
-    record is padded with coils of zeros to the largest number, so that all have one shape."""
+    """Smallest and largest number of coils that are simulated for a picture, drawn log-uniformly: few coils differ more
+    than many. By default one coil without a map. Each record is padded with coils of zeros to the largest number, so
+    that all have one shape."""
     coil_kind: CoilKind = "any"
     """Simulated coils: loops on a ring, loops about the object, random polynomials, or one of these at random."""
+    fold: float = 0.0
+    """Largest part of the columns by which the object exceeds the field of view: what lies outside is folded in, each
+    coil image by itself (0: none). Half of the records have it, with parts drawn evenly."""
+    target: Literal["image", "rss"] = "image"
+    """What is to be reconstructed: the picture, or the root of the sum of squares of the fully sampled coil images with
+    their noise, by which multi-coil benchmarks score."""
     maps: Literal["given", "low_resolution", "espirit"] = "given"
     """Coil maps that the network gets: given (simulated, or the source's own), or estimated from the fully sampled
     centre, as for a scan (ESPIRiT takes a second or more for each record, and needs data.workers=0)."""
@@ -137,6 +147,8 @@ class AcquisitionConfig:
         for name in ("phase", "sharp_phase", "noise", "virtual_coils"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"acquisition.{name} is {getattr(self, name)}; wanted 0 (off) or more")
+        if not 0 <= self.fold <= 0.5:
+            raise ValueError(f"acquisition.fold is {self.fold}; wanted 0 (off) to 0.5")
         if not 1 <= self.noise_spread < np.inf:
             raise ValueError(f"acquisition.noise_spread is {self.noise_spread}; wanted 1 (off) or more")
         if not 0 <= self.noise_correlation < 1:
@@ -272,6 +284,8 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
         if peak > 0:
             relative = np.maximum(np.abs(target) / peak, np.finfo(np.float32).tiny)
             target = target * relative ** (mr_exponent - 1)
+    if config.contrast and rng.random() < config.contrast:
+        target = _recontrast(target, rng)
     if config.ct_gamma:
         ct = ct ** ((1 + config.ct_gamma) ** of_ct.uniform(-1, 1))
     if config.ct_dropout and of_ct.random() < config.ct_dropout:
@@ -279,11 +293,24 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
     return example._replace(ct=np.ascontiguousarray(ct, np.float32), target=np.ascontiguousarray(target, np.complex64))
 
 
+def _recontrast(image: Complex[np.ndarray, "h w"], rng: np.random.Generator) -> Complex[np.ndarray, "h w"]:
+    """Remap the magnitude by a smooth random curve through 0, whose values lie between .1 and 1 of the largest."""
+    magnitude = np.abs(image)
+    peak = magnitude.max() or np.float32(1)
+    knots = np.array([0, 0.2, 0.45, 0.7, 1])
+    curve = scipy.interpolate.PchipInterpolator(knots, np.concatenate([[0], rng.uniform(0.1, 1, 4)]))
+    levels = np.linspace(0, 1, 256)
+    wanted = np.interp(magnitude / peak, levels, curve(levels))
+    return (image * (wanted * peak / np.maximum(magnitude, peak * 1e-6))).astype(np.complex64)
+
+
 def _check_measured(example: Example, config: AugmentConfig) -> None:
     """Refuse changes that would replace measured samples, and their noise, by interpolated ones."""
     if example.kspace is None:
         return
-    set_ones = [f"augment.{name}" for name in ("rotation", "scale", "shift", "gamma") if getattr(config, name)]
+    set_ones = [
+        f"augment.{name}" for name in ("rotation", "scale", "shift", "gamma", "contrast") if getattr(config, name)
+    ]
     if config.crop[1] not in (0, example.target.shape[1]):
         set_ones.append("augment.crop of columns")
     if config.crop[0] and example.acquired is not None and len(example.acquired) > 1:
@@ -439,9 +466,29 @@ def simulate_acquisition(example: Example, config: AcquisitionConfig, rng: np.ra
         example = example._replace(target=(example.target * np.exp(1j * phase)).astype(np.complex64))
     least, most = config.coils
     if most:
-        coils = int(rng.integers(least, most + 1))
+        coils = int(least * ((most + 1) / least) ** rng.random())
+        if config.fold and rng.random() < 0.5:
+            return _fold(example, coils, config, rng)
         example = example._replace(coil_maps=simulate_maps(shape, coils, rng, kind=config.coil_kind))
     return example
+
+
+def _fold(example: Example, coils: int, config: AcquisitionConfig, rng: np.random.Generator) -> Example:
+    """Simulate coils that see more than the field of view: the picture goes on outside, mirrored at its last column."""
+    h, w = example.target.shape
+    more = int(rng.uniform(0, config.fold) * w)
+    seen = np.pad(example.target, ((0, 0), (0, more)), mode="reflect")
+    images = simulate_maps(seen.shape, coils, rng, kind=config.coil_kind) * seen
+    folded = images[..., :w].copy()
+    folded[..., :more] += images[..., w:]
+    if rng.random() < 0.5:
+        folded = folded[..., ::-1]
+    kspace = fft2c_numpy(np.ascontiguousarray(folded, np.complex64))
+    return example._replace(kspace=kspace, coil_maps=None, target=_root_sum_of_squares(folded))
+
+
+def _root_sum_of_squares(coil_images: Complex[np.ndarray, "c h w"]) -> Complex[np.ndarray, "h w"]:
+    return np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=0)).astype(np.complex64)
 
 
 @jaxtyped(typechecker=beartype)
@@ -498,6 +545,8 @@ def measure(
         correlation = config.noise_correlation
         covariance = noise_covariance_draw(len(full), rng, correlation=correlation) if correlation else None
         kspace = full + np.float32(noise * np.abs(truth).max()) * noise_draw(full.shape, rng, covariance)
+    if config.target == "rss":
+        truth = _root_sum_of_squares(ifft2c_numpy(kspace))
     kspace = np.where(mask, kspace, 0).astype(np.complex64)
 
     if 0 < config.virtual_coils < len(kspace):
@@ -513,12 +562,12 @@ def measure(
         raise ValueError(
             f"record {example.name!r} has coils and no maps: set data.acquisition.maps to low_resolution or espirit"
         )
-    if not simulated or config.maps != "given":
+    if not simulated or config.maps != "given" or config.target == "rss":
         combined = np.sum(maps.conj() * ifft2c_numpy(full), axis=0)
         size = np.abs(combined)
         truth = np.abs(truth) * np.where(size > 0, combined / np.where(size > 0, size, 1), 1)
 
-    coils = max(config.virtual_coils or (config.coils[1] if simulated else 0), len(kspace))
+    coils = max(config.virtual_coils or config.coils[1], len(kspace))
     scale = np.abs(np.sum(maps.conj() * ifft2c_numpy(kspace), axis=0)).max() or np.float32(1)
     measurement = Measurement(fill_coils(kspace / scale, coils), mask, example.ct, fill_coils(maps, coils))
     return Batch(

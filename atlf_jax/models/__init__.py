@@ -12,6 +12,7 @@ from atlf_jax.models.dc_cnn import DCCNN, DCCNNConfig
 from atlf_jax.models.e2e_varnet import E2EVarNet, E2EVarNetConfig
 from atlf_jax.models.modl import MoDL, MoDLConfig
 from atlf_jax.models.mtrans import MTrans, MTransConfig
+from atlf_jax.models.sense_net import SenseNet, SenseNetConfig
 from atlf_jax.models.unet import ImageUNet, UNetConfig
 from atlf_jax.models.varnet import VarNet, VarNetConfig
 from atlf_jax.models.zero_filled import ZeroFilled, ZeroFilledConfig
@@ -34,6 +35,8 @@ __all__ = [
     "MoDLConfig",
     "ModelConfig",
     "ReconstructionConfig",
+    "SenseNet",
+    "SenseNetConfig",
     "UNetConfig",
     "VarNet",
     "VarNetConfig",
@@ -51,6 +54,7 @@ MODELS = {
     "modl": MoDLConfig,
     "varnet": VarNetConfig,
     "e2e_varnet": E2EVarNetConfig,
+    "sense_net": SenseNetConfig,
     "mtrans": MTransConfig,
     "zero_filled": ZeroFilledConfig,
 }

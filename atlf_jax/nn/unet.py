@@ -3,6 +3,8 @@
 Source: Zbontar et al. 2018, "fastMRI"; Sriram et al. 2020, "End-to-End Variational Networks" (normalisation, padding).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -14,6 +16,7 @@ from atlf_jax.nn.layers import Conv, Pointwise, pixel_shuffle
 __all__ = ["NormUNet", "UNet"]
 
 SLOPE = 0.2  # of the leaky ReLU below zero
+HE = nn.initializers.variance_scaling(2 / (1 + SLOPE**2), "fan_in", "normal")  # keeps the size without normalisation
 CONSTANT_VARIANCE = 1e-8  # below this variance a channel counts as constant; after a normalisation it is about 1
 
 
@@ -29,14 +32,19 @@ def _activate(x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions without bias, each followed by instance normalisation and leaky ReLU."""
+    """Two 3x3 convolutions without bias, each followed by leaky ReLU, with instance normalisation before it or not."""
 
     features: int
+    normalised: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
-        x = _activate(Conv(self.features, name="conv_0")(x))
-        return _activate(Conv(self.features, name="conv_1")(x))
+        for name in ("conv_0", "conv_1"):
+            if self.normalised:
+                x = _activate(Conv(self.features, name=name)(x))
+            else:
+                x = nn.leaky_relu(Conv(self.features, kernel_init=HE, name=name)(x), SLOPE)
+        return x
 
 
 class UNet(nn.Module):
@@ -45,6 +53,8 @@ class UNet(nn.Module):
     The transposed 2x2 convolution of stride 2 is a 1x1 convolution to four times the features and a pixel shuffle:
     the same sum, as one matrix product. The last layer starts at zero (ours), so that a residual network starts as
     the identity. Both sides must be multiples of ``2**pools``.
+
+    Without normalisation there is no bias either: the output then scales as the input does.
 
     Example:
         >>> import jax
@@ -57,22 +67,25 @@ class UNet(nn.Module):
     width: int = 32
     pools: int = 4
     starts_at_zero: bool = True
+    normalised: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w k"]:
         skipped = []
+        options: dict[str, Any] = {} if self.normalised else {"kernel_init": HE}
         for level in range(self.pools):
-            x = ConvBlock(self.width * 2**level, name=f"down_{level}")(x)
+            x = ConvBlock(self.width * 2**level, self.normalised, name=f"down_{level}")(x)
             skipped.append(x)
             b, h, w, f = x.shape
             x = x.reshape(b, h // 2, 2, w // 2, 2, f).mean((2, 4))  # [b, h, w, f] -> [b, h / 2, w / 2, f]
-        x = ConvBlock(self.width * 2**self.pools, name="bottom")(x)
+        x = ConvBlock(self.width * 2**self.pools, self.normalised, name="bottom")(x)
         for level in reversed(range(self.pools)):
             features = self.width * 2**level
-            x = _activate(pixel_shuffle(Pointwise(4 * features, name=f"enlarge_{level}")(x), 2))
-            x = ConvBlock(features, name=f"up_{level}")(jnp.concatenate([x, skipped[level]], axis=-1))
+            x = pixel_shuffle(Pointwise(4 * features, name=f"enlarge_{level}", **options)(x), 2)
+            x = _activate(x) if self.normalised else nn.leaky_relu(x, SLOPE)
+            x = ConvBlock(features, self.normalised, name=f"up_{level}")(jnp.concatenate([x, skipped[level]], axis=-1))
         start = nn.initializers.zeros if self.starts_at_zero else nn.initializers.lecun_normal()
-        return Pointwise(self.outputs, use_bias=True, kernel_init=start, name="out")(x)
+        return Pointwise(self.outputs, use_bias=self.normalised, kernel_init=start, name="out")(x)
 
 
 class NormUNet(nn.Module):

@@ -29,15 +29,19 @@ class Supervised:
     ssim: float = 0.0
     """(1 - SSIM) / 2 of the magnitude."""
     relative: float = 0.0
-    """Above 0: each of the losses above is replaced by log(1 + loss / relative), for each example. The gradient of a
+    """Above 0: each of these losses is replaced by log(1 + loss / relative), for each example. The gradient of a
     loss far above this value is then divided by the loss, so that easy and hard masks count equally, as in dB."""
+    magnitude: float = 0.0
+    """Mean squared error of the magnitude, whatever the phase."""
 
     def __post_init__(self) -> None:
         weights = {name: value for name, value in vars(self).items() if type(value) is float}
         if min(weights.values()) < 0:
             raise ValueError(f"loss weights must be >= 0, got {weights}")
-        if not (self.mse or self.l1 or self.charbonnier or self.ssim):
-            raise ValueError("one of the loss weights mse, l1, charbonnier, ssim must be above 0")
+        if not any(getattr(self, name) for name in losses.RECONSTRUCTION_LOSSES):
+            raise ValueError(
+                f"one of the loss weights {', '.join(losses.RECONSTRUCTION_LOSSES)} must be above 0, and all are 0"
+            )
 
     def __call__(self, model: Model, variables: Variables, batch: Batch, *, key: Key[Array, ""] | None) -> Outcome:
         """Compare the network's image with the fully sampled one."""

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
@@ -223,13 +224,15 @@ def _loop(
 
         if step in (first, span.start):
             log.compiling(span.name)
+        asked_at = time.monotonic()
         batch = next(batches)
+        waited = time.monotonic() - asked_at
         following, metrics = programs.step(state, place(batch, mesh))
         _log(log, pending, checkpoints)  # of the step before, while this one runs
         if step > first:
             checkpoints.offer(Snapshot(state, step, span.name))
         state, step = following, step + 1
-        pending = Pending(step, span.name, metrics, batch.record.tolist())
+        pending = Pending(step, span.name, metrics, batch.record.tolist(), waited)
 
 
 class Pending(NamedTuple):
@@ -239,6 +242,7 @@ class Pending(NamedTuple):
     stage: str
     metrics: dict[str, Array]
     records: list[int]
+    waited: float  # seconds for its batch; the step before ran meanwhile, so not all of it delayed the training
 
 
 def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
@@ -253,7 +257,7 @@ def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None
             f"records {pending.records} of the training source; last good checkpoint: "
             f"{checkpoints.last_good}. Look at these records, or lower train.{pending.stage}.learning_rate"
         )
-    log.train(pending.step, pending.stage, metrics)
+    log.train(pending.step, pending.stage, metrics | {"data_wait": pending.waited})
 
 
 def _validate(

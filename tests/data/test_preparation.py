@@ -425,6 +425,7 @@ def test_labels_on_another_grid(tmp_path):
     refused(settings(tmp_path / "in", tmp_path / "out", "chaos"), "5 pictures for 6 slices")
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     table = write_pairs(tmp_path, "a", ["valid"])
     command = [sys.executable, "-W", "error", "-m", "atlf_jax.data.prepare", "table", str(table), str(tmp_path / "out")]

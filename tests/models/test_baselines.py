@@ -153,7 +153,9 @@ def test_a_deep_unet_has_a_finite_gradient_at_an_empty_image():
     """Every normalisation of a flat channel multiplied the gradient by 316: it left float32 after sixteen layers."""
     net = NormUNet(outputs=1, width=2, pools=4)
     zero = jnp.zeros((1, 16, 16, 1))
-    params = net.init(jax.random.key(0), zero)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the last layer starts at zero and would hide it
+    params = jax.jit(net.init)(jax.random.key(0), zero)
+    params = jax.tree.map(
+        lambda leaf: np.asarray(leaf) + np.float32(0.1), params
+    )  # the last layer starts at zero and would hide it
     gradient = jax.jit(jax.grad(lambda p: jnp.square(net.apply(p, zero) - 1).sum()))(params)
     chex.assert_tree_all_finite(gradient)

@@ -22,7 +22,10 @@ ATLF = dataclasses.replace(small(phases=1, avat=False, adain="none"), use_fusion
 MODELS = {"atlf": ATLF, **BASELINES, "e2e_varnet": E2E}
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in ("atlf", "modl")]
+
+
+@pytest.mark.parametrize("name", ["atlf", "modl", *SLOW])
 def test_maps_by_a_network(name):
     measurement, image = measure(coils=3)
     config = dataclasses.replace(MODELS[name], sensitivity=(2, 1))

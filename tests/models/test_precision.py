@@ -68,7 +68,9 @@ def test_parameters_are_those_of_float32():
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
-@pytest.mark.parametrize("switches", [{}, {"avat_sampling": "window", "brb_levels": 2, "remat": True}])
+@pytest.mark.parametrize(
+    "switches", [{}, pytest.param({"avat_sampling": "window", "brb_levels": 2, "remat": True}, marks=pytest.mark.slow)]
+)
 def test_sums_quotients_and_transforms_are_float32(switches, accelerated, monkeypatch):
     """In the whole training step; products and convolutions are bfloat16 all the same."""
     monkeypatch.setattr(backend, "accelerated", lambda: accelerated)

@@ -153,6 +153,7 @@ def test_the_optimum_of_each_example(kind, x64, draw):
         assert distance(np.asarray(got[i]).ravel(), want) < 1e-7
 
 
+@pytest.mark.slow  # 5,000 iterations
 def test_l1_wavelet_ends_at_its_fixed_point_and_close_to_the_optimum(x64, draw):
     """The proximal map is exact away from the border alone: the objective is this little above its minimum."""
     h = w = 16

@@ -58,6 +58,7 @@ def test_a_process_without_this_package_gives_the_same_image(tmp_path, settings,
     assert got.shape == (2, H, W) and got.dtype == np.complex64
 
 
+@pytest.mark.slow
 def test_the_card_says_what_the_program_takes(tmp_path) -> None:
     folder = tiny(small()).export(tmp_path / "tiny", shape=(H, W))
     card = json.loads((folder / "card.json").read_text())

@@ -142,7 +142,7 @@ def test_pictures_are_one_row_of_the_batch(tiny, variables, batch, stage) -> Non
 def test_wrong_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="loss weights must be >= 0, got .*'l1': -1.0"):
         Reconstruct(l1=-1.0)
-    with pytest.raises(ValueError, match="one of the loss weights mse, l1, charbonnier, ssim must be above 0"):
+    with pytest.raises(ValueError, match="one of the loss weights .*ssim.* must be above 0"):
         Reconstruct(mse=0.0)
     with pytest.raises(ValueError, match="eta_gap must be >= 0, got -1.0"):
         Fuse(eta_gap=-1.0)

@@ -78,7 +78,8 @@ def test_all_stages_run_in_one_go(train_config, run) -> None:
         terms = [value for name, value in line.items() if name.startswith("loss/")]
         assert line["loss"] == pytest.approx(sum(terms), rel=1e-5)
     assert "loss/fusion" in log[-1] and "loss/fusion" not in log[-3]
-    assert {"images_per_second", "elapsed_seconds", "cpu_seconds", "learning_rate", "grad_norm"} <= log[1].keys()
+    wanted = {"images_per_second", "data_wait", "elapsed_seconds", "cpu_seconds", "learning_rate", "grad_norm"}
+    assert wanted <= log[1].keys()
     assert "images_per_second" not in log[0]  # compiled
 
 
@@ -114,7 +115,7 @@ def test_a_resumed_run_is_bit_identical(train_config, run, tmp_path, interrupt_a
     run(config, workdir=halves)
     assert_identical(load(whole, "latest"), load(halves, "latest"))
     assert_identical(load(whole, "best"), load(halves, "best"))
-    timing = {"elapsed_seconds", "cpu_seconds", "images_per_second"}
+    timing = {"elapsed_seconds", "cpu_seconds", "images_per_second", "data_wait"}
     for kind in ("train", "valid"):
         for a, b in zip(lines(whole, kind), lines(halves, kind), strict=True):
             assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
@@ -315,7 +316,7 @@ def test_subjects_in_both_sources_are_refused_or_named_in_every_line(
     workdir = run(train_config(reconstruction=1, allow_shared_subjects=True), valid_source=discs(5))
     warning = "5 subjects both trained on and validated on"
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 3 and all(line.startswith(f"[{warning}]") for line in printed)
+    assert len(printed) == 4 and all(line.startswith(f"[{warning}]") for line in printed)
     assert all(line["warning"] == warning for kind in ("train", "valid") for line in lines(workdir, kind))
     assert read_meta(workdir, "best")["warning"] == warning
 
