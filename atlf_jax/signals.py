@@ -143,5 +143,6 @@ def _end(line: str, code: int) -> None:
     if os.isatty(1):
         os.write(1, b"\x1b[?25h\n")  # a progress bar hides the cursor
     if line:
-        os.write(2, f"{line}\n".encode())  # not by sys.stderr, whose lock another thread may hold
+        # not by sys.stderr, whose lock another thread may hold; by its descriptor, which training.hosts may move
+        os.write(2 if sys.stderr is None else sys.stderr.fileno(), f"{line}\n".encode())
     os._exit(code)

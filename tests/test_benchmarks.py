@@ -1,6 +1,7 @@
 """The benchmarks' command lines, arithmetic and tables; the PyTorch peer against the network where torch is at hand."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
 from benchmarks import accelerator, compare, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
+from benchmarks.gpu_program import CARDS, read_program
 from benchmarks.ours import Ours, configure, draw_parameters
 from benchmarks.table import busy_cores, machine, markdown, median_and_iqr, slope
 from benchmarks.worker import Failed, Worker
@@ -30,7 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"benchmarks.{name}" for name in ("accelerator", "compare", "scaling", "solvers", "startup", "volume")),
+        *(
+            f"benchmarks.{name}"
+            for name in ("accelerator", "compare", "compile_for_gpu", "scaling", "solvers", "startup", "volume")
+        ),
         *(f"studies.{name}" for name in ("ablation", "folds", "methods", "queue", "rates", "raw")),
     ],
 )
@@ -299,3 +304,56 @@ def test_the_peer_refuses_what_it_does_not_cover():
 
     with pytest.raises(ValueError, match="avat_sampling"):
         ATLFNet(configure("faithful", {"avat_sampling": "full"}))
+
+
+PROGRAM = """HloModule jit_f
+
+%gemm (p0: f32[64,32], p1: f32[32,16]) -> f32[64,16] {
+  %p0 = f32[64,32]{1,0} parameter(0)
+  %p1 = f32[32,16]{1,0} parameter(1)
+  ROOT %dot.1 = f32[64,16]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%pair (p0: f32[64,16]) -> (f32[64,16], f32[]) {
+  ROOT %tuple.1 = (f32[64,16]{1,0}, f32[]) tuple(%p0, %p0)
+}
+
+ENTRY %main (a: f32[64,32], b: f32[32,16], x: bf16[1,8,8,4], k: bf16[6,3,3,4]) -> f32[64,16] {
+  %a = f32[64,32]{1,0} parameter(0)
+  %b = f32[32,16]{1,0} parameter(1)
+  %x = bf16[1,8,8,4]{3,2,1,0} parameter(2)
+  %k = bf16[6,3,3,4]{3,2,1,0} parameter(3)
+  %fusion.1 = f32[64,16]{1,0} fusion(%a, %b), kind=kCustom, calls=%gemm
+  %fusion.2 = (f32[64,16]{1,0}, f32[]) fusion(%fusion.1), kind=kInput, calls=%pair
+  %conv = (bf16[1,8,8,6]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), custom_call_target="__cudnn$convForward"
+  %fft.1 = c64[4,8,8]{2,1,0} fft(%x), fft_type=FFT, fft_length={8,8}
+  %gte = f32[64,16]{1,0} get-tuple-element(%fusion.2), index=0
+  %all-reduce-start = f32[64,16]{1,0} all-reduce-start(%gte), replica_groups={}
+  ROOT %all-reduce-done = f32[64,16]{1,0} all-reduce-done(%all-reduce-start)
+}
+"""
+
+
+def test_a_compiled_program_is_read_from_its_text() -> None:
+    card = CARDS["a100"]
+    program = read_program(PROGRAM, card, bfloat16=False)
+    assert (program.kernels, program.loops, program.copies) == (2, 0, 0)  # a kernel with two results is one
+    assert program.library == {"__cudnn$convForward": 1, "fft": 1}
+    assert (program.collectives, program.collective_bytes) == ({"all-reduce": 1}, 64 * 16 * 4)
+    product, convolution, transform = 2 * 64 * 16 * 32, 2 * 8 * 8 * 6 * 9 * 4, 5 * 4 * 64 * 6
+    assert program.flop == product + convolution + transform
+    image, kernel, result = 2 * 8 * 8 * 4, 2 * 6 * 9 * 4, 4 * 64 * 16
+    calls = [4 * (64 * 32 + 32 * 16) + result, result + result + 4, image + kernel + 2 * 8 * 8 * 6, image + 4 * 64 * 8]
+    assert program.bytes == sum(calls)
+    assert program.roofline_seconds == max(program.flop / card.float32, program.bytes / card.bandwidth)
+    assert program.model_seconds == pytest.approx(4 * 2.5e-6)  # so small that launches are all
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs the CUDA plugin of JAX")
+@pytest.mark.slow
+def test_a_network_is_compiled_for_a_card_that_is_not_there(tmp_path) -> None:
+    arguments = ["--presets", "istanet_plus", "--tasks", "step", "--size", "64", "--devices", "2", "--batches", "2"]
+    command = [sys.executable, "-m", "benchmarks.compile_for_gpu", *arguments, f"--out={tmp_path}"]
+    subprocess.run(command, check=True, cwd=Path(__file__).resolve().parent.parent)
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    assert row["loops"] == 0 and row["kernels"] > 10 and "all-reduce" in row["note"]

@@ -16,6 +16,7 @@ FLOORS = {
     "own_code": 0,
     "program": 0,
     "inputs": 1,
+    "together": 1,
     "signals": 1,
     "ops": 1,
     "masks": 1,

@@ -39,6 +39,7 @@ def train_batches(
     acquisition: AcquisitionConfig = AcquisitionConfig(),
     start_step: int = 0,
     workers: int = 0,
+    rows: tuple[int, int] | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield training batches without end: shuffled, augmented, each record under a fresh mask.
 
@@ -52,9 +53,10 @@ def train_batches(
         acquisition: simulated phase, coils and noise.
         start_step: number of the first batch to yield, to resume: step k is the same batch whatever came before.
         workers: loader processes; 0 loads in a thread of this process.
+        rows: of each batch, as (first, number): what one of several processes loads. All by default.
 
     Yields:
-        Batch of numpy arrays with leading axis ``batch_size``.
+        Batch of numpy arrays with leading axis ``batch_size``, or the number of rows.
 
     Raises:
         ValueError: for an empty source, or records of several sizes in one batch.
@@ -64,14 +66,13 @@ def train_batches(
     if len(source) == 0:
         raise ValueError("the source holds no records; wanted at least one")
     simulate = _Simulate(kinds=_kinds(mask), augment=augment, acquisition=acquisition)
-    dataset = (
-        grain.MapDataset.source(_Numbered(source))
-        .seed(seed)
-        .shuffle()
-        .repeat(None)
-        .random_map(simulate)
-        .batch(batch_size, drop_remainder=True, batch_fn=_stack)
-    )
+    records = grain.MapDataset.source(_Numbered(source)).seed(seed).shuffle().repeat(None).random_map(simulate)
+    first, number = rows or (0, batch_size)
+    if number < batch_size:
+        from atlf_jax.data.rows import Rows
+
+        records = Rows(records, batch_size=batch_size, first=first, number=number)
+    dataset = records.batch(number, drop_remainder=True, batch_fn=_stack)
     batches = dataset[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if workers:
         from absl import flags
@@ -90,6 +91,7 @@ def evaluation_batches(
     mask: MaskConfig | tuple[MaskConfig, ...],
     batch_size: int,
     acquisition: AcquisitionConfig = AcquisitionConfig(),
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Batch, list[str]]]:
     """Yield every record once, in order, with mask, phase and noise fixed by the record's name.
 
@@ -100,25 +102,32 @@ def evaluation_batches(
         batch_size: records a batch; the last batch repeats its last record up to this number, so that no shape is
             new to the compiler.
         acquisition: simulated phase, coils and noise.
+        rows: of each batch, as (first, number): what one of several processes loads. All by default.
 
     Yields:
-        (batch, names): names lists the true records only and may be shorter than the batch.
+        (batch, names): names lists the true records of the whole batch only and may be shorter than it. A record of
+        another process is named by its number.
 
     Raises:
         ValueError: for records of several sizes in one batch.
     """
     kinds = _kinds(mask)
+
+    def record(index: int) -> tuple[Batch, str]:
+        example = source[index]
+        seed = seed_from_name(example.name)
+        sampling = _draw(kinds[index % len(kinds)], example, seed=seed, whole=len(kinds) > 1)
+        rng = np.random.default_rng(seed)
+        example = simulate_acquisition(example, acquisition, rng)
+        return measure(example, sampling, acquisition, rng, record=index), example.name
+
+    first, number = rows or (0, batch_size)
     for start in range(0, len(source), batch_size):
-        records, names = [], []
-        for index in range(start, min(start + batch_size, len(source))):
-            example = source[index]
-            seed = seed_from_name(example.name)
-            sampling = _draw(kinds[index % len(kinds)], example, seed=seed, whole=len(kinds) > 1)
-            rng = np.random.default_rng(seed)
-            example = simulate_acquisition(example, acquisition, rng)
-            records.append(measure(example, sampling, acquisition, rng, record=index))
-            names.append(example.name)
-        yield _stack(records + records[-1:] * (batch_size - len(records))), names
+        every = range(start, min(start + batch_size, len(source)))
+        own = range(start + first, start + first + number)
+        loaded = {index: record(index) for index in sorted({min(index, every[-1]) for index in own})}
+        names = [loaded[index][1] if index in loaded else f"record {index}" for index in every]
+        yield _stack([loaded[min(index, every[-1])][0] for index in own]), names
 
 
 def _until_closed(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
@@ -133,6 +142,13 @@ def _until_closed(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
     try:
         while held:
             yield next(held[0])
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise OSError(
+            "a loader process has ended by itself or was killed, perhaps for want of memory; use fewer "
+            "--data.workers, and run the same command to go on from the last checkpoint"
+        ) from error
     finally:
         atexit.unregister(close)
         close()

@@ -111,6 +111,8 @@ def _attention_in_blocks(
         weights = jax.nn.softmax(logits)
         return jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=dtype)
 
+    if q.shape[0] == 1:
+        return block((jnp.zeros((), jnp.int32), q[0]))[None]
     return lax.map(block, (rows * jnp.arange(q.shape[0]), q))
 
 

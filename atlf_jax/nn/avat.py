@@ -94,9 +94,20 @@ def stretch(angle: Float[Array, " g"], ratio: Float[Array, " g"]) -> Float[Array
         Symmetric matrices of determinant 1, ``[g, 2, 2]``.
     """
     c, s = jnp.cos(angle), jnp.sin(angle)
-    rotation = jnp.stack([jnp.stack([c, -s], axis=-1), jnp.stack([s, c], axis=-1)], axis=-2)  # [g, 2, 2]
-    scale = jnp.exp(jnp.stack([ratio, -ratio], axis=-1))[:, None]  # [g, 1, 2]
-    return jnp.matmul(rotation * scale, rotation.swapaxes(-1, -2), precision="highest")  # positions: no TF32
+    long, short = jnp.exp(ratio), jnp.exp(-ratio)
+    rows = c * c * long + s * s * short, c * s * (long - short), s * s * long + c * c * short
+    return jnp.stack([jnp.stack(rows[:2], axis=-1), jnp.stack(rows[1:], axis=-1)], axis=-2)  # [g, 2, 2]
+
+
+def _enlargement(h: int, w: int, side: int) -> np.ndarray:
+    """Return the matrix of bilinear resizing from side x side to h x w, [h w, side^2], half-pixel centres."""
+
+    def weights(size: int) -> np.ndarray:
+        position = (np.arange(size) + 0.5) * side / size - 0.5
+        hat = np.maximum(1 - np.abs(position[:, None] - np.arange(side)), 0)
+        return hat / hat.sum(1, keepdims=True)  # [size, side]; beyond the border the last one counts
+
+    return np.einsum("hi,wj->hwij", weights(h), weights(w)).reshape(h * w, side * side)
 
 
 class AVAT(nn.Module):
@@ -211,8 +222,10 @@ class AVAT(nn.Module):
             angle = self.param("stripe_angle", lambda _: even)
             ratio = self.param("stripe_ratio", nn.initializers.zeros, (groups,), offset.dtype)
             shift = self.param("stripe_shift", nn.initializers.zeros, (groups, 8, 8, 2), offset.dtype)
-            shift = jax.image.resize(shift, (groups, hk, wk, 2), "bilinear", antialias=False)
-            offset = jnp.einsum("gij,bghwj->bghwi", stretch(angle, ratio), offset, precision="highest")
+            matrix = jnp.asarray(_enlargement(hk, wk, shift.shape[1]), offset.dtype)[None, :, :, None]
+            shift = (matrix * shift.reshape(groups, 1, -1, 2)).sum(2).reshape(groups, hk, wk, 2)
+            matrix = stretch(angle, ratio)[None, :, None, None]  # [1, g, 1, 1, 2, 2]
+            offset = (matrix * offset[..., None, :]).sum(-1)  # not a product of matrices: positions in float32, no TF32
             offset = offset + shift[None]
         positions = offset + jnp.asarray(reference, offset.dtype)[None, None]
         last = jnp.array((h - 1, w - 1), offset.dtype)[None, None, None, None]

@@ -189,8 +189,9 @@ def _depthwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, A
     d_padded = _shifted_sum(jnp.pad(dy, border), kernel[::-1, ::-1])
 
     if backend.accelerated():
-        taps = [wide(padded[:, i : i + h, j : j + w]) * wide(dy) for i in range(rows) for j in range(columns)]
-        d_kernel = jnp.stack([tap.sum((0, 1, 2)) for tap in taps])
+        # stacked before the channels, the taps are one reduction that reads its operands; each by itself, they are 18
+        taps = [padded[:, i : i + h, j : j + w] for i in range(rows) for j in range(columns)]
+        d_kernel = (wide(jnp.stack(taps, axis=3)) * wide(dy)[:, :, :, None]).sum((0, 1, 2))
     else:
         d_kernel = _sum_by_rows(wide(padded), wide(dy), rows, columns)
     return d_padded, d_kernel.reshape(kernel.shape).astype(kernel.dtype)

@@ -114,8 +114,9 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         f = x.shape[-1]
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")  # of the fewer channels: the same values
         x = nn.relu6(Pointwise(2 * f, name="expand")(x))
-        x = nn.relu6(Depthwise(pad_mode="reflect", name="dwconv")(x))
+        x = nn.relu6(Depthwise(pad_mode="valid", name="dwconv")(x))
         return Pointwise(f, name="reduce")(x)
 
 

@@ -20,6 +20,8 @@ from beartype import beartype
 from etils import epath
 
 from atlf_jax.objectives import Variables
+from atlf_jax.training.hosts import barrier, is_first
+from atlf_jax.training.sharding import put
 from atlf_jax.training.step import TrainState
 
 __all__ = [
@@ -63,7 +65,8 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, open for writing; a context manager.
 
-    A save is complete, or failed with an error, when its function returns.
+    A save is complete, or failed with an error, when its function returns. Of several processes each calls it, and
+    writes the parts that it has.
 
     Args:
         workdir: the run's folder.
@@ -77,8 +80,10 @@ class Checkpoints:
     ) -> None:
         self._root = _root(workdir)
         self._meta = {"config": config, **(facts or {})}
-        for folder in replaced:
-            _set_aside(folder)
+        if is_first():
+            for folder in replaced:
+                _set_aside(folder)
+        barrier("damaged checkpoints are set aside")
         self._latest, self._best = (_manager(self._root / which, keep=keep) for which, keep in CHECKPOINTS_KEPT.items())
         self._saving = threading.RLock()
         self._snapshot: Snapshot | None = None
@@ -139,7 +144,11 @@ class Checkpoints:
             saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             try:
                 manager.save(snapshot.step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
-                _write_checksums(folder)
+                if is_first():
+                    _write_checksums(folder)
+                barrier("the checkpoint is complete")
+            except jax.errors.JaxRuntimeError:  # another process is lost
+                raise
             except Exception as error:  # of several libraries; what they share is that the disk did not take it
                 raise OSError(
                     f"step {snapshot.step} cannot be saved in {folder.parent} ({_reason(error)}); make room there or "
@@ -220,9 +229,7 @@ def put_state(saved: Saved, *, like: TrainState) -> TrainState:
             f"{saved.folder} does not fit the model: {len(differing)} arrays differ, first {name}: "
             f"saved {old.get(name)}, wanted {new.get(name)}; use another workdir"
         )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.device_put(saved.arrays[_path(path)], leaf.sharding), like
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: put(saved.arrays[_path(path)], leaf.sharding), like)
 
 
 @beartype
@@ -430,9 +437,18 @@ def _nested(arrays: dict[str, np.ndarray]) -> Variables:
 def _not_finite(tree: Any) -> str:
     """Return the path of the first array that is not finite, or nothing."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact) and not np.isfinite(np.asarray(leaf)).all():
+        inexact = jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
+        if inexact and not all(np.isfinite(np.asarray(part)).all() for part in _parts(leaf)):
             return _path(path)
     return ""
+
+
+def _parts(leaf: Any) -> list[Any]:
+    """Return an array's parts on this process: one copy where every device has one."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return [leaf]
+    shards = leaf.addressable_shards
+    return [shard.data for shard in (shards[:1] if leaf.is_fully_replicated else shards)]
 
 
 def _reason(error: BaseException) -> str:

@@ -2,9 +2,8 @@
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +30,13 @@ from atlf_jax.training.checkpoint import (
     put_state,
     read_meta,
 )
+from atlf_jax.training.fault import first_fault
+from atlf_jax.training.hosts import StopVote, barrier, gathered, is_first, wait_for_common_step
 from atlf_jax.training.identity import changes, describe_data, shared_subjects
 from atlf_jax.training.lock import exclusive
-from atlf_jax.training.logging import RunLog
-from atlf_jax.training.sharding import data_mesh, place
+from atlf_jax.training.logging import RunLog, SilentLog
+from atlf_jax.training.sharding import data_mesh, own_rows, place
+from atlf_jax.training.speed import Profile, Speed, describe_start
 from atlf_jax.training.stages import Span, TrainConfig, span_at, spans
 from atlf_jax.training.step import Programs, TrainState, compile_stage, copy_matching_arrays, initialise, trained_names
 
@@ -57,6 +59,7 @@ def fit(
     start: Callable[[], Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     resume_changed: bool = False,
+    profile: tuple[int, int] | None = None,
     interruption: Interruption | None = None,
 ) -> Path:
     """Train a model; continue from the last checkpoint in the folder if there is one.
@@ -77,6 +80,7 @@ def fit(
         devices: devices to train on; all by default.
         resume_changed: continue although settings or data differ from those of the run in the folder; its checkpoints
             record from which step on they changed, and its best checkpoint is set aside.
+        profile: first and last step of which a trace is written to ``WORKDIR/profile``, for TensorBoard or Perfetto.
         interruption: of ``atlf_jax.signals.interruptible``; by default signals are checked between two steps.
 
     Returns:
@@ -96,37 +100,48 @@ def fit(
         raise ValueError(f"nothing to train: every stage has 0 steps; set for example train.{last}.steps")
     if not len(valid_source):
         raise ValueError("the validation source holds no records; wanted at least one to choose checkpoints on")
-    mesh = data_mesh(batch_size=config.batch_size, devices=devices)
+    mesh = data_mesh(batch_size=config.batch_size, devices=devices, parameter_shards=config.parameter_shards)
     warning = _check_subjects(config, train_source, valid_source)
     shared: dict[str, Any] = {"mask": mask, "acquisition": acquisition, "batch_size": config.batch_size}
+    shared["rows"] = own_rows(mesh, config.batch_size)
     validation = partial(evaluation_batches, valid_source, **shared)
     programs_of = cache(partial(compile_stage, config=config, model=model, mesh=mesh))
 
     with (
-        exclusive(workdir) as lock_notice,
+        exclusive(workdir) if is_first() else nullcontext("") as lock_notice,
         _interruptible(interruption) as interruption,
         jax.set_mesh(mesh),
         jax.transfer_guard("disallow"),
     ):
         data = describe_data(train_source, valid_source)
+        barrier("the folder is locked")
         earlier = _read_earlier_run(workdir, {"config": record, "data": data}, resume_changed=resume_changed)
+        barrier("the checkpoints are read")
         begun = _begin(config, model, next(validation())[0], earlier, programs_of, mesh=mesh, start=start)
         facts = {"data": data, **earlier.facts} | ({"warning": warning} if warning else {})
         order: dict[str, Any] = {"seed": config.seed, "start_step": begun.step, "workers": workers}
         pace: dict[str, Any] = {"batch_size": config.batch_size, "every": config.log_every}
         pace |= {"start": begun.step, "total": spans(config)[-1].end, "validation_due": begun.validation_due}
+        if is_first():
+            describe_start(workdir, record=record, step=begun.step, mesh=mesh)
 
         with (
-            RunLog(workdir, warning=warning, **pace) as log,
+            RunLog(workdir, warning=warning, **pace) if is_first() else SilentLog() as log,
             Checkpoints(workdir, record, facts, earlier.replaced) as checkpoints,
             closing(train_batches(train_source, augment=augment, **order, **shared)) as batches,
+            Profile(workdir / "profile", profile if is_first() else None) as tracing,
         ):
             for notice in filter(None, (lock_notice, *earlier.notices, *begun.notices)):
                 log.say(notice)
-            interruption.rescue = checkpoints.rescue
-            validate = partial(_validate, validation, asked=interruption.asked, mesh=mesh, log=log)
+            alone = jax.process_count() == 1
+            interruption.rescue = (
+                checkpoints.rescue if alone else partial(wait_for_common_step, lambda: checkpoints.last_good)
+            )
+            vote = StopVote(interruption.asked, mesh)
+            validate = partial(_validate, validation, vote=vote, mesh=mesh, log=log)
             tools = (programs_of, batches, validate, checkpoints)
-            if not _loop(config, begun, *tools, asked=interruption.asked, mesh=mesh, log=log):
+            speed = Speed(mesh)
+            if not _loop(config, begun, *tools, vote=vote, mesh=mesh, log=log, speed=speed, tracing=tracing):
                 raise Interrupted(checkpoints.rescue())
             log.say(f"done: {workdir}")
     return workdir
@@ -153,7 +168,7 @@ def _begin(
     start: Callable[[], Mapping[str, Any]] | None,
 ) -> Begun:
     """Return the start of a run: from its last checkpoint, from a trained network, or new."""
-    state = initialise(model, example, seed=config.seed, mesh=mesh)
+    state = initialise(model, example, seed=config.seed, mesh=mesh, rules=config.shard_rules)
     _check_stages(config, model, state)
     saved, notices = earlier.saved, []
     if saved:
@@ -162,7 +177,7 @@ def _begin(
     elif start is not None:
         with jax.transfer_guard("allow"):
             trained = start()
-        state, notice = copy_matching_arrays(trained, state, mesh=mesh)
+        state, notice = copy_matching_arrays(trained, state)
         notices = [notice]
     meta = saved.meta if saved else {}
     return Begun([state], meta.get("step", 0), earlier.best, bool(meta.get("validation_due")), notices)
@@ -176,9 +191,11 @@ def _loop(
     validate: Callable[..., dict[str, float] | None],
     checkpoints: Checkpoints,
     *,
-    asked: threading.Event,
+    vote: StopVote,
     mesh: jax.sharding.Mesh,
-    log: RunLog,
+    log: RunLog | SilentLog,
+    speed: Speed,
+    tracing: Profile,
 ) -> bool:
     """Train to the end or until a signal comes; return whether the end was reached.
 
@@ -186,6 +203,7 @@ def _loop(
     """
     state, (_, step, best, validation_due, _) = begun.state.pop(), begun
     first, total, pending = step, spans(config)[-1].end, None
+    note = _Notes(config, log, checkpoints, vote)
     while True:
         span = span_at(config, step)
         programs = programs_of(span)
@@ -196,9 +214,7 @@ def _loop(
         snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
         improved = False
         if step > first and (evaluation_due or step == span.start):  # what follows may take long
-            pending = _log(
-                log, pending, checkpoints
-            )  # raises if the step failed, so that a broken state is never saved
+            pending = note(pending)  # raises if the step failed, so that a broken state is never saved
             checkpoints.offer(snapshot)
         if evaluation_due:
             pictures = config.picture_every > 0 and (step % config.picture_every == 0 or step >= total)
@@ -212,10 +228,10 @@ def _loop(
                     best = psnr
                     checkpoints.save_best(snapshot, psnr=best)
 
-        ending = step >= total or asked.is_set()
+        ending = step >= total or vote.stop
         save_due = step > first and (step % config.save_every == 0 or improved or ending)
         if save_due:
-            pending = _log(log, pending, checkpoints)
+            pending = note(pending)
             checkpoints.save_latest(snapshot)
         if evaluation_due or save_due:
             log.restart_clock()
@@ -224,15 +240,18 @@ def _loop(
 
         if step in (first, span.start):
             log.compiling(span.name)
-        asked_at = time.monotonic()
-        batch = next(batches)
-        waited = time.monotonic() - asked_at
-        following, metrics = programs.step(state, place(batch, mesh))
-        _log(log, pending, checkpoints)  # of the step before, while this one runs
+        tracing.at(step)
+        with speed.waiting():
+            batch = next(batches)
+        placed = place(batch, mesh)
+        following, metrics = programs.step(state, placed)
+        measured = speed.of(programs, state, placed, images=config.batch_size)
+        cause = partial(_cause, programs, state, placed)
+        note(pending)  # of the step before, while this one runs
         if step > first:
             checkpoints.offer(Snapshot(state, step, span.name))
         state, step = following, step + 1
-        pending = Pending(step, span.name, metrics, batch.record.tolist(), waited)
+        pending = Pending(step, span.name, metrics, vote.cast(), measured, batch.record, cause)
 
 
 class Pending(NamedTuple):
@@ -241,23 +260,54 @@ class Pending(NamedTuple):
     step: int  # steps done with it
     stage: str
     metrics: dict[str, Array]
-    records: list[int]
-    waited: float  # seconds for its batch; the step before ran meanwhile, so not all of it delayed the training
+    vote: Array | None
+    speed: dict[str, float]
+    records: np.ndarray  # of this process
+    cause: Callable[[], str]  # looks for where a number that is not finite came from
 
 
-def _log(log: RunLog, pending: Pending | None, checkpoints: Checkpoints) -> None:
-    """Wait for a step and log it; stop the run if the loss or the gradient is not finite."""
-    if pending is None:
-        return
-    metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if "loss" in broken or "grad_norm" in broken:
-        raise FloatingPointError(
-            f"{', '.join(broken)} not finite at step {pending.step} of stage {pending.stage}, "
-            f"records {pending.records} of the training source; last good checkpoint: "
-            f"{checkpoints.last_good}. Look at these records, or lower train.{pending.stage}.learning_rate"
+class _Notes:
+    """What becomes of a step's metrics: they are logged, or the run stops where the loss or the gradient is not finite.
+
+    ``train.skip_not_finite`` steps in a row may be not finite: the program has left out their updates.
+    """
+
+    def __init__(self, config: TrainConfig, log: RunLog | SilentLog, checkpoints: Checkpoints, vote: StopVote) -> None:
+        self._limit, self._log, self._checkpoints, self._vote = config.skip_not_finite, log, checkpoints, vote
+        self._skipped = 0  # in a row
+
+    def __call__(self, pending: Pending | None) -> None:
+        """Wait for a step, and log it."""
+        if pending is None:
+            return
+        metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+        self._vote.hear(pending.vote)
+        if all(math.isfinite(metrics[name]) for name in ("loss", "grad_norm")):
+            self._skipped = 0
+            self._log.train(pending.step, pending.stage, metrics, pending.speed)
+            return
+        broken = [name for name, value in metrics.items() if not math.isfinite(value) and "_norm/" not in name]
+        records = gathered(pending.records).tolist()
+        message = (
+            f"{', '.join(broken)} not finite at step {pending.step} of stage {pending.stage}, records {records} of the "
+            "training source"
         )
-    log.train(pending.step, pending.stage, metrics | {"data_wait": pending.waited})
+        self._skipped += 1
+        if self._skipped <= self._limit:
+            self._log.say(f"{message}; left out, {self._skipped} in a row of {self._limit} allowed")
+            return
+        last_good = self._checkpoints.last_good
+        with jax.transfer_guard("allow"):
+            cause = pending.cause()
+        raise FloatingPointError(
+            f"{message}{cause and f', first in {cause}'}; last good checkpoint: {last_good}. Look at these records, or "
+            f"lower train.{pending.stage}.learning_rate"
+        )
+
+
+def _cause(programs: Programs, state: TrainState, batch: Batch) -> str:
+    """Return the module in which a step's first number that is not finite arose; empty where it is not found again."""
+    return "" if programs.gradient is None else first_fault(programs.gradient, state, batch)
 
 
 def _validate(
@@ -267,9 +317,9 @@ def _validate(
     *,
     snapshot: Snapshot,
     pictures: bool,
-    asked: threading.Event,
+    vote: StopVote,
     mesh: jax.sharding.Mesh,
-    log: RunLog,
+    log: RunLog | SilentLog,
 ) -> dict[str, float] | None:
     """Return and log the means of the stage's scores over the validation records, from the averaged parameters.
 
@@ -284,16 +334,17 @@ def _validate(
     values: dict[str, list[float]] = {}
     black: list[str] = []
     for number, (batch, names) in enumerate(validation()):
-        if asked.is_set():
+        if vote.now():
             return None
         outcome = programs.evaluate(evaluated(state), place(batch, mesh))
-        empty = np.asarray(is_black(np.asarray(batch.target)))[: len(names)]
+        empty = gathered(np.asarray(is_black(np.asarray(batch.target))))[: len(names)]
         black += [name for name, nothing in zip(names, empty, strict=True) if nothing]
         scores = {f"loss/{name}": value for name, value in outcome.terms.items()} | outcome.scores
         for name, value in jax.device_get(scores).items():
             values.setdefault(name, []).extend(value[: len(names)][~empty].tolist())
         if number == 0 and pictures:
-            log.picture(snapshot.step, {name: value[0] for name, value in jax.device_get(outcome.pictures).items()})
+            first = {name: jax.device_get(value.addressable_data(0))[0] for name, value in outcome.pictures.items()}
+            log.picture(snapshot.step, first)
     losses = {name: float(np.mean(value)) for name, value in values.items() if name.startswith("loss/")}
     means = {"loss": sum(losses.values())} | losses
     notes = [f"left out, as their MR is black: {', '.join(black[:5])} ({len(black)} records)"] if black else []
@@ -325,7 +376,7 @@ def _read_earlier_run(workdir: Path, now: dict[str, Any], *, resume_changed: boo
     found = changes(migrated(saved.meta), now, step=saved.meta["step"])
     if found.others and not resume_changed:
         message = found.refusal(workdir)
-        if not all(name in message for name in found.others):  # more than a line holds
+        if is_first() and not all(name in message for name in found.others):  # more than a line holds
             print("\n".join(found.lines()), flush=True)
         raise ValueError(message)
     notices += found.lines()

@@ -19,6 +19,8 @@ FREE = {  # settings that do not affect what a step computes
     "train.eval_every",
     "train.save_every",
     "train.picture_every",
+    "train.parameter_shards",
+    "train.shard_rules",
 }
 FREE_ENDINGS = (".root", ".keep")  # place and caching of the data; the data itself is compared by its digest
 

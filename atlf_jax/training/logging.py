@@ -14,7 +14,7 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Float, UInt8, jaxtyped
 
-__all__ = ["RunLog", "panel"]
+__all__ = ["RunLog", "SilentLog", "panel"]
 
 
 class RunLog:
@@ -88,11 +88,12 @@ class RunLog:
             finally:
                 self._board.close()
 
-    def train(self, step: int, stage: str, metrics: dict[str, float]) -> None:
-        """Add the metrics of one step; ``step`` is the number of steps done.
+    def train(self, step: int, stage: str, metrics: dict[str, float], speed: dict[str, float] | None = None) -> None:
+        """Add the metrics of one step, and its speed; ``step`` is the number of steps done.
 
         Infinite values are left out of the mean of a line, such as the PSNR of an empty crop.
         """
+        metrics = metrics | (speed or {})
         self._window.append(metrics)
         if stage == self._stage:
             self._timed += 1
@@ -189,6 +190,21 @@ class RunLog:
                 f"line {number} of {self._file} is not what a run writes; mend or delete it, or move the file away"
             )
         return line
+
+
+class SilentLog:
+    """The log of a process that is not the first: it has the methods of ``RunLog``, and writes nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def _nothing(self, *_: object, **__: object) -> None:
+        """Write nothing."""
+
+    train = evaluation = picture = say = compiling = restart_clock = _nothing
 
 
 class _Board:

@@ -79,6 +79,13 @@ class TrainConfig:
     from it, and the others are initialised as usual."""
     batch_size: int = 4
     """Records per batch, over all devices; a multiple of the number of devices."""
+    parameter_shards: int = 1
+    """Devices among which large parameters and their optimiser state are divided (FSDP); 1: every device has a copy."""
+    shard_rules: tuple[tuple[str, int], ...] = ()
+    """Exceptions from dividing along the largest axis: pairs of a pattern of parameter names and an axis, of which the
+    first that matches holds; -1 leaves a copy on every device."""
+    skip_not_finite: int = 0
+    """Steps in a row whose loss or gradient may be not finite: they are left out and counted; one more ends the run."""
     accumulate: int = 1
     """Batches whose gradients are averaged into one update."""
     ema_decay: float = 0.999
@@ -97,13 +104,14 @@ class TrainConfig:
     """Steps between picture panels, made if a validation is due too, and at the end; 0 for none."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "log_every", "eval_every", "save_every"):
+        for name in ("batch_size", "parameter_shards", "accumulate", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        if self.picture_every < 0 or self.seed < 0:
-            raise ValueError(f"picture_every and seed must be >= 0, got {self.picture_every} and {self.seed}")
+        for name in ("picture_every", "seed", "skip_not_finite"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         names = [stage.name for stage in self.stages]
         taken = {"loss", *(item.name for item in dataclasses.fields(TrainConfig))}  # on the command line
         if len(set(names)) < len(names) or taken & set(names):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, jaxtyped
 from atlf_jax.array_types import Array, Batch
 from atlf_jax.objectives import Model, Outcome, Variables
 from atlf_jax.training.optimiser import make_optimiser, make_schedule
-from atlf_jax.training.sharding import replicated, split
+from atlf_jax.training.sharding import divided, put, replicated, split
 from atlf_jax.training.stages import Span, TrainConfig, matches
 
 __all__ = ["Programs", "TrainState", "copy_matching_arrays", "compile_stage", "initialise", "trained_names"]
@@ -35,9 +35,12 @@ class Programs(NamedTuple):
     begin: Callable[[TrainState], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
     evaluate: Callable[[Variables, Batch], Outcome]
+    gradient: Callable[[TrainState, Batch], Any] | None = None  # of the loss, not compiled: to look for a fault
 
 
-def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh) -> TrainState:
+def initialise(
+    model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, int]] = ()
+) -> TrainState:
     """Return the state before the first stage, made on the devices of the mesh.
 
     Args:
@@ -45,7 +48,9 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
         batch: an example of the batches to come; only its shapes matter.
         seed: of the initial parameters.
         mesh: the devices.
+        rules: exceptions from how parameters are divided (see ``sharding.divided``).
     """
+    divide = divided(mesh, rules)
 
     def init() -> TrainState:
         measurement = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), batch.measurement)
@@ -53,20 +58,18 @@ def initialise(model: Model, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh
         model_state = {name: tree for name, tree in variables.items() if name != "params"}
         params = variables.get("params", {})
         average = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, average, model_state, ())
+        state = TrainState(jnp.zeros((), jnp.int32), params, average, model_state, ())
+        return divide(state) if divide else state
 
-    return jax.jit(init, out_shardings=replicated(mesh))()
+    return jax.jit(init, out_shardings=None if divide else replicated(mesh))()
 
 
-def copy_matching_arrays(
-    start: Mapping[str, Any], state: TrainState, *, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, str]:
+def copy_matching_arrays(start: Mapping[str, Any], state: TrainState) -> tuple[TrainState, str]:
     """Copy the arrays of a trained network into those of the same name, shape and dtype; also return a log line.
 
     Args:
         start: variables of the trained network.
         state: of ``initialise``.
-        mesh: the devices.
 
     Raises:
         ValueError: there are no such arrays.
@@ -81,7 +84,7 @@ def copy_matching_arrays(
         raise ValueError(
             "train.start_from names a network that has no array of this one's names and shapes; leave it out"
         )
-    placed = {path: jax.device_put(np.array(array), replicated(mesh)) for path, array in given.items()}
+    placed = {path: put(np.array(array), own[path].sharding) for path, array in given.items()}
     variables = _nested(own | placed)
     params = variables.pop("params", {})
     fresh = sorted("/".join(path) for path in own.keys() - given.keys())
@@ -135,6 +138,17 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
     schedule = make_schedule(stage, updates=stage.steps // accumulate)
     optimiser = make_optimiser(stage, accumulate=accumulate)
     objective = stage.objective
+    on_all_devices, batches, divide = replicated(mesh), split(mesh), divided(mesh, config.shard_rules)
+
+    def gathered(tree: Any) -> Any:
+        """Have parameters whole on every device where they are used."""
+        if divide is None:
+            return tree
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, on_all_devices), tree)
+
+    def kept(tree: Any) -> Any:
+        """Have each device keep its part."""
+        return tree if divide is None else divide(tree)
 
     def split_params(params: Variables) -> tuple[Variables, Variables]:
         """Split into the parameters that the stage trains and the frozen ones."""
@@ -148,46 +162,60 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
 
     def begin(state: TrainState) -> TrainState:
         params = jax.tree.map(jnp.copy, state.average)
-        return state._replace(params=params, optimiser=optimiser.init(split_params(params)[0]))
+        return kept(state._replace(params=params, optimiser=optimiser.init(split_params(params)[0])))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def differentiate(state: TrainState, batch: Batch) -> Any:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         trained, frozen = split_params(state.params)
 
         def loss(trained: Variables) -> tuple[Array, Outcome]:
-            variables = {"params": merge_params(trained, frozen), **state.model_state}
+            variables = {"params": gathered(merge_params(trained, frozen)), **state.model_state}
             outcome = objective(model, variables, batch, key=key)
             return outcome.loss, outcome._replace(pictures={})
 
-        (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+        return jax.value_and_grad(loss, has_aux=True)(trained)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        trained, frozen = split_params(state.params)
+        (_, outcome), gradient = differentiate(state, batch)
+        gradient = kept(gradient)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
-        trained = cast(Variables, optax.apply_updates(trained, updates))
+        params = cast(Variables, optax.apply_updates(trained, updates))
         rate = schedule((state.step - span.start) // accumulate)
         done = state.step - span.start + 1  # batches seen in this stage
         decay = jnp.where(done % accumulate == 0, average_decay(done // accumulate, limit=config.ema_decay), 1.0)
         average, frozen_average = split_params(state.average)
-        average = cast(Variables, optax.incremental_update(trained, average, 1 - decay))
-        state = TrainState(
+        average = cast(Variables, optax.incremental_update(params, average, 1 - decay))
+        following = TrainState(
             step=state.step + 1,
-            params=merge_params(trained, frozen),
+            params=merge_params(params, frozen),
             average=merge_params(average, frozen_average),
             model_state=state.model_state | outcome.state,
             optimiser=optimiser_state,
         )
-        metrics = {"loss": outcome.loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(rate)}
+        norm = optax.tree.norm(gradient)
+        metrics = {"loss": outcome.loss, "grad_norm": norm, "learning_rate": jnp.asarray(rate)}
         metrics |= {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
         metrics |= {name: value.mean() for name, value in outcome.scores.items()}
-        return state, metrics
+        metrics |= {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradient.items()}
+        metrics |= {f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()}
+        if config.skip_not_finite:
+            finite = jnp.isfinite(outcome.loss) & jnp.isfinite(norm)
+            before = state._replace(step=following.step)
+            following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, before)
+        return kept(following), metrics
 
     def evaluate(variables: Variables, batch: Batch) -> Outcome:
-        return objective(model, variables, batch, key=None)._replace(state={})
+        return objective(model, gathered(variables), batch, key=None)._replace(state={})
 
-    on_all_devices, batches = replicated(mesh), split(mesh)
+    states = on_all_devices if divide is None else None  # None: as the arrays are, and as they are constrained
+    scores = Outcome(on_all_devices, on_all_devices, batches, on_all_devices)  # pyrefly: ignore[bad-argument-type]
     return Programs(
         # No state is donated: the state before a step can still be saved while the step runs.
-        begin=jax.jit(begin, out_shardings=on_all_devices),
-        step=jax.jit(step, in_shardings=(on_all_devices, batches), out_shardings=(on_all_devices, on_all_devices)),
-        evaluate=jax.jit(evaluate, in_shardings=(on_all_devices, batches)),
+        begin=jax.jit(begin, out_shardings=states),
+        step=jax.jit(step, in_shardings=(states, batches), out_shardings=(states, on_all_devices)),
+        evaluate=jax.jit(evaluate, in_shardings=(states, batches), out_shardings=scores),
+        gradient=differentiate,
     )
 
 

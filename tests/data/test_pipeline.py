@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -82,6 +83,20 @@ def test_masks_and_augmentation_are_fresh_each_time():
         for index, image in zip(batch.record, batch.target, strict=True):
             images[int(index)].add(image.tobytes())
     assert all(len(variants) > 1 for variants in images.values())
+
+
+def test_processes_load_the_rows_of_one_batch():
+    """The rows of two processes are the batch of one, in training and in evaluation, also where it is padded."""
+    whole = batches(5, batch_size=4, start_step=2)
+    halves = [batches(5, batch_size=4, start_step=2, rows=(first, 2)) for first in (0, 2)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        assert_same(batch, jax.tree.map(lambda *rows: np.concatenate(rows), *parts))
+    settings = {"mask": MASK, "batch_size": 4}
+    halves = [list(evaluation_batches(SOURCE, **settings, rows=(first, 2))) for first in (0, 2)]
+    for (batch, names), *parts in zip(evaluation_batches(SOURCE, **settings), *halves, strict=True):
+        assert_same(batch, jax.tree.map(lambda *rows: np.concatenate(rows), *(part for part, _ in parts)))
+        assert [len(of) for _, of in parts] == [len(names)] * 2
+        assert all(name in (a, b) for name, a, b in zip(names, parts[0][1], parts[1][1], strict=True))
 
 
 def test_several_accelerations_of_a_kind_are_drawn_from():
@@ -211,3 +226,14 @@ def test_no_worker_outlives_a_killed_run(tmp_path):
     while is_running(workers[0]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_running(workers[0])
+
+
+@pytest.mark.slow  # starts a process
+def test_a_loader_process_that_dies_ends_the_batches_in_one_line():
+    source = PhantomSource(PhantomConfig(subjects=4, slices=1, size=16))
+    loaded = train_batches(source, mask=MaskConfig(), augment=AugmentConfig(), batch_size=1, seed=0, workers=1)
+    next(loaded)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(OSError, match=r"^a loader process has ended by itself or was killed"):
+        list(itertools.islice(loaded, 100))

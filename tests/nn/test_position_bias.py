@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlf_jax.nn.backend import formulated_for
 from atlf_jax.nn.position_bias import STRIPE_BINS, stripe_pair_bias, stripe_row_bias
 
 ANGLES = np.deg2rad((0, 45, 90, 135))
@@ -29,12 +30,14 @@ def test_pair_bias_equals_numpy(x64):
     np.testing.assert_allclose(ours, numpy_stripe_bias(tables, displacement, 9), atol=1e-12)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
 @pytest.mark.parametrize(("h", "w"), [(5, 11), (12, 3), (1, 4)])
-def test_row_bias_equals_pair_bias(x64, h, w):
+def test_row_bias_equals_pair_bias(x64, h, w, platform):
     tables = random(0, 2, 4, STRIPE_BINS)
     positions = np.random.default_rng(1).uniform(size=(2, 2, 6, 2)) * (h - 1, w - 1)
     positions[0, 0, :4] = (0, 0), (h - 1, w - 1), (0, w - 1), (h // 2, w // 2)  # corners and whole pixels
-    bias = jax.jit(lambda *inputs: stripe_row_bias(*inputs, h=h, w=w))(jnp.asarray(tables), jnp.asarray(positions))
+    with formulated_for(platform):
+        bias = jax.jit(lambda *inputs: stripe_row_bias(*inputs, h=h, w=w))(jnp.asarray(tables), jnp.asarray(positions))
     for y in {0, h // 2, h - 1}:
         query = np.stack([np.full(w, y), np.arange(w)], -1).reshape(1, 1, w, 1, 2)
         expected = numpy_stripe_bias(tables, query - positions[:, :, None], max(h, w))

@@ -71,3 +71,18 @@ def test_batches_jit_and_vmap_agree(draw):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_short_floats_become_complex64(dtype):
     assert fft2c(jnp.ones((4, 4), dtype)).dtype == jnp.complex64
+
+
+def test_a_batch_that_is_split_over_devices_is_not_gathered():
+    devices = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows = jax.NamedSharding(devices, jax.P(("a", "b")))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 6, 5)), jnp.complex64)
+
+    def energy(x):
+        return jnp.square(jnp.abs(ifft2c(fft2c(x) * jnp.arange(5, dtype=jnp.complex64)[None, None]))).sum()
+
+    expected = jax.grad(energy)(x)
+    with jax.set_mesh(devices):
+        program = jax.jit(jax.grad(energy), in_shardings=rows, out_shardings=rows)
+        np.testing.assert_allclose(program(x), expected, rtol=1e-5, atol=1e-6)
+        assert "all-gather" not in program.lower(x).compile().as_text()

@@ -1,5 +1,6 @@
 """The fit loop: stages, resuming, stopping."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -18,8 +19,9 @@ import pytest
 from atlf_jax.data import evaluation_batches
 from atlf_jax.objectives import Outcome
 from atlf_jax.program import Interrupted
-from atlf_jax.training import load, span_at, spans
+from atlf_jax.training import load, sharding, span_at, spans
 from atlf_jax.training.checkpoint import Checkpoints, Snapshot, read_meta
+from atlf_jax.training.hosts import StopVote
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog
 from atlf_jax.training.sharding import data_mesh
@@ -115,7 +117,7 @@ def test_a_resumed_run_is_bit_identical(train_config, run, tmp_path, interrupt_a
     run(config, workdir=halves)
     assert_identical(load(whole, "latest"), load(halves, "latest"))
     assert_identical(load(whole, "best"), load(halves, "best"))
-    timing = {"elapsed_seconds", "cpu_seconds", "images_per_second", "data_wait"}
+    timing = {"elapsed_seconds", "cpu_seconds", "images_per_second", "data_wait", "compilations"}
     for kind in ("train", "valid"):
         for a, b in zip(lines(whole, kind), lines(halves, kind), strict=True):
             assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
@@ -328,6 +330,7 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
         return Outcome({"mse": jnp.array([0.25, 0.5])}, {"psnr": jnp.array([20.0, jnp.inf])}, {}, {})
 
     batches = evaluation_batches(discs(4), mask=MASK, batch_size=2)
+    mesh = data_mesh(batch_size=2, devices=jax.devices()[:1])
     state = TrainState(jnp.int32(3), {}, {}, {}, ())
     with RunLog(tmp_path, start=0, total=9, batch_size=2, every=1) as log:
         means = fit_module._validate(
@@ -336,8 +339,8 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_named(discs, tmp_path, c
             state,
             snapshot=Snapshot(state, 3, "joint"),
             pictures=False,
-            asked=threading.Event(),
-            mesh=data_mesh(batch_size=2, devices=jax.devices()[:1]),
+            vote=StopVote(threading.Event(), mesh),
+            mesh=mesh,
             log=log,
         )
     assert means == {"loss": 0.375, "loss/mse": 0.375, "psnr": 20.0}
@@ -431,3 +434,55 @@ def test_a_validation_that_a_signal_ends_is_made_good(train_config, run, tmp_pat
     assert_identical(load(whole, "latest"), load(parts, "latest"))
     assert_identical(load(whole, "best"), load(parts, "best"))
     assert [line["psnr"] for line in lines(whole, "valid")] == [line["psnr"] for line in lines(parts, "valid")]
+
+
+def test_a_step_that_is_not_finite_is_left_out_up_to_a_limit(train_config, run, discs, tiny, capsys) -> None:
+    config = train_config(reconstruction=6, skip_not_finite=3)
+    broken = {"train_source": discs(broken=7), "model": tiny(fails_on_dark_ct=True)}
+    workdir = run(config, **broken)
+    said = capsys.readouterr().out
+    assert "not finite at step" in said and "left out, 1 in a row of 3 allowed" in said
+    left = said.count("left out")
+    assert [line["step"] for line in lines(workdir)] != [] and len(lines(workdir)) == 6 - left
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load(workdir, "latest")[1]))
+
+
+def test_nothing_is_compiled_after_the_first_step_and_validation(train_config, run) -> None:
+    workdir = run(train_config(reconstruction=8, eval_every=2, save_every=2))
+    compiled = {line["step"]: line["compilations"] for line in lines(workdir)}
+    assert len({compiled[step] for step in range(4, 9)}) == 1, compiled
+
+
+def test_a_run_tells_what_it_was_started_with_and_traces_chosen_steps(train_config, run) -> None:
+    workdir = run(train_config(reconstruction=3), profile=(2, 2))
+    (start,) = json.loads((workdir / "run.json").read_text())["starts"]
+    assert start["config"] == {"model": {"width": 4}} and start["versions"]["jax"] == jax.__version__
+    assert (start["step"], start["processes"], start["mesh"]) == (0, 1, {"data": 1, "parameters": 1})
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+    assert {"data_wait", "grad_norm/phase_0", "update_norm/phase_0"} <= lines(workdir)[0].keys()
+
+
+@pytest.mark.parametrize("shards", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_divided_parameters_are_the_same(train_config, run, tmp_path, monkeypatch, shards) -> None:
+    monkeypatch.setattr(sharding, "SMALLEST_DIVIDED", 1)
+    config = train_config(joint=4, batch_size=8)
+    run(config, workdir=tmp_path / "whole", devices=jax.devices()[:1])
+    divided = dataclasses.replace(config, parameter_shards=shards)
+    seen = []
+    save = Checkpoints.save_latest
+    monkeypatch.setattr(
+        Checkpoints, "save_latest", lambda self, snapshot: (seen.append(snapshot), save(self, snapshot))
+    )
+    run(divided, workdir=tmp_path / "divided", devices=jax.devices()[:4])
+    state = seen[-1].state
+    kernel = state.params["fusion"]["encode"]["kernel"]  # [3, 3, 1, 4]
+    moments = [leaf for leaf in jax.tree.leaves(state.optimiser) if leaf.shape == kernel.shape]
+    for array in (kernel, *moments):
+        assert array.addressable_shards[0].data.shape == (3, 3, 1, 4 // shards)
+    for a, b in zip(
+        *(jax.tree.leaves(load(tmp_path / name, "latest")[1]) for name in ("whole", "divided")), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    longer = train_config(joint=6, batch_size=8)
+    run(longer, workdir=tmp_path / "divided", devices=jax.devices()[:2])  # a copy on each of two, from the parts
+    assert read_meta(tmp_path / "divided")["step"] == 6

@@ -45,7 +45,7 @@ def get_config() -> Config:
         ),
     )
 """
-TIMES = {"elapsed_seconds", "cpu_seconds", "images_per_second", "data_wait"}
+TIMES = {"elapsed_seconds", "cpu_seconds", "images_per_second", "data_wait", "compilations"}
 
 
 class Experiment:

@@ -71,12 +71,25 @@ class FusionProcess(nn.Module):
         """Return global and local features of both modalities, in the dtype that they are computed in."""
         ct = ct_channels(ct)
         mr = jnp.repeat(mr[..., None], ct.shape[-1], axis=-1)  # the encoder takes as many channels of either
-        unrolled = self.config.encoder == "published" or self.is_initializing() or backend.accelerated()
-        if not unrolled:
+        in_turn = self.config.encoder != "published" and not self.is_initializing()
+        if in_turn and backend.accelerated():
+            return self._features_together(ct, mr, deterministic)
+        if in_turn:
             return self._features_in_turn(ct, mr, deterministic)
         global_ct, local_ct = self._encode(ct, deterministic)
         global_mr, local_mr = self._encode(mr, deterministic)
         return FusionFeatures(global_ct, global_mr, local_ct, local_mr)
+
+    def _features_together(self, ct: Array, mr: Array, deterministic: bool) -> FusionFeatures:
+        """Encode both as one batch: half of the kernels, each of twice the size.
+
+        The modalities alternate along the batch axis, so that both of an example stay on the device that has it.
+        """
+        b = ct.shape[0]
+        images = jnp.stack([ct, mr], axis=1).reshape(2 * b, *ct.shape[1:])
+        encoded = self._encode(images, deterministic)
+        whole, local = (x.reshape(b, 2, *x.shape[1:]) for x in encoded)
+        return FusionFeatures(whole[:, 0], whole[:, 1], local[:, 0], local[:, 1])
 
     def _features_in_turn(self, ct: Array, mr: Array, deterministic: bool) -> FusionFeatures:
         """Encode one after the other in a loop: half of the memory of inference (docs/DESIGN.md, 41).
