@@ -67,6 +67,10 @@ def as_complex_images(values: Any, *, name: str = "image") -> Array:
 
     Raises:
         ValueError: not numbers, fewer than two axes, or pixels that are not finite.
+
+    Example:
+        >>> as_complex_images(np.ones((2, 2), np.float32)).dtype
+        dtype('complex64')
     """
     array = _array(values, name)
     if array.dtype.kind not in "biufc" and not _is_bfloat16(array):
@@ -137,6 +141,10 @@ def as_coil_maps(values: Any, kspace_shape: tuple[int, ...], *, name: str = "coi
 
     Raises:
         ValueError: real numbers, another shape, or values that are not finite.
+
+    Example:
+        >>> as_coil_maps(np.ones((4, 8, 8), np.complex64), (5, 4, 8, 8)).shape
+        (1, 4, 8, 8)
     """
     array = as_kspace(values, name=name)
     array = array.reshape((1,) * (len(kspace_shape) - array.ndim) + array.shape)
@@ -162,6 +170,10 @@ def as_ct(values: Any, *, name: str = "ct") -> Array:
 
     Raises:
         ValueError: complex numbers, fewer than two axes, or values that are not finite.
+
+    Example:
+        >>> as_ct(np.zeros((4, 4), np.int16)).dtype
+        dtype('float32')
     """
     array = _array(values, name)
     if array.dtype.kind not in "biuf":
@@ -180,6 +192,10 @@ def as_scalar(value: Any, name: str, *, least: float | None = None) -> Any:
 
     Raises:
         ValueError: it is no single real number, not finite, or too low.
+
+    Example:
+        >>> as_scalar(np.float32(0.5), "weight"), as_scalar([3], "weight")
+        (0.5, 3.0)
     """
     if isinstance(value, jax.core.Tracer):
         if value.ndim or value.dtype.kind not in "biuf":
@@ -204,6 +220,10 @@ def as_whole_number(value: Any, name: str, *, least: int = 1) -> int:
 
     Raises:
         ValueError: it is no whole number, or too low.
+
+    Example:
+        >>> as_whole_number(3.0, "iterations")
+        3
     """
     number = as_scalar(value, name)
     if isinstance(number, jax.core.Tracer) or isinstance(value, bool) or number != round(number) or number < least:

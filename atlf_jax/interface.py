@@ -42,6 +42,12 @@ def ifft2c(kspace: Any) -> Array:
 
     Raises:
         ValueError: real numbers, fewer than two axes, or samples that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> image = [[1.0, 2.0], [3.0, 4.0]]
+        >>> bool(np.allclose(ifft2c(fft2c(image)), image, atol=1e-5))
+        True
     """
     return ops.ifft2c(as_kspace(kspace))
 
@@ -82,6 +88,12 @@ def adjoint(kspace: Any, mask: Any, coil_maps: Any = None) -> Array:
 
     Raises:
         ValueError: real k-space, shapes that do not fit, or values that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> image, every_line = [[1.0, 2.0], [3.0, 4.0]], [True, True]
+        >>> bool(np.allclose(adjoint(forward(image, every_line), every_line), image, atol=1e-5))
+        True
     """
     kspace = as_kspace(kspace)
     if coil_maps is None:
@@ -103,6 +115,12 @@ def normal(image: Any, mask: Any, coil_maps: Any = None) -> Array:
 
     Raises:
         ValueError: as in ``forward``.
+
+    Example:
+        >>> import numpy as np
+        >>> image, mask = [[1.0, 2.0], [3.0, 4.0]], [False, True]
+        >>> bool(np.allclose(normal(image, mask), adjoint(forward(image, mask), mask), atol=1e-5))
+        True
     """
     return ops.normal(*_of_images(image, mask, coil_maps))
 

@@ -57,6 +57,11 @@ def correlation(a: Features, b: Features) -> PerExample:
     Returns:
         ``[b]``.
 
+    Example:
+        >>> a = jnp.arange(4.0).reshape(1, 2, 2, 1)
+        >>> correlation(a, 1 - 2 * a).round(4).tolist()
+        [-1.0]
+
     Source: CDDFuse ``cc``, which averages over examples too; eps is float32's whatever the dtype.
     """
     a = a - jnp.mean(a, axis=(1, 2), keepdims=True)
@@ -75,6 +80,11 @@ def decomposition(features: FusionFeatures) -> PerExample:
     Returns:
         ``[b]``.
 
+    Example:
+        >>> a = jnp.arange(4.0).reshape(1, 2, 2, 1)
+        >>> round(float(decomposition(FusionFeatures(a, a, a, a))[0]), 4)  # 1 / 2.01
+        0.4975
+
     Source: CDDFuse, eq. 12 in the published code's form.
     """
     detail = correlation(features.local_ct, features.local_mr)
@@ -85,6 +95,10 @@ def decomposition(features: FusionFeatures) -> PerExample:
 def sobel(image: Images) -> Images:
     """Compute the edge strength ``|G_x| + |G_y|`` by 3 x 3 Sobel filters, unscaled, with a zero border.
 
+    Example:
+        >>> sobel(jnp.array([[[0.0, 0.0, 1.0, 1.0]] * 3]))[0, 1].tolist()  # the last: an edge towards the border
+        [0.0, 4.0, 4.0, 4.0]
+
     Source: CDDFuse ``Sobelxy``.
     """
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1)))
@@ -93,19 +107,36 @@ def sobel(image: Images) -> Images:
 
 @jaxtyped(typechecker=beartype)
 def intensity(fused: Images, ct: Images, mr: Images) -> PerExample:
-    """Penalise the distance to the brighter modality: ``mean |max(ct, mr) - fused|``."""
+    """Penalise the distance to the brighter modality: ``mean |max(ct, mr) - fused|``.
+
+    Example:
+        >>> dark, bright = jnp.zeros((1, 2, 2)), jnp.ones((1, 2, 2))
+        >>> intensity(bright, dark, bright).tolist(), intensity(dark, dark, bright).tolist()
+        ([0.0], [1.0])
+    """
     return jnp.mean(jnp.abs(jnp.maximum(ct, mr) - fused), axis=_PIXELS)
 
 
 @jaxtyped(typechecker=beartype)
 def gradient(fused: Images, ct: Images, mr: Images) -> PerExample:
-    """Penalise the distance to the stronger edge: ``mean |max(sobel(ct), sobel(mr)) - sobel(fused)|``."""
+    """Penalise the distance to the stronger edge: ``mean |max(sobel(ct), sobel(mr)) - sobel(fused)|``.
+
+    Example:
+        >>> flat, step = jnp.zeros((1, 3, 4)), jnp.array([[[0.0, 0.0, 1.0, 1.0]] * 3])
+        >>> gradient(step, flat, step).tolist(), bool(gradient(flat, flat, step)[0] > 0)
+        ([0.0], True)
+    """
     return jnp.mean(jnp.abs(jnp.maximum(sobel(ct), sobel(mr)) - sobel(fused)), axis=_PIXELS)
 
 
 @jaxtyped(typechecker=beartype)
 def gap(fused: Images, mr: Images) -> PerExample:
-    """Penalise the distance to the MR, which the fused image should help to reconstruct: ``mean |fused - mr|``."""
+    """Penalise the distance to the MR, which the fused image should help to reconstruct: ``mean |fused - mr|``.
+
+    Example:
+        >>> gap(jnp.full((1, 2, 2), 0.75), jnp.ones((1, 2, 2))).tolist()
+        [0.25]
+    """
     return jnp.mean(jnp.abs(fused - mr), axis=_PIXELS)
 
 
@@ -125,6 +156,11 @@ def fusion(
     Returns:
         ``[b]``.
 
+    Example:
+        >>> ct, mr = jnp.zeros((1, 4, 4)), jnp.eye(4)[None]
+        >>> fusion(mr, ct, mr).tolist(), fusion(ct, ct, mr).tolist(), fusion(ct, ct, mr, gap_weight=0.0).tolist()
+        ([0.0], [23.0], [22.75])
+
     Source: CDDFuse, phase II, with the gap term of this library.
     """
     loss = intensity(fused, ct, mr) + 10 * gradient(fused, ct, mr) + gap_weight * gap(fused, mr)
@@ -143,6 +179,12 @@ def ssim(prediction: Images, target: Images, *, data_range: float = 1.0) -> PerE
     Returns:
         ``[b]``, 0 for equal images.
 
+    Example:
+        >>> import jax
+        >>> image, loss = np.eye(8, dtype=np.float32)[None], jax.jit(ssim)
+        >>> [round(float(loss(prediction, image)[0]), 2) for prediction in (image, 1 - image)]
+        [0.0, 0.65]
+
     Source: kornia ``SSIMLoss(11)``. Unlike ``metrics.ssim``, every pixel counts, the border too.
     """
     border = len(GAUSSIAN_11) // 2
@@ -155,6 +197,11 @@ def ssim(prediction: Images, target: Images, *, data_range: float = 1.0) -> PerE
 @jaxtyped(typechecker=beartype)
 def edge(prediction: Images, target: Images) -> PerExample:
     """Compare signed derivatives: the mean over x, y and pixels of ``|d prediction - d target|``.
+
+    Example:
+        >>> image = jnp.arange(16.0).reshape(1, 4, 4)
+        >>> edge(image + 1, image).tolist(), bool(edge(2 * image, image)[0] > 0)
+        ([0.0], True)
 
     Source: kornia ``SpatialGradient`` (Sobel / 8, replicated border) under an L1 loss, as CDDFuse's phase I.
     """
@@ -197,7 +244,12 @@ def autoencode(
 
 @jaxtyped(typechecker=beartype)
 def mse(prediction: ComplexImages, target: ComplexImages) -> PerExample:
-    """Mean squared error of complex images, ``mean |p - t|^2``: twice the mean over real and imaginary channels."""
+    """Mean squared error of complex images, ``mean |p - t|^2``: twice the mean over real and imaginary channels.
+
+    Example:
+        >>> mse(jnp.full((1, 2, 2), 3 + 4j), jnp.zeros((1, 2, 2), jnp.complex64)).tolist()
+        [25.0]
+    """
     error = prediction - target
     return jnp.mean(error.real**2 + error.imag**2, axis=_PIXELS)
 
@@ -210,13 +262,23 @@ def magnitude(prediction: ComplexImages, target: ComplexImages) -> PerExample:
 
 @jaxtyped(typechecker=beartype)
 def l1(prediction: ComplexImages, target: ComplexImages) -> PerExample:
-    """Mean absolute error of complex images, ``mean |p - t|``."""
+    """Mean absolute error of complex images, ``mean |p - t|``.
+
+    Example:
+        >>> l1(jnp.full((1, 2, 2), 3 + 4j), jnp.zeros((1, 2, 2), jnp.complex64)).tolist()
+        [5.0]
+    """
     return jnp.mean(jnp.abs(prediction - target), axis=_PIXELS)
 
 
 @jaxtyped(typechecker=beartype)
 def charbonnier(prediction: ComplexImages, target: ComplexImages, *, epsilon: float = 1e-6) -> PerExample:
     """Smooth absolute error of complex images, ``mean sqrt(|p - t|^2 + epsilon)``.
+
+    Example:
+        >>> image = jnp.ones((1, 2, 2), jnp.complex64)
+        >>> round(float(charbonnier(image, image)[0]), 6)
+        0.001
 
     Source: CIPM-Net ``cipm-train.py``: epsilon stands under the root unsquared, so errors round off below 1e-3.
     """
@@ -226,7 +288,14 @@ def charbonnier(prediction: ComplexImages, target: ComplexImages, *, epsilon: fl
 
 @jaxtyped(typechecker=beartype)
 def ssim_magnitude(prediction: ComplexImages, target: ComplexImages) -> PerExample:
-    """Structural dissimilarity ``ssim`` of the magnitudes, for images with data range 1."""
+    """Structural dissimilarity ``ssim`` of the magnitudes, for images with data range 1.
+
+    Example:
+        >>> import jax
+        >>> image = np.eye(8, dtype=np.complex64)[None]
+        >>> round(float(jax.jit(ssim_magnitude)(1j * image, image)[0]), 4)  # a phase changes nothing
+        0.0
+    """
     return ssim(jnp.abs(prediction), jnp.abs(target))
 
 

@@ -152,6 +152,11 @@ def stored_mask(array: np.ndarray, *, layout: Literal["centered", "corner"]) -> 
 
     Raises:
         ValueError: for other shapes or values, and when the zero frequency is not acquired.
+
+    Example:
+        >>> mask = stored_mask(np.array([1, 1, 0, 0, 0, 1]), layout="corner")
+        >>> np.flatnonzero(mask).tolist(), float(mask.effective)
+        ([2, 3, 4], 2.0)
     """
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(f"got a mask of shape {array.shape}, wanted [w], [1, w] or [h, w]")

@@ -159,6 +159,11 @@ def ssim(
     Raises:
         ValueError: when the images are smaller than the window, or as ``psnr``.
 
+    Example:
+        >>> image = np.eye(8)
+        >>> round(float(ssim(image, image, data_range=1.0)), 4), float(ssim(1 - image, image, data_range=1.0)) < 0
+        (1.0, True)
+
     Source: Wang et al. 2004. ``skimage.metrics.structural_similarity`` gives the same, with its defaults for
     ``uniform7``, with ``gaussian_weights=True, use_sample_covariance=False`` for ``gaussian11``.
     """
@@ -180,6 +185,10 @@ def nmse(prediction: Numbers, target: Numbers, *, body: Numbers = None) -> Float
 
     Raises:
         ValueError: as ``psnr``.
+
+    Example:
+        >>> round(float(nmse(np.full((4, 4), 0.9), np.ones((4, 4)))), 4)
+        0.01
     """
     return _measured(_nmse, prediction, target, body)
 
@@ -197,6 +206,11 @@ def hfen(prediction: Numbers, target: Numbers, *, body: Numbers = None) -> Float
 
     Raises:
         ValueError: as ``psnr``.
+
+    Example:
+        >>> image = np.eye(8)
+        >>> round(float(hfen(image + 1, image)), 4), round(float(hfen(0 * image, image)), 4)  # a shift is not detail
+        (0.0, 1.0)
 
     Source: Ravishankar and Bresler 2011. L is 15 x 15, sigma 1.5, made zero-mean; the border repeats the nearest
     pixel (other borders change the value by up to a factor 2).
@@ -227,6 +241,11 @@ def score_picture(
 
     Raises:
         ValueError: as ``psnr``, or the images have no axis of slices.
+
+    Example:
+        >>> black = np.zeros((2, 4, 4))
+        >>> score_picture(black + 25.5, black, full_range=255.0, metrics=["psnr"])["psnr"].round(4).tolist()
+        [20.0, 20.0]
     """
     found = {name: find_metric(name) for name in (METRICS if metrics is None else metrics)}
 
@@ -262,6 +281,11 @@ def score_fastmri(
 
     Raises:
         ValueError: as ``psnr``, or the images have no axis of slices.
+
+    Example:
+        >>> volume = np.stack([np.ones((4, 4)), np.full((4, 4), 2.0)])  # its maximum is 2
+        >>> round(float(score_fastmri(volume + 0.2, volume, metrics=["psnr"])["psnr"]), 4)
+        20.0
     """
     del full_range
     found = {name: find_metric(name) for name in (METRICS if metrics is None else metrics)}
@@ -287,7 +311,13 @@ def score(
     body: Numbers = None,
     metrics: Sequence[str] | None = None,
 ) -> dict[str, Array]:
-    """Score by a named profile: see ``score_picture`` (values ``[s]``) and ``score_fastmri`` (values ``[]``)."""
+    """Score by a named profile: see ``score_picture`` (values ``[s]``) and ``score_fastmri`` (values ``[]``).
+
+    Example:
+        >>> volume = np.ones((3, 4, 4))
+        >>> {name: score(name, volume, volume, metrics=["nmse"])["nmse"].shape for name in PROFILES}
+        {'picture': (3,), 'fastmri': ()}
+    """
     if profile not in PROFILES:
         raise ValueError(f"unknown metric profile {profile!r}, want one of {', '.join(PROFILES)}")
     return PROFILES[profile](prediction, target, full_range=full_range, body=body, metrics=metrics)

@@ -126,6 +126,10 @@ def with_files(values: Any, places: Mapping[str, str]) -> Any:
     Args:
         values: JSON values.
         places: the new path of each file; others stay as they are.
+
+    Example:
+        >>> with_files({"kind": "mine.py:Net", "width": 8}, {"mine.py": "run/mine.py"})
+        {'kind': 'run/mine.py:Net', 'width': 8}
     """
     if isinstance(values, dict):
         return {name: with_files(value, places) for name, value in values.items()}
@@ -192,6 +196,10 @@ def name_of(thing: Any, table: Mapping[str, Any], *, what: str) -> str:
 
     Raises:
         ValueError: it is neither in the table nor a top-level name of a Python file.
+
+    Example:
+        >>> name_of(len, {"length": len}, what="function")
+        'length'
     """
     for name, row in table.items():
         if row is thing:

@@ -32,6 +32,13 @@ def read_array(path: str | Path, name: str = "") -> np.ndarray:
 
     Raises:
         FileError: it is another kind of file or damaged, or holds several arrays and none or an unknown one is named.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/scan.npz", kspace=np.ones((2, 3)), mask=np.ones(3))
+        ...     read_array(f"{folder}/scan.npz", "kspace").shape
+        (2, 3)
     """
     path = Path(path)
     if path.suffix == ".npy":
@@ -103,7 +110,12 @@ def write_cfl(path: str | Path, array: np.ndarray) -> None:
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
-    """Return an array as a ``.npy`` file."""
+    """Return an array as a ``.npy`` file.
+
+    Example:
+        >>> np.load(io.BytesIO(npy_bytes(np.arange(3)))).tolist()
+        [0, 1, 2]
+    """
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

@@ -106,6 +106,11 @@ def sharp_phase(shape: tuple[int, int], rng: np.random.Generator, *, maximum: fl
 
     Returns:
         Float32 phase [h, w] in [-maximum, maximum], 0 off the lines.
+
+    Example:
+        >>> phase = sharp_phase((32, 32), np.random.default_rng(0), maximum=1.0)
+        >>> bool((phase == 0).mean() > 0.5), bool(0 < abs(phase).max() <= 1)
+        (True, True)
     """
     side = max(shape)
     rows, columns = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
@@ -134,6 +139,11 @@ def noise_covariance_draw(coils: int, rng: np.random.Generator, *, correlation: 
 
     Returns:
         [c, c], Hermitian and positive definite for r < 1.
+
+    Example:
+        >>> covariance = noise_covariance_draw(4, np.random.default_rng(0), correlation=0.5)
+        >>> round(float(np.trace(covariance).real) / 4, 6), bool(np.allclose(covariance, covariance.conj().T))
+        (1.0, True)
     """
     factors = rng.standard_normal((coils, coils)) + 1j * rng.standard_normal((coils, coils))
     shared = factors @ factors.conj().T
@@ -144,7 +154,13 @@ def noise_covariance_draw(coils: int, rng: np.random.Generator, *, correlation: 
 def noise_draw(
     shape: tuple[int, int, int], rng: np.random.Generator, covariance: Complex[np.ndarray, "c c"] | None = None
 ) -> Complex64[np.ndarray, "c h w"]:
-    """Draw complex Gaussian noise of coils, ``E n n^H`` being the covariance (the identity if there is none)."""
+    """Draw complex Gaussian noise of coils, ``E n n^H`` being the covariance (the identity if there is none).
+
+    Example:
+        >>> noise = noise_draw((2, 64, 64), np.random.default_rng(0))
+        >>> noise.shape, round(float((abs(noise) ** 2).mean()), 1)
+        ((2, 64, 64), 1.0)
+    """
     parts = rng.standard_normal((*shape, 2), dtype=np.float32)  # real and imaginary
     noise = parts.view(np.complex64)[..., 0] * np.float32(np.sqrt(0.5))
     if covariance is None:
@@ -199,7 +215,13 @@ def centre_sides(mask: Bool[np.ndarray, "#h w"], shape: tuple[int, int], *, most
 def low_resolution_maps_numpy(
     kspace: Complex64[np.ndarray, "c h w"], sides: tuple[int, int]
 ) -> Complex64[np.ndarray, "c h w"]:
-    """Estimate coil maps from the centre of k-space; the numpy twin of ``ops.low_resolution_maps``."""
+    """Estimate coil maps from the centre of k-space; the numpy twin of ``ops.low_resolution_maps``.
+
+    Example:
+        >>> maps = low_resolution_maps_numpy(np.ones((4, 32, 32), np.complex64), (24, 24))
+        >>> maps.shape, round(float(abs(maps[0, 16, 16])), 3)
+        ((4, 32, 32), 0.5)
+    """
     window = np.outer(*(_hann(n, side) for n, side in zip(kspace.shape[-2:], sides, strict=True)))
     images = scipy.fft.ifft2(scipy.fft.ifftshift(kspace * window, axes=(-2, -1)), norm="ortho")
     return _normalised(scipy.fft.fftshift(images, axes=(-2, -1))).astype(np.complex64)
@@ -256,7 +278,13 @@ def kept_espirit_maps(
 
 @jaxtyped(typechecker=beartype)
 def compress_coils(kspace: Complex64[np.ndarray, "c h w"], coils: int) -> Complex64[np.ndarray, "v c"]:
-    """Return the matrix to the strongest virtual coils; the numpy twin of ``ops.compression_matrix``."""
+    """Return the matrix to the strongest virtual coils; the numpy twin of ``ops.compression_matrix``.
+
+    Example:
+        >>> kspace = np.ones((4, 2, 2), np.complex64)  # the same in all coils
+        >>> abs(compress_coils(kspace, 1)).round(3).tolist()
+        [[0.5, 0.5, 0.5, 0.5]]
+    """
     flat = kspace.reshape(len(kspace), -1).astype(np.complex128)
     vectors = np.linalg.eigh(flat @ flat.conj().T)[1][:, ::-1]
     return vectors[:, :coils].conj().T.astype(np.complex64)
@@ -264,7 +292,12 @@ def compress_coils(kspace: Complex64[np.ndarray, "c h w"], coils: int) -> Comple
 
 @jaxtyped(typechecker=beartype)
 def fill_coils(array: Complex64[np.ndarray, "c h w"], coils: int) -> Complex64[np.ndarray, "v h w"]:
-    """Add coils of zeros up to a number of coils: they change nothing of ``A^H y`` and ``A^H A``."""
+    """Add coils of zeros up to a number of coils: they change nothing of ``A^H y`` and ``A^H A``.
+
+    Example:
+        >>> fill_coils(np.ones((2, 4, 4), np.complex64), 5).any(axis=(1, 2)).tolist()
+        [True, True, False, False, False]
+    """
     missing = coils - len(array)
     return np.pad(array, ((0, missing), (0, 0), (0, 0))) if missing > 0 else array
 

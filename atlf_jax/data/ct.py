@@ -25,6 +25,13 @@ def clean_ct(ct: Volume) -> Volume:
 
     Raises:
         ValueError: when no body is found.
+
+    Example:
+        >>> data = np.full((24, 24, 24), -1000, np.float32)
+        >>> data[6:18, 6:18, 6:18], data[:, 2] = 40, 300  # a body, and a table
+        >>> cleaned = clean_ct(Volume(data, np.diag([5.0, 5.0, 5.0, 1.0]))).data
+        >>> float(cleaned[12, 12, 12]), float(cleaned[12, 2, 12])
+        (40.0, -1000.0)
     """
     data = np.where(body_mask(ct), np.maximum(ct.data, AIR), AIR).astype(np.float32)
     return dataclasses.replace(ct, data=data)

@@ -89,6 +89,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         NotWritten: it cannot be written (disk full, no permission); a file of that name stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with whole_file(f"{folder}/a.txt") as partial:
+        ...         _ = partial.write_text("complete")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['a.txt']
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
@@ -117,6 +125,13 @@ def fingerprint(path: str | Path) -> str:
 
     Raises:
         ValueError: it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(f"{folder}/a", b"abc")
+        ...     fingerprint(f"{folder}/a") == sha256_of(f"{folder}/a"), fingerprint(folder) == sha256_of(f"{folder}/a")
+        (True, False)
     """
     path = Path(path)
     try:
@@ -129,6 +144,14 @@ def fingerprint(path: str | Path) -> str:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes in hexadecimal digits.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(f"{folder}/a", b"abc")
+        ...     sha256_of(f"{folder}/a")[:8]
+        'ba7816bf'
+    """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

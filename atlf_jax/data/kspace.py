@@ -145,6 +145,13 @@ def read_kspace(path: str | Path, *, axes: str = "", name: str = "", choice: Cho
 
     Raises:
         FileError: what is wrong with the file, and what to do.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/k.npy", np.ones((320, 256, 8), np.complex64))
+        ...     read_kspace(f"{folder}/k.npy", axes="hwc").samples.shape
+        (8, 320, 256)
     """
     path = Path(path)
     key = format_of(path, name)

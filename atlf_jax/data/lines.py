@@ -94,6 +94,12 @@ def sort_lines(lines: Iterable[Line], encoding: Encoding, *, path: Any, kind: st
 
     Raises:
         FileError: there are no lines, several volumes and none chosen, other numbers of coils, or lines off the matrix.
+
+    Example:
+        >>> lines = [Line(np.ones((2, 4), np.complex64), row=row) for row in (3, 1, 2)]
+        >>> kspace = sort_lines(lines, Encoding(readout=4, lines=4, image=(4, 4)), path="scan", kind="scan")
+        >>> kspace.samples.shape, kspace.mask.tolist()
+        ((1, 2, 4, 4), [[False, True, True, True]])
     """
     noise: list[Line] = []
     image: list[Line] = []

@@ -190,20 +190,36 @@ def window_ct(hounsfield: Float[np.ndarray, "*b h w"], window: CTWindows) -> Flo
 
 @beartype
 def ct_shape(windows: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of a slice's CT with a number of windows: [h, w] for one, [k, h, w] for several."""
+    """Return the shape of a slice's CT with a number of windows: [h, w] for one, [k, h, w] for several.
+
+    Example:
+        >>> ct_shape(1, (4, 5)), ct_shape(3, (4, 5))
+        ((4, 5), (3, 4, 5))
+    """
     return shape if windows == 1 else (windows, *shape)
 
 
 @jaxtyped(typechecker=beartype)
 def fft2c_numpy(image: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "*b h w"]:
-    """Transform images to k-space, centred and orthonormal, DC at index n // 2; the numpy twin of ``ops.fft2c``."""
+    """Transform images to k-space, centred and orthonormal, DC at index n // 2; the numpy twin of ``ops.fft2c``.
+
+    Example:
+        >>> fft2c_numpy(np.ones((2, 2), np.complex64)).real.round(4).tolist()
+        [[0.0, 0.0], [0.0, 2.0]]
+    """
     shifted = np.fft.ifftshift(image, axes=(-2, -1))
     return np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), axes=(-2, -1)).astype(image.dtype)
 
 
 @jaxtyped(typechecker=beartype)
 def ifft2c_numpy(kspace: Complex[np.ndarray, "*b h w"]) -> Complex[np.ndarray, "*b h w"]:
-    """Transform k-space to images: the inverse, and adjoint, of ``fft2c_numpy``."""
+    """Transform k-space to images: the inverse, and adjoint, of ``fft2c_numpy``.
+
+    Example:
+        >>> image = np.arange(15, dtype=np.complex64).reshape(3, 5)
+        >>> bool(np.allclose(ifft2c_numpy(fft2c_numpy(image)), image, atol=1e-5))
+        True
+    """
     shifted = np.fft.ifftshift(kspace, axes=(-2, -1))
     return np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=(-2, -1)).astype(kspace.dtype)
 
@@ -226,6 +242,13 @@ def augment(example: Example, config: AugmentConfig, rng: np.random.Generator) -
 
     Raises:
         ValueError: when the crop is larger than the image, or measured k-space would have to be interpolated.
+
+    Example:
+        >>> image = np.arange(16, dtype=np.float32).reshape(4, 4) / 16
+        >>> pair = Example("slice", "subject", image, image.astype(np.complex64))
+        >>> changed = augment(pair, AugmentConfig(), np.random.default_rng(0))
+        >>> bool((changed.ct == image).all()), bool((changed.ct == changed.target.real).all())
+        (False, True)
     """
     _check_measured(example, config)
     measured = example.kspace is not None
@@ -329,6 +352,13 @@ def move_ct(
 
     Returns:
         The moved CT, the same where all three are 0.
+
+    Example:
+        >>> ct = np.pad(np.ones((8, 8), np.float32), 4)
+        >>> moved = move_ct(ct, np.random.default_rng(0), shift=3.0)
+        >>> centre = np.array(scipy.ndimage.center_of_mass(moved))
+        >>> round(float(np.linalg.norm(centre - 7.5)), 2)
+        3.0
     """
     h, w = ct.shape[-2:]
     direction, sense = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
@@ -399,6 +429,11 @@ def smooth_phase(shape: tuple[int, int], rng: np.random.Generator, *, maximum: f
 
     Returns:
         Float32 phase [h, w] in [-maximum, maximum].
+
+    Example:
+        >>> phase = smooth_phase((8, 8), np.random.default_rng(0), maximum=0.5)
+        >>> phase.shape, float(abs(phase).max())
+        ((8, 8), 0.5)
     """
     rows, columns = (np.polynomial.legendre.legvander(np.linspace(-1, 1, side), 3) for side in shape)
     phase = rows @ rng.standard_normal((4, 4)) @ columns.T
@@ -411,6 +446,12 @@ def simulate_acquisition(example: Example, config: AcquisitionConfig, rng: np.ra
     """Add the phase and the coils of a scan to a picture, whose k-space would be Hermitian otherwise.
 
     ``x exp(i phi)``, and coil maps if ``config.coils`` is set. Measured k-space is not changed.
+
+    Example:
+        >>> picture = Example("slice", "subject", np.zeros((8, 8), np.float32), np.ones((8, 8), np.complex64))
+        >>> scan = simulate_acquisition(picture, AcquisitionConfig(phase=0.5, coils=(4, 4)), np.random.default_rng(0))
+        >>> bool(np.allclose(abs(scan.target), 1)), scan.coil_maps.shape
+        (True, (4, 8, 8))
 
     Source: implicit data crimes, Shimron et al., PNAS 2022, on what undersampling magnitude pictures hides.
     """
@@ -480,6 +521,13 @@ def measure(
 
     Raises:
         ValueError: there are no maps although ``config.maps`` is "given", or the centre is too small to estimate them.
+
+    Example:
+        >>> rng, ones = np.random.default_rng(0), np.ones((8, 8), np.complex64)
+        >>> scan = Example("slice", "subject", ones.real, ones, simulate_maps((8, 8), 4, rng))
+        >>> batch = measure(scan, np.ones((1, 8), bool), AcquisitionConfig(), rng)
+        >>> batch.measurement.kspace.shape, round(float(batch.scale), 4)
+        ((4, 8, 8), 1.0)
     """
     noise = config.noise
     if noise and config.noise_spread > 1:
@@ -556,6 +604,12 @@ def undersample(
 
     Raises:
         ValueError: the record has coils.
+
+    Example:
+        >>> pair = Example("slice", "subject", np.zeros((8, 8), np.float32), np.full((8, 8), 5, np.complex64))
+        >>> batch = undersample(pair, np.arange(8)[None] % 2 == 0, np.random.default_rng(0))
+        >>> round(float(batch.scale), 4), round(float(abs(ifft2c_numpy(batch.measurement.kspace)).max()), 4)
+        (5.0, 1.0)
 
     Source: fastMRI's data pipeline (Zbontar et al. 2018) for the order mask, inverse transform, normalise; departure:
     one scale for all, max|F^H y|, in place of mean and standard deviation.

@@ -171,6 +171,13 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
 
     Raises:
         ValueError: another ending, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_nifti(f"{folder}/mr.nii.gz", Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
+        ...     read_nifti(f"{folder}/mr.nii.gz").data.shape
+        (2, 3, 4)
     """
     import nibabel
 
@@ -253,7 +260,12 @@ def slice_axis(volume: Volume) -> int:
 
 @beartype
 def orientation(volume: Volume) -> str:
-    """Return where the voxel axes point, such as ``LPS``; an oblique axis counts as its nearest."""
+    """Return where the voxel axes point, such as ``LPS``; an oblique axis counts as its nearest.
+
+    Example:
+        >>> orientation(Volume(np.zeros((2, 2, 2), np.float32), np.diag([-1.0, -1.0, 1.0, 1.0])))
+        'LPS'
+    """
     import nibabel
 
     return "".join(code or "?" for code in nibabel.aff2axcodes(volume.affine))
@@ -266,6 +278,11 @@ def to_slices(volume: Volume) -> Float32[np.ndarray, "s h w"]:
     Rows run from the head to the feet, in slices that cut across the body from the front to the back; columns run from
     the patient's right to the left, in sagittal slices from the front to the back. Slices run from the feet to the
     head, from the back to the front, or from the left to the right.
+
+    Example:
+        >>> axial = Volume(np.zeros((4, 5, 3), np.float32), np.diag([1.0, 1.0, 6.0, 1.0]))
+        >>> to_slices(axial).shape
+        (3, 5, 4)
     """
     order, flipped = _view(volume)
     return np.ascontiguousarray(np.flip(volume.data.transpose(order), flipped))
@@ -281,6 +298,11 @@ def from_slices(slices: Float[np.ndarray, "s h w"], like: Volume) -> Volume:
 
     Raises:
         ValueError: when number or size of the slices is another.
+
+    Example:
+        >>> volume = Volume(np.arange(60, dtype=np.float32).reshape(4, 5, 3), np.diag([1.0, 1.0, 6.0, 1.0]))
+        >>> bool((from_slices(to_slices(volume), volume).data == volume.data).all())
+        True
     """
     order, flipped = _view(like)
     wanted = tuple(like.data.shape[axis] for axis in order)
@@ -300,6 +322,11 @@ def unplaced(slices: Float[np.ndarray, "s h w"], spacing: tuple[float, float, fl
 
     Returns:
         The volume, with the affine that readers take where a NIfTI file has no code: the centre at zero.
+
+    Example:
+        >>> volume = unplaced(np.zeros((3, 5, 4)), (0.5, 0.5, 6.0))
+        >>> volume.data.shape, volume.spacing.tolist()
+        ((4, 5, 3), [0.5, 0.5, 6.0])
     """
     down, across, through = spacing or (1.0, 1.0, 1.0)
     data = np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0), np.float32)  # columns, rows upwards, slices

@@ -48,13 +48,27 @@ class Changed:
 
 
 def zeros(source: Source, index: int) -> Example:
-    """Remove the CT: it becomes zeros, which is how a network receives a scan without a CT."""
+    """Remove the CT: it becomes zeros, which is how a network receives a scan without a CT.
+
+    Example:
+        >>> pair = Example("slice", "subject", np.ones((2, 2), np.float32), np.ones((2, 2), np.complex64))
+        >>> bool(zeros([pair], 0).ct.any())
+        False
+    """
     example = source[index]
     return example._replace(ct=np.zeros_like(example.ct))
 
 
 def of_another_subject(source: Source, index: int) -> Example:
-    """Replace the CT by that of the next subject, at the same relative position in its volume."""
+    """Replace the CT by that of the next subject, at the same relative position in its volume.
+
+    Example:
+        >>> a = Example("a", "first", np.zeros((2, 2), np.float32), np.ones((2, 2), np.complex64))
+        >>> b = Example("b", "second", np.ones((2, 2), np.float32), np.ones((2, 2), np.complex64))
+        >>> changed = of_another_subject([a, b], 0)
+        >>> changed.name, bool((changed.ct == b.ct).all())
+        ('a', True)
+    """
     volumes = _volumes(source)
     subjects = list(volumes)
     example = source[index]
@@ -67,7 +81,15 @@ def of_another_subject(source: Source, index: int) -> Example:
 
 
 def of_another_slice(source: Source, index: int) -> Example:
-    """Replace the CT by that of the same subject, half a volume away."""
+    """Replace the CT by that of the same subject, half a volume away.
+
+    Example:
+        >>> a = Example("a", "subject", np.zeros((2, 2), np.float32), np.ones((2, 2), np.complex64))
+        >>> b = a._replace(name="b", ct=np.ones((2, 2), np.float32))
+        >>> changed = of_another_slice([a, b], 0)
+        >>> changed.name, bool((changed.ct == b.ct).all())
+        ('a', True)
+    """
     example = source[index]
     own = _volumes(source)[example.subject]
     if len(own) < 2:
@@ -93,6 +115,11 @@ def possible_ablations(source: Source) -> dict[str, Change]:
     """Return the rows of ``ABLATIONS`` that are possible for a source.
 
     With a single subject there is no CT of another subject; with a single slice there is no CT of another slice.
+
+    Example:
+        >>> pair = Example("slice", "subject", np.ones((2, 2), np.float32), np.ones((2, 2), np.complex64))
+        >>> list(possible_ablations([pair]))  # one slice of one subject
+        ['CT zero']
     """
     volumes = _volumes(source)
     impossible = {of_another_subject} if len(volumes) == 1 else set()
@@ -113,6 +140,12 @@ def mover(name: str, amount: float) -> Change:
     Args:
         name: a row of ``modality.SWEEPS`` about the CT.
         amount: in its unit.
+
+    Example:
+        >>> pair = Example("slice", "subject", np.pad(np.ones((8, 8), np.float32), 4), np.ones((16, 16), np.complex64))
+        >>> changed = mover("CT shift [px]", 3.0)([pair], 0)
+        >>> round(float(np.linalg.norm(np.array(scipy.ndimage.center_of_mass(changed.ct)) - 7.5)), 2)
+        3.0
     """
     kind = name.split()[1]  # shift, rotation or elastic
 
@@ -131,6 +164,12 @@ def painter(painted: str, contrast: float) -> Change:
     Args:
         painted: where.
         contrast: of the lesion, in units of the image's maximum.
+
+    Example:
+        >>> pair = Example("slice", "subject", np.zeros((32, 32), np.float32), np.ones((32, 32), np.complex64))
+        >>> changed = painter("ct", 0.5)([pair], 0)
+        >>> float(changed.ct.max()), bool((changed.target == pair.target).all())
+        (0.5, True)
     """
 
     def change(source: Source, index: int) -> Example:
@@ -157,6 +196,12 @@ def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h 
     Args:
         example: its MR says where the body is: above a tenth of the maximum, holes filled.
         radius: standard deviation of the Gaussian, in image sides: smaller than what the centre of k-space resolves.
+
+    Example:
+        >>> pair = Example("slice", "subject", np.zeros((32, 32), np.float32), np.ones((32, 32), np.complex64))
+        >>> mark = lesion(pair)
+        >>> float(mark.max()), bool((mark > 0.5).mean() < 0.01)
+        (1.0, True)
     """
     magnitude = np.abs(example.target)
     h, w = magnitude.shape

@@ -23,7 +23,12 @@ INK = {False: "#333333", True: "#d4d4d4"}  # of text and axes, by whether the pa
 
 @beartype
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
-    """Give each method its colour, in every figure the same."""
+    """Give each method its colour, in every figure the same.
+
+    Example:
+        >>> method_colours(["zero-filled", "unet"])
+        {'zero-filled': '#8c8c8c', 'unet': '#0072b2'}
+    """
     return {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
 
 

@@ -62,6 +62,10 @@ def picture(image: Float[np.ndarray, "h w"], *, white: float = 1.0) -> Image.Ima
     Args:
         image: magnitudes [h, w].
         white: the value shown white.
+
+    Example:
+        >>> np.asarray(picture(np.array([[0.0, 0.5, 2.0]]))).tolist()
+        [[0, 128, 255]]
     """
     shown = np.clip(np.nan_to_num(image / white, nan=0.0), 0, 1)
     return Image.fromarray(np.rint(255 * shown).astype(np.uint8))
@@ -74,6 +78,10 @@ def mask_picture(mask: Bool[np.ndarray, "#h w"], shape: tuple[int, int]) -> Imag
     Args:
         mask: [1, w] or [h, w].
         shape: of the picture, (h, w).
+
+    Example:
+        >>> np.asarray(mask_picture(np.array([[True, False]]), (2, 2))).tolist()
+        [[True, False], [True, False]]
     """
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(mask, shape)))
 
@@ -123,7 +131,12 @@ def error_limits(panels: Sequence[Panel]) -> dict[str, float]:
 
 @beartype
 def enlarged(image: Image.Image) -> Image.Image:
-    """Enlarge a picture by the whole multiple of its pixels that brings its longer side nearest to ``SIDE``."""
+    """Enlarge a picture by the whole multiple of its pixels that brings its longer side nearest to ``SIDE``.
+
+    Example:
+        >>> enlarged(Image.new("L", (100, 60))).size
+        (300, 180)
+    """
     times = max(1, round(SIDE / max(image.size)))
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 

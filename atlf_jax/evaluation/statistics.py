@@ -114,6 +114,11 @@ def bootstrap_interval(
     Returns:
         (low, high), or None where there is nothing to resample: fewer than two values, or one that is not finite.
 
+    Example:
+        >>> low, high = bootstrap_interval([1.0, 2.0, 3.0], samples=200)
+        >>> 1 <= low < 2 < high <= 3, bootstrap_interval([2.0]) is None
+        (True, True)
+
     Source: ``scipy.stats.bootstrap``, method "percentile" (BCa is not defined for two or three values).
     """
     if len(values) < 2 or not np.isfinite(values).all():
@@ -136,6 +141,10 @@ def wilcoxon(differences: Sequence[float]) -> float:
     Returns:
         p in (0, 1]; 1 where all differences are zero; nan where there is no difference, or one that is not defined.
 
+    Example:
+        >>> wilcoxon([1.0, 2.0, 3.0]), wilcoxon([0.0, 0.0])  # three subjects cannot give less than 1/4
+        (0.25, 1.0)
+
     Source: ``scipy.stats.wilcoxon``; zero differences are dropped (Wilcoxon 1945).
     """
     if not differences or np.isnan(differences).any():
@@ -157,6 +166,13 @@ def summarise(rows: Sequence[Score], *, confidence: float = 0.95, samples: int =
 
     Returns:
         One summary for each mask, method and metric, in order of first appearance.
+
+    Example:
+        >>> row = Score("4x", "unet", "a", "a1", 0, 4.0, 4.0, 0.25, "", False, 0.1, {"psnr": 30.0})
+        >>> rows = [row, row._replace(name="a2", values={"psnr": 32.0}), row._replace(subject="b", name="b1")]
+        >>> (result,) = summarise(rows, samples=100)
+        >>> result.subjects, result.mean, round(result.slice_mean, 2)  # means over subjects, over slices
+        ({'a': 31.0, 'b': 30.0}, 30.5, 30.67)
     """
     summaries = []
     missing = _left_out(rows)
@@ -195,6 +211,11 @@ def undefined(rows: Sequence[Score]) -> list[Undefined]:
 
     Args:
         rows: scores of slices, of any number of methods and masks.
+
+    Example:
+        >>> row = Score("4x", "unet", "a", "a1", 0, 4.0, 4.0, 0.25, "", False, 0.1, {"psnr": math.nan, "ssim": 1.0})
+        >>> [(each.metric, each.names) for each in undefined([row])]
+        [('psnr', ['a1'])]
     """
     found = []
     for (mask, method), group in _grouped(rows).items():
@@ -240,6 +261,12 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
 
     Raises:
         ValueError: when two methods were not scored on the same slices.
+
+    Example:
+        >>> zero = Score("4x", ZERO_FILLED, "a", "a1", 0, 4.0, 4.0, 0.25, "", False, 0.1, {"psnr": 25.0})
+        >>> (result,) = compare([zero, zero._replace(method="unet", values={"psnr": 30.0})])
+        >>> result.first, result.difference
+        ('unet', 5.0)
     """
     groups = _grouped(rows)
     missing = _left_out(rows)

@@ -39,13 +39,24 @@ def tables(facts: Mapping[str, Any], sections: Sequence[Section] = ()) -> list[T
 
 @beartype
 def metrics_of(facts: Mapping[str, Any]) -> list[str]:
-    """Return the names of the scores in a summary."""
+    """Return the names of the scores in a summary.
+
+    Example:
+        >>> metrics_of({"results": [{"metric": "psnr"}, {"metric": "ssim"}, {"metric": "psnr"}]})
+        ['psnr', 'ssim']
+    """
     return list(dict.fromkeys(item["metric"] for item in facts["results"]))
 
 
 @beartype
 def results_of(facts: Mapping[str, Any], mask: str, method: str) -> dict[str, dict[str, Any]]:
-    """Return the results of one method under one mask, by metric."""
+    """Return the results of one method under one mask, by metric.
+
+    Example:
+        >>> facts = {"results": [{"mask": "4x", "method": "unet", "metric": "psnr", "mean": 30.0}]}
+        >>> results_of(facts, "4x", "unet")["psnr"]["mean"]
+        30.0
+    """
     return {item["metric"]: item for item in facts["results"] if (item["mask"], item["method"]) == (mask, method)}
 
 

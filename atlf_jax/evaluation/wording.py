@@ -14,7 +14,12 @@ __all__ = ["cell", "count", "heading", "interval", "number", "p_value", "plain_t
 
 @beartype
 def number(value: float | None, metric: str, *, signed: bool = False) -> str:
-    """Format a score with the decimals of its metric; infinity is written as ∞, an undefined score as a dash."""
+    """Format a score with the decimals of its metric; infinity is written as ∞, an undefined score as a dash.
+
+    Example:
+        >>> number(30.126, "psnr"), number(0.9, "ssim"), number(float("inf"), "psnr")
+        ('30.13', '0.9000', '∞')
+    """
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -24,14 +29,24 @@ def number(value: float | None, metric: str, *, signed: bool = False) -> str:
 
 @beartype
 def spread(result: Mapping[str, Any]) -> str:
-    """Format the mean and standard deviation over subjects."""
+    """Format the mean and standard deviation over subjects.
+
+    Example:
+        >>> spread({"metric": "psnr", "mean": 30.0, "deviation": 1.5})
+        '30.00 ± 1.50'
+    """
     mean, deviation = (number(result[key], result["metric"]) for key in ("mean", "deviation"))
     return mean if deviation == "–" else f"{mean} ± {deviation}"
 
 
 @beartype
 def interval(result: Mapping[str, Any]) -> str:
-    """Format the bootstrap interval over subjects; empty if there is none."""
+    """Format the bootstrap interval over subjects; empty if there is none.
+
+    Example:
+        >>> interval({"metric": "psnr", "interval": (29.0, 31.0)})
+        '[29.00, 31.00]'
+    """
     if result["interval"] is None:
         return ""
     low, high = (number(end, result["metric"]) for end in result["interval"])
@@ -76,13 +91,23 @@ def with_unit(value: float | None, metric: str) -> str:
 
 @beartype
 def heading(metric: str) -> str:
-    """Return the heading of a score with an arrow in the direction that is better."""
+    """Return the heading of a score with an arrow in the direction that is better.
+
+    Example:
+        >>> heading("psnr"), heading("nmse")
+        ('PSNR [dB] ↑', 'NMSE ↓')
+    """
     return f"{title(metric)} {'↓' if find_metric(metric).lower_is_better else '↑'}"
 
 
 @beartype
 def p_value(value: float | None) -> str:
-    """Format the p-value of a test; a dash if there is none."""
+    """Format the p-value of a test; a dash if there is none.
+
+    Example:
+        >>> p_value(0.03125), p_value(None)
+        ('0.031', '–')
+    """
     return "–" if value is None or math.isnan(value) else f"{value:.2g}"
 
 
@@ -99,7 +124,12 @@ def count(amount: int, noun: str) -> str:
 
 @beartype
 def cell(value: Any) -> str:
-    """Format one cell of a section's table."""
+    """Format one cell of a section's table.
+
+    Example:
+        >>> cell(0.12345), cell("lines")
+        ('0.123', 'lines')
+    """
     if not isinstance(value, float):
         return str(value)
     return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")

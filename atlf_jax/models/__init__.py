@@ -93,12 +93,22 @@ def build(config: ModelConfig) -> Any:
 
 
 def sees_ct(config: ModelConfig) -> bool:
-    """Return whether the CT affects the image; True if the configuration does not say."""
+    """Return whether the CT affects the image; True if the configuration does not say.
+
+    Example:
+        >>> sees_ct(UNetConfig()), sees_ct(UNetConfig(use_ct=False))
+        (True, False)
+    """
     return getattr(config, "sees_ct", True)
 
 
 def multiple_of(config: ModelConfig) -> int:
-    """Return the number that both sides of an image must be multiples of; 1 if the configuration does not say."""
+    """Return the number that both sides of an image must be multiples of; 1 if the configuration does not say.
+
+    Example:
+        >>> multiple_of(UNetConfig()), multiple_of(ATLFConfig(fusion=FusionConfig(stride=2)))
+        (1, 2)
+    """
     return getattr(config, "multiple", 1)
 
 

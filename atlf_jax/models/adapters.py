@@ -48,6 +48,11 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Any:
 
     Args:
         make: returns the module, given random streams.
+
+    Example:
+        >>> network = from_nnx(lambda rngs: nnx.Linear(4, 4, rngs=rngs))
+        >>> sorted(network.init(jax.random.key(0), None)["params"])
+        ['bias.value', 'kernel.value']
     """
     return _NNX(make)
 

@@ -44,7 +44,12 @@ class BaselineConfig:
 
 
 def project(x: Complex[Array, "b h w"], config: BaselineConfig) -> Complex[Array, "b h w"]:
-    """Return x, without its imaginary part in the one-channel model."""
+    """Return x, without its imaginary part in the one-channel model.
+
+    Example:
+        >>> project(jnp.array([[[1 + 2j]]]), BaselineConfig(complex=False)).tolist()
+        [[[(1+0j)]]]
+    """
     return x if config.complex else x.real.astype(x.dtype)
 
 
@@ -62,7 +67,14 @@ def start(measurement: Measurement, config: BaselineConfig) -> Complex[Array, "b
 
 
 def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: BaselineConfig) -> Float[Array, "b h w f"]:
-    """Return the image as channels, followed by those of the CT if ``config.use_ct``."""
+    """Return the image as channels, followed by those of the CT if ``config.use_ct``.
+
+    Example:
+        >>> x = jnp.ones((1, 4, 4), jnp.complex64)
+        >>> measurement = Measurement(x, jnp.ones((1, 1, 4), bool), jnp.zeros((1, 4, 4)))
+        >>> [as_input(x, measurement, BaselineConfig(use_ct=use_ct)).shape for use_ct in (True, False)]
+        [(1, 4, 4, 3), (1, 4, 4, 2)]
+    """
     image = to_channels(x)[..., : config.channels]
     return jnp.concatenate([image, ct_channels(measurement.ct)], axis=-1) if config.use_ct else image
 

@@ -66,7 +66,16 @@ class E2EVarNetConfig(BaselineConfig):
 
 
 class E2EVarNet(nn.Module):
-    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
+    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size.
+
+    Example:
+        >>> import jax
+        >>> network = E2EVarNet(E2EVarNetConfig(cascades=1, pools=1, sensitivity=(4, 1)))
+        >>> kspace, mask, ct = np.ones((1, 4, 16, 16), "c8"), np.ones((1, 1, 16), bool), np.zeros((1, 16, 16), "f4")
+        >>> result, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), Measurement(kspace, mask, ct))
+        >>> result.image.shape, result.coil_maps.shape
+        ((1, 16, 16), (1, 4, 16, 16))
+    """
 
     config: E2EVarNetConfig = E2EVarNetConfig()
 

@@ -53,7 +53,17 @@ class MoDLConfig(BaselineConfig):
 
 
 class MoDL(nn.Module):
-    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
+    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> y = np.ones((1, 16, 16), np.complex64)
+        >>> network = MoDL(MoDLConfig(use_ct=False, iterations=2))
+        >>> measurement = Measurement(y, np.ones((1, 1, 16), bool), y.real)
+        >>> result, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), measurement)
+        >>> result.image.shape, sum(leaf.size for leaf in jax.tree.leaves(variables))  # of one denoiser
+        ((1, 16, 16), 113155)
+    """
 
     config: MoDLConfig = MoDLConfig()
 

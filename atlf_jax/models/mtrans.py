@@ -101,7 +101,15 @@ class Block(nn.Module):
 
 
 class MTrans(nn.Module):
-    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
+    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size.
+
+    Example:
+        >>> import jax
+        >>> y = np.ones((1, 32, 32), np.complex64)
+        >>> network, measurement = MTrans(MTransConfig(layers=1)), Measurement(y, np.ones((1, 1, 32), bool), y.real)
+        >>> jax.eval_shape(network.init_with_output, jax.random.key(0), measurement)[0].image.shape
+        (1, 32, 32)
+    """
 
     config: MTransConfig = MTransConfig()
 

@@ -52,7 +52,16 @@ class UNetConfig(BaselineConfig):
 
 
 class ImageUNet(nn.Module):
-    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
+    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> y = np.ones((1, 16, 16), np.complex64)
+        >>> network, measurement = ImageUNet(UNetConfig(pools=1)), Measurement(y, np.ones((1, 1, 16), bool), y.real)
+        >>> result, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), measurement)
+        >>> result.image.shape, sorted(variables["params"])
+        ((1, 16, 16), ['unet'])
+    """
 
     config: UNetConfig = UNetConfig()
 

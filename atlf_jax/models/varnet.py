@@ -47,7 +47,17 @@ class VarNetConfig(BaselineConfig):
 
 
 class VarNet(nn.Module):
-    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size."""
+    """The whole network: ``apply(variables, measurement) -> Reconstruction``, for images of any size.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> y = np.ones((1, 16, 16), np.complex64)
+        >>> network = VarNet(VarNetConfig(cascades=1, pools=1))
+        >>> measurement = Measurement(y, np.ones((1, 1, 16), bool), y.real)
+        >>> result, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), measurement)
+        >>> result.image.shape, sorted(variables["params"])
+        ((1, 16, 16), ['eta_0', 'unet_0'])
+    """
 
     config: VarNetConfig = VarNetConfig()
 

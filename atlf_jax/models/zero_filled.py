@@ -22,7 +22,14 @@ class ZeroFilledConfig:
 
 
 class ZeroFilled(nn.Module):
-    """Return x = A^H y, without parameters."""
+    """Return x = A^H y, without parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> y = np.ones((1, 4, 4), np.complex64)
+        >>> ZeroFilled().apply({}, Measurement(y, np.ones((1, 1, 4), bool), y.real)).image.shape
+        (1, 4, 4)
+    """
 
     config: ZeroFilledConfig = ZeroFilledConfig()
 

@@ -63,6 +63,11 @@ def attend(
     Returns:
         ``[b, h, w, f]`` in the dtype of ``q``; logits and softmax are float32 at least.
 
+    Example:
+        >>> q, equal_keys, v = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 3, 4)), jnp.arange(12.0).reshape(1, 3, 4)
+        >>> jax.jit(attend, static_argnames="heads")(q, equal_keys, v, heads=2).round(4).ravel().tolist()  # v's mean
+        [4.0, 5.0, 6.0, 7.0]
+
     Source: Vaswani et al. 2017, eq. 1. The backward pass computes each chunk's weights anew from the stored
     log-sum-exp (Dao et al. 2022, FlashAttention): with automatic differentiation of the same loop it takes three
     times as long on CPU. It has one derivative, in reverse mode. On an accelerator differentiation is automatic, and

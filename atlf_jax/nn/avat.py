@@ -30,7 +30,12 @@ OFFSET_KERNEL = 17  # whatever the stride, so that parameters do not depend on t
 
 
 def reference_grid(h: int, w: int, stride: int) -> np.ndarray:
-    """Return the centres of the stride x stride cells, ((i + 1/2) s - 1/2, (j + 1/2) s - 1/2) pixels, [hk, wk, 2]."""
+    """Return the centres of the stride x stride cells, ((i + 1/2) s - 1/2, (j + 1/2) s - 1/2) pixels, [hk, wk, 2].
+
+    Example:
+        >>> reference_grid(4, 4, 2)[0].tolist()
+        [[0.5, 0.5], [0.5, 2.5]]
+    """
     rows, columns = (np.arange(-(-size // stride)) * stride + (stride - 1) / 2 for size in (h, w))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
 
@@ -52,6 +57,11 @@ def strided_depthwise(
 
     Returns:
         ``[b, ceil(h / stride), ceil(w / stride), f]``.
+
+    Example:
+        >>> correlate = jax.jit(strided_depthwise, static_argnames="stride")
+        >>> np.asarray(correlate(np.ones((1, 4, 4, 1), "f4"), np.ones((3, 3, 1), "f4"), stride=2))[0, :, :, 0].tolist()
+        [[4.0, 6.0], [6.0, 9.0]]
     """
     size = kernel.shape[0]
     windows = _windows(_windows(x, size, stride, axis=1), size, stride, axis=3)  # [b, hk, size, wk, size, f]
@@ -124,6 +134,12 @@ class AVAT(nn.Module):
         the output projection starts at zero, so that the branch adds nothing at first.
     path_act, gumbel_hard, tau, mu_classes:
         see ``path_attention.DynamicPaths``.
+
+    Example:
+        >>> x = jnp.zeros((1, 32, 24, 8))
+        >>> (branch, cost), _ = jax.eval_shape(AVAT().init_with_output, jax.random.key(0), x)
+        >>> branch.shape, cost.shape
+        ((1, 32, 24, 8), (1,))
 
     Source: Xia et al. 2022 (DAT), section 3, with reference points in pixels and zero initial offsets; the stripe
     terms as in the method description in docs/ATLF.md.

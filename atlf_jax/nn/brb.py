@@ -53,6 +53,13 @@ class BRB(nn.Module):
     (so the whole is U-shaped); the correction starts at zero, so that every number of levels starts from the published
     block.
 
+    Example:
+        >>> import jax
+        >>> d = jnp.zeros((1, 16, 16, 8))
+        >>> (g, e), _ = jax.eval_shape(BRB(features=8).init_with_output, jax.random.key(0), d)
+        >>> g.shape, e.shape
+        ((1, 16, 16, 8), (1, 16, 16, 8))
+
     Source: Zhang and Ghanem 2018 (ISTA-Net+), eqs. 12-14, and its xavier-normal start; the levels are ours.
     """
 

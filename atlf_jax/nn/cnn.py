@@ -13,6 +13,13 @@ class CNN(nn.Module):
     """Compute conv(relu(conv(... relu(conv(x))))) with 3x3 convolutions and biases, at full resolution.
 
     The last convolution starts at zero, so that a residual network starts as the identity.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> x = np.ones((1, 8, 8, 3), np.float32)
+        >>> output, _ = jax.jit(CNN(2, width=4, depth=2).init_with_output)(jax.random.key(0), x)
+        >>> output.shape, bool(np.asarray(output).any())
+        ((1, 8, 8, 2), False)
     """
 
     outputs: int

@@ -33,6 +33,13 @@ def guide(image: Inexact[Array, "b h w"], ct: Float[Array, "b *k h w"]) -> Inexa
     Returns:
         ``[b, h, w]``.
 
+    Example:
+        >>> import jax, numpy as np
+        >>> edge = np.array([[[0, 1, 1, 0]] * 2], np.float32)
+        >>> flat, shared = (np.asarray(jax.jit(guide)(edge, ct)) for ct in (0 * edge, edge))
+        >>> bool(flat.any()), bool(shared.any())
+        (False, True)
+
     Source: ours, from Ehrhardt and Betcke 2016.
     """
     edges = edge_field(ct_picture(ct), GUIDE_EDGE)

@@ -50,6 +50,12 @@ def paired_conv(x: Float[Array, "b h w f"], kernel: Float[Array, "3 3 2 f"]) -> 
 
     Written as two depthwise convolutions, of each channel and of its partner in the pair: on CPU the gradient of the
     grouped convolution is hundreds of times slower.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> swap = np.pad(np.array([[[[0, 1], [1, 0]]]], np.float32), ((1, 1), (1, 1), (0, 0), (0, 0)))
+        >>> jax.jit(paired_conv)(np.array([[[[1, 2]]]], np.float32), swap).ravel().tolist()
+        [2.0, 1.0]
     """
     f = x.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -83,6 +89,11 @@ class GFAB(nn.Module):
     kind "bfe_dw": the same with a depthwise 3x3 in the attention, which is Restormer's MDTA (330,048 parameters
     fewer at 64 features).
     kind "conv": two conv3x3-BatchNorm-ReLU, the published scaffold.
+
+    Example:
+        >>> import jax
+        >>> jax.eval_shape(GFAB().init_with_output, jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+        (1, 16, 16, 8)
     """
 
     kind: Literal["bfe", "bfe_dw", "conv"] = "bfe"

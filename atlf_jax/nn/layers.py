@@ -47,7 +47,12 @@ xavier: Initializer = nn.initializers.xavier_normal()
 
 @in_float32
 def add_bias(x: Float[Array, "*b f"], bias: Float[Array, " f"]) -> Float[Array, "*b f"]:
-    """Add a bias to every pixel; in float32, since the bias' gradient is a sum over all pixels."""
+    """Add a bias to every pixel; in float32, since the bias' gradient is a sum over all pixels.
+
+    Example:
+        >>> add_bias(jnp.zeros((1, 1, 2, 2)), jnp.array([1.0, 2.0])).tolist()
+        [[[[1.0, 2.0], [1.0, 2.0]]]]
+    """
     return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -115,6 +120,10 @@ def convolve(x: Float[Array, "b h w f"], kernel: Float[Array, "size size f k"]) 
     On a CPU the kernel's gradient is a sum over the rows of the image of one matrix product each, which reads a row's
     neighbourhood from cache: up to five times faster than the automatic one, a convolution with a kernel as large as
     the image. It has one derivative there, in reverse mode.
+
+    Example:
+        >>> convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+        [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
     return _convolve(x, kernel) if backend.accelerated() else _convolve_by_rows(x, kernel)
 
@@ -160,6 +169,10 @@ def depthwise(padded: Float[Array, "b h1 w1 f"], kernel: Float[Array, "rows colu
     ``lax.conv`` with ``feature_group_count`` is 5 to 50 times slower on CPU, and the automatic gradient of the
     shifted sum reads the map nine times from memory; the gradient here goes through it row by row. On an accelerator
     it takes all rows at once. Sums are float32 at least.
+
+    Example:
+        >>> depthwise(jnp.arange(8.0).reshape(1, 2, 2, 2), jnp.ones((2, 2, 2))).ravel().tolist()  # sums by channel
+        [12.0, 16.0]
     """
     return _shifted_sum(padded, kernel)
 
@@ -231,13 +244,24 @@ class Depthwise(nn.Module):
 
 
 def zero_border(x: Float[Array, "b h w f"], width: int = 1) -> Float[Array, "b h1 w1 f"]:
-    """Put a border of zeros around the image."""
+    """Put a border of zeros around the image.
+
+    Example:
+        >>> zero_border(jnp.ones((1, 1, 1, 1)))[0, :, :, 0].tolist()
+        [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)))
 
 
 @in_float32
 def gelu(x: Float[Array, "*b f"]) -> Float[Array, "*b f"]:
-    """Return the exact GELU, x (1 + erf(x / sqrt 2)) / 2; ``nn.gelu`` takes erfc, which is slower on CPU."""
+    """Return the exact GELU, x (1 + erf(x / sqrt 2)) / 2; ``nn.gelu`` takes erfc, which is slower on CPU.
+
+    Example:
+        >>> x = jnp.array([-3.0, 0.0, 0.5])
+        >>> bool(jnp.allclose(gelu(x) - gelu(-x), x))
+        True
+    """
     return x * (0.5 + 0.5 * lax.erf(x * 0.5**0.5))
 
 
@@ -246,6 +270,10 @@ def channel_norm(x: Float[Array, "*b f"], *, epsilon: float = 1e-5, centre: bool
 
     ``centre=False`` divides without subtracting the mean (Restormer's bias-free norm; the variance is still taken
     about the mean).
+
+    Example:
+        >>> channel_norm(jnp.array([[1.0, 3.0]])).round(3).tolist()
+        [[-1.0, 1.0]]
     """
     mean = x.mean(-1, keepdims=True)
     variance = jnp.square(x - mean).mean(-1, keepdims=True)
@@ -274,14 +302,25 @@ class ChannelNorm(nn.Module):
 
 
 def pixel_unshuffle(x: Float[Array, "b h w f"], factor: int) -> Float[Array, "b h1 w1 f1"]:
-    """Move each ``factor`` x ``factor`` cell of pixels into the features; both sides must be multiples of it."""
+    """Move each ``factor`` x ``factor`` cell of pixels into the features; both sides must be multiples of it.
+
+    Example:
+        >>> image = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        >>> pixel_unshuffle(image, 2).shape, pixel_unshuffle(image, 2)[0, 0, 0].tolist()
+        ((1, 2, 2, 4), [0.0, 1.0, 4.0, 5.0])
+    """
     b, h, w, f = x.shape
     x = x.reshape(b, h // factor, factor, w // factor, factor, f).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // factor, w // factor, factor * factor * f)
 
 
 def pixel_shuffle(x: Float[Array, "b h1 w1 f1"], factor: int) -> Float[Array, "b h w f"]:
-    """Undo ``pixel_unshuffle``."""
+    """Undo ``pixel_unshuffle``.
+
+    Example:
+        >>> pixel_shuffle(jnp.arange(4.0).reshape(1, 1, 1, 4), 2)[0, :, :, 0].tolist()
+        [[0.0, 1.0], [2.0, 3.0]]
+    """
     b, h, w, f = x.shape
     x = x.reshape(b, h, w, factor, factor, f // factor**2).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h * factor, w * factor, f // factor**2)

@@ -165,6 +165,14 @@ class LFAB(nn.Module):
 
     ``__call__`` gives the features, ``forward`` also log|det| of the Jacobian per example, ``inverse`` undoes both.
     No likelihood enters any loss: invertibility is structural.
+
+    Example:
+        >>> import jax
+        >>> x = jnp.zeros((2, 16, 16, 8))
+        >>> features, variables = jax.eval_shape(LFAB().init_with_output, jax.random.key(0), x)
+        >>> back = jax.eval_shape(lambda *arrays: LFAB().apply(*arrays, method="inverse"), variables, features)
+        >>> features.shape, back.shape
+        ((2, 16, 16, 8), (2, 16, 16, 8))
     """
 
     kind: Literal["inn", "conv", "detail"] = "inn"

@@ -61,6 +61,12 @@ class LRFM(nn.Module):
     kind "pixel" fuses each pixel; kind "sum" is z_c + z_m without a parameter, to see what the fusion is worth.
     start "xavier" is the published initialisation; "sum" makes the first two ranks z_c 1 and 1 z_m with a = 1, so that
     the output starts near z_c + z_m (exactly for rank 2), CDDFuse's rule.
+
+    Example:
+        >>> ct, mr = jnp.arange(4.0).reshape(1, 4), jnp.ones((1, 4))
+        >>> fuse = jax.jit(LRFM(4, rank=2, start="sum").init_with_output)
+        >>> fuse(jax.random.key(0), ct, mr)[0].tolist()  # at first the sum
+        [[1.0, 2.0, 3.0, 4.0]]
     """
 
     features: int

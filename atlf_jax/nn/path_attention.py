@@ -39,6 +39,10 @@ def gumbel_softmax(
     Returns:
         Weights ``[*b, p]`` that sum to 1.
 
+    Example:
+        >>> gumbel_softmax(None, jnp.array([0.0, 2.0, 1.0])).tolist()
+        [0.0, 1.0, 0.0]
+
     Source: Jang, Gu and Poole 2017, eq. 2.
     """
     if key is not None:

@@ -47,6 +47,12 @@ def stripe_pair_bias(
 
     Returns:
         ``[b, heads, n, m]``.
+
+    Example:
+        >>> import jax
+        >>> tables, displacement = np.ones((1, 4, STRIPE_BINS), np.float32), np.zeros((1, 1, 1, 1, 2), np.float32)
+        >>> jax.jit(stripe_pair_bias, static_argnames="size")(tables, displacement, size=8).item()  # of 4 directions
+        4.0
     """
     b, g, n, m, _ = displacement.shape
     total = jnp.zeros((b, g, n * m), displacement.dtype)
@@ -137,6 +143,12 @@ def stripe_row_bias(
 
     Returns:
         The bias in the form that ``attention.attend`` reads.
+
+    Example:
+        >>> import jax
+        >>> tables, positions = jnp.ones((1, 4, STRIPE_BINS)), jnp.zeros((1, 1, 3, 2))
+        >>> jax.eval_shape(lambda *arrays: stripe_row_bias(*arrays, h=4, w=5).row(0), tables, positions).shape
+        (1, 1, 5, 3)
     """
     diagonal = np.arange(h + w - 1)
     # STRIPE_STEPS . pixel, in the order of StripeBias' fields

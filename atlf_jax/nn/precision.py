@@ -18,17 +18,32 @@ __all__ = ["in_float32", "narrow", "parameter", "wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: Any) -> jnp.dtype:
-    """Return float32, or float64 for float64."""
+    """Return float32, or float64 for float64.
+
+    Example:
+        >>> wide_dtype(jnp.bfloat16), wide_dtype(jnp.float64)
+        (dtype('float32'), dtype('float64'))
+    """
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
 
 
 def wide(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Return ``x`` in float32 at least."""
+    """Return ``x`` in float32 at least.
+
+    Example:
+        >>> wide(jnp.ones(2, jnp.bfloat16)).dtype
+        dtype('float32')
+    """
     return x.astype(wide_dtype(x.dtype))
 
 
 def narrow(x: Float[Array, "*b"], dtype: str) -> Float[Array, "*b"]:
-    """Return ``x`` as what features are computed from: "float32" leaves it as it is, also if that is float64."""
+    """Return ``x`` as what features are computed from: "float32" leaves it as it is, also if that is float64.
+
+    Example:
+        >>> narrow(jnp.ones(2), "bfloat16").dtype, narrow(jnp.ones(2), "float32").dtype
+        (dtype(bfloat16), dtype('float32'))
+    """
     return x.astype(jnp.bfloat16) if dtype == "bfloat16" else x
 
 
@@ -42,6 +57,14 @@ def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
 
     Of bfloat16 arguments, these and no wider intermediate result are kept for the gradient, which computes the
     function again: elementwise functions and statistics are bound by the bytes that they read and write.
+
+    Example:
+        >>> def double(x):
+        ...     print(x.dtype)
+        ...     return 2 * x
+        >>> in_float32(double)(jnp.ones(2, jnp.bfloat16)).dtype
+        float32
+        dtype(bfloat16)
     """
 
     @wraps(function)

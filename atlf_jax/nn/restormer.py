@@ -57,6 +57,12 @@ def channel_attention(
 
     The norms divide the small product instead of the maps, so that q and k are read once. The channels of a head
     are contiguous. The result is float32 at least.
+
+    Example:
+        >>> x = jnp.arange(8.0).reshape(1, 4, 2)
+        >>> attention = jax.jit(channel_attention)(x, x, jnp.ones(1))
+        >>> attention.shape, attention.sum(-1).round(4).tolist()
+        ((1, 1, 2, 2), [[[1.0, 1.0]]])
     """
     b, n, f = query.shape
     g = temperature.shape[0]
@@ -79,6 +85,11 @@ def project_attended(
     y_no = sum_gj v_n(gj) sum_i A_gij P_(gi)o
 
     The attended map is never formed: one matrix product over the pixels instead of two.
+
+    Example:
+        >>> value, identity = jnp.arange(8.0).reshape(1, 4, 2), jnp.eye(2)
+        >>> jax.jit(project_attended)(identity.reshape(1, 1, 2, 2), value, identity).tolist() == value.tolist()
+        True
     """
     b, g, f1, _ = attention.shape
     folded = jnp.einsum("bgij,gik->bgjk", attention, projection.reshape(g, f1, -1)).astype(value.dtype)
@@ -88,7 +99,12 @@ def project_attended(
 def attend_channels(
     qkv: Float[Array, "b h w f3"], temperature: Float[Array, " g"], projection: Float[Array, "f k"]
 ) -> Float[Array, "b h w k"]:
-    """Apply channel attention to the stacked maps (query, key, value) and project the result."""
+    """Apply channel attention to the stacked maps (query, key, value) and project the result.
+
+    Example:
+        >>> jax.eval_shape(attend_channels, jnp.ones((1, 2, 3, 6)), jnp.ones(1), jnp.eye(2)).shape
+        (1, 2, 3, 2)
+    """
     b, h, w, _ = qkv.shape
     query, key, value = jnp.split(qkv.reshape(b, h * w, -1), 3, axis=-1)  # 3 x [b, n, f]
     y = project_attended(channel_attention(query, key, temperature), value, projection)
@@ -176,6 +192,11 @@ class RestormerEncoder(nn.Module):
     kind "cddfuse": conv3x3 and ``blocks`` Restormer blocks at full resolution -> [b, h, w, width].
     kind "published": convolutions with BatchNorm -> the pair (local [b, h, w, width], global [b, h/4, w/4, 2 width]),
     quarter sides rounded up.
+
+    Example:
+        >>> encoder, image = RestormerEncoder(width=16, blocks=1), jnp.zeros((1, 32, 24, 1))
+        >>> jax.eval_shape(encoder.init_with_output, jax.random.key(0), image)[0].shape
+        (1, 32, 24, 16)
     """
 
     kind: EncoderKind = "cddfuse"

@@ -53,7 +53,14 @@ def _run(sampled: Bool[Array, "b n"]) -> Float[Array, "b n"]:
 
 
 class SensitivityNet(nn.Module):
-    """Estimate coil maps from undersampled k-space; any number of coils, and coils of zeros stay zeros."""
+    """Estimate coil maps from undersampled k-space; any number of coils, and coils of zeros stay zeros.
+
+    Example:
+        >>> import jax
+        >>> kspace, mask = jnp.ones((1, 4, 16, 16), jnp.complex64), jnp.ones((1, 1, 16), bool)
+        >>> jax.eval_shape(SensitivityNet(pools=1).init_with_output, jax.random.key(0), kspace, mask)[0].shape
+        (1, 4, 16, 16)
+    """
 
     width: int = 8
     pools: int = 4

@@ -55,6 +55,12 @@ class UNet(nn.Module):
     the identity. Both sides must be multiples of ``2**pools``.
 
     Without normalisation there is no bias either: the output then scales as the input does.
+
+    Example:
+        >>> import jax
+        >>> x = jnp.zeros((1, 16, 16, 3))
+        >>> jax.eval_shape(UNet(2, width=4, pools=1).init_with_output, jax.random.key(0), x)[0].shape
+        (1, 16, 16, 2)
     """
 
     outputs: int
@@ -92,6 +98,12 @@ class NormUNet(nn.Module):
     ``published`` is what fastMRI's ``NormUnet`` computes: ``s * UNet((x - m) / s) + m`` with the unbiased deviation, a
     last layer that does not start at zero, and multiples of 16. A channel of one value is left at its mean there.
     ``clip`` limits its normalised input, as fastMRI does for its single U-Net.
+
+    Example:
+        >>> import jax
+        >>> x = jnp.zeros((1, 15, 17, 3))  # of any size
+        >>> jax.eval_shape(NormUNet(2, width=4, pools=1).init_with_output, jax.random.key(0), x)[0].shape
+        (1, 15, 17, 2)
     """
 
     outputs: int

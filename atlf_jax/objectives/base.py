@@ -66,6 +66,13 @@ def apply(
 
     Returns:
         The output of the network, and the collections that it changed.
+
+    Example:
+        >>> import jax, flax.linen as nn
+        >>> ones, dropout = jnp.ones(64), nn.Dropout(0.5)
+        >>> validation, training = (apply(dropout, {}, ones, key=key)[0] for key in (None, jax.random.key(0)))
+        >>> bool((validation == 1).all()), bool((training == 0).any())
+        (True, True)
     """
     options: dict[str, Any] = dict(kwargs)
     if method is not None:
@@ -82,5 +89,12 @@ def apply(
 
 @beartype
 def zero_filled(measurement: Measurement) -> Complex[Array, "b h w"]:
-    """Return the zero-filled image, A^H y."""
+    """Return the zero-filled image, A^H y.
+
+    Example:
+        >>> centre_alone = jnp.zeros((1, 2, 4), jnp.complex64).at[0, 1, 2].set(8**0.5)
+        >>> image = zero_filled(Measurement(centre_alone, jnp.ones((1, 1, 4), bool), jnp.zeros((1, 2, 4))))
+        >>> bool(jnp.allclose(image, 1, atol=1e-6))
+        True
+    """
     return adjoint(measurement.kspace, measurement.mask, measurement.coil_maps)

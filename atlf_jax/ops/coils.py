@@ -68,6 +68,12 @@ def low_resolution_images(
 
     Returns:
         Images ``[*b, h, w]``.
+
+    Example:
+        >>> kspace = np.zeros((32, 32), np.complex64)
+        >>> kspace[16, 16] = kspace[0, 0] = 32  # an image of ones, and a checkerboard far from the centre of k-space
+        >>> bool(np.allclose(low_resolution_images(kspace), 1, atol=1e-5))
+        True
     """
     h, w = kspace.shape[-2:]
     window = centre_window((h, w), calibration)
@@ -118,6 +124,11 @@ def espirit_maps(
     Raises:
         ValueError: the kernel does not fit into the calibration square.
 
+    Example:
+        >>> maps = np.asarray(espirit_maps(np.ones((4, 16, 16), np.complex64), kernel=4))  # of one bright pixel
+        >>> abs(maps[:, 8, 8]).round(3).tolist(), int((maps != 0).any(axis=0).sum())
+        ([0.5, 0.5, 0.5, 0.5], 1)
+
     Source: Uecker et al. 2014; compared with sigpy ``mri.app.EspiritCalib``. Departure: eigenvectors by decomposition,
     not by 100 power iterations, which stop short where two eigenvalues are close; and coils that are 0 have phase 0,
     where sigpy divides by 0.
@@ -139,6 +150,10 @@ def noise_covariance(noise: Complex[np.ndarray, "c *n"]) -> Complex[np.ndarray, 
 
     Returns:
         ``[c, c]``, Hermitian.
+
+    Example:
+        >>> noise_covariance(np.array([[1, -1, 1, -1], [2, 2, -2, -2]], complex)).real.tolist()
+        [[1.0, 0.0], [0.0, 4.0]]
 
     Source: Pruessmann et al. 2001. Noise has no mean, so none is subtracted.
     """
@@ -210,7 +225,13 @@ def compression_matrix(kspace: Complex[Array, "*b c h w"], coils: int) -> Comple
 
 @jaxtyped(typechecker=beartype)
 def mix_coils(matrix: Complex[Array, "*#b v c"], kspace: Complex[Array, "*b c h w"]) -> Complex[Array, "*b v h w"]:
-    """Mix coils, ``y'_v = sum_c W_vc y_c``: whiten or compress k-space, coil images or coil maps."""
+    """Mix coils, ``y'_v = sum_c W_vc y_c``: whiten or compress k-space, coil images or coil maps.
+
+    Example:
+        >>> coils = jnp.array([3 + 0j, 1 + 0j]).reshape(2, 1, 1)
+        >>> mix_coils(jnp.array([[1, 1], [1, -1]], jnp.complex64), coils).real.ravel().tolist()
+        [4.0, 2.0]
+    """
     return jnp.einsum("...vc,...chw->...vhw", matrix, kspace)
 
 

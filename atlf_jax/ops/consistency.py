@@ -38,6 +38,11 @@ def hard(
 
     Returns:
         ``[*b, h, w]``. With one coil, ``M F x = M y``.
+
+    Example:
+        >>> z, y = jnp.zeros((1, 2), jnp.complex64), jnp.ones((1, 2), jnp.complex64)
+        >>> abs(fft2c(hard(z, y, jnp.array([[True, False]])))).round(4).tolist()
+        [[1.0, 0.0]]
     """
     if coil_maps is not None:
         return coilwise(image, kspace, mask, jnp.inf, coil_maps)
@@ -105,6 +110,11 @@ def conjugate_gradient(
     Returns:
         ``[*b, h, w]``.
 
+    Example:
+        >>> z, y, mask = jnp.zeros((1, 2), jnp.complex64), jnp.ones((1, 2), jnp.complex64), jnp.array([[True, False]])
+        >>> bool(jnp.allclose(conjugate_gradient(z, y, mask, 3.0, None), weighted(z, y, mask, 3.0), atol=1e-6))
+        True
+
     Source: MoDL (Aggarwal et al. 2019, IEEE TMI 38:394), eq. 12 divided by lambda, so v = 1 / lambda.
     """
     v = jnp.asarray(v, image.real.dtype).astype(image.dtype)
@@ -139,6 +149,11 @@ def gradient(
     Returns:
         ``[*b, h, w]``.
 
+    Example:
+        >>> z, y, mask = jnp.zeros((1, 2), jnp.complex64), jnp.ones((1, 2), jnp.complex64), jnp.array([[True, False]])
+        >>> bool(jnp.allclose(gradient(z, y, mask, 0.75), weighted(z, y, mask, 3.0), atol=1e-6))
+        True
+
     Source: ISTA-Net (Zhang and Ghanem 2018), eq. 5; the explicit adjoint, since ``jax.grad`` at complex arguments
     gives the conjugate.
     """
@@ -167,6 +182,12 @@ def coilwise(
 
     Returns:
         ``[*b, h, w]``.
+
+    Example:
+        >>> z, y, mask = jnp.zeros((1, 2), jnp.complex64), jnp.ones((1, 2), jnp.complex64), jnp.array([[True, False]])
+        >>> result = coilwise(z, y[None], mask, 3.0, jnp.ones((1, 1, 2), jnp.complex64))  # one coil
+        >>> bool(jnp.allclose(result, weighted(z, y, mask, 3.0)))
+        True
     """
     v = jnp.asarray(v, image.real.dtype)
     coil_v = v if v.ndim == 0 else v[..., None, :, :]  # [*b 1 1 1]
@@ -191,6 +212,11 @@ def varnet(
 
     Returns:
         k-space, of the shape of ``estimate``.
+
+    Example:
+        >>> k, y = jnp.zeros((1, 2), jnp.complex64), jnp.ones((1, 2), jnp.complex64)
+        >>> varnet(k, y, jnp.array([[True, False]]), 0.5).real.tolist()
+        [[0.5, 0.0]]
 
     Source: end-to-end VarNet (Sriram et al. 2020), eq. 10 without its refinement term.
     """

@@ -37,6 +37,11 @@ def differences_adjoint(field: Inexact[Array, "*b 2 h w"]) -> Inexact[Array, "*b
 
     Returns:
         ``[*b, h, w]``.
+
+    Example:
+        >>> x, q = jnp.arange(6.0).reshape(2, 3), jnp.arange(12.0).reshape(2, 2, 3)
+        >>> float(jnp.vdot(differences(x), q)) == float(jnp.vdot(x, differences_adjoint(q)))
+        True
     """
     over_h, over_w = field[..., 0, :, :], field[..., 1, :, :]
     return over_h - jnp.roll(over_h, -1, -2) + over_w - jnp.roll(over_w, -1, -1)
@@ -49,6 +54,10 @@ def edge_field(image: Float[Array, "*b h w"], eta: float | Float[Array, ""]) -> 
     Args:
         image: v, ``[*b, h, w]``.
         eta: > 0, in units of the image.
+
+    Example:
+        >>> print(edge_field(jnp.array([[0.0, 1.0, 1.0, 0.0]]), 0.01)[1].round())
+        [[ 0.  1.  0. -1.]]
 
     Source: Ehrhardt and Betcke 2016, "Multicontrast MRI reconstruction with structure-guided total variation".
     """
@@ -63,6 +72,10 @@ def across_edges(field: Inexact[Array, "*b 2 h w"], edges: Float[Array, "*b 2 h 
     Args:
         field: q, ``[*b, 2, h, w]``.
         edges: xi, of ``edge_field``; its sign does not matter.
+
+    Example:
+        >>> across_edges(jnp.array([[[2.0]], [[3.0]]]), jnp.array([[[0.0]], [[1.0]]])).ravel().tolist()
+        [2.0, 0.0]
     """
     edges = edges.astype(field.dtype)
     return field - edges * jnp.sum(edges * field, axis=-3, keepdims=True)
@@ -83,6 +96,13 @@ def total_variation_gradient(
 
     Returns:
         ``[*b, h, w]``, in [-4, 4] for real images.
+
+    Example:
+        >>> image = jnp.array([[0.0, 1.0, 1.0, 0.0]])
+        >>> print(total_variation_gradient(image, jnp.zeros((2, 1, 4)), smoothing=0.01).round(2))
+        [[-1.  1.  1. -1.]]
+        >>> bool(abs(total_variation_gradient(image, edge_field(image, 0.01), smoothing=0.01)).max() < 0.01)
+        True
 
     Source: Ehrhardt and Betcke 2016, eq. for dTV, smoothed.
     """

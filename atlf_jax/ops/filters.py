@@ -30,6 +30,10 @@ def separable(
     Raises:
         ValueError: when the image is smaller than the filter.
 
+    Example:
+        >>> separable(jnp.arange(9.0).reshape(3, 3), np.full(3, 1 / 3), np.full(3, 1 / 3)).round(4).tolist()
+        [[4.0]]
+
     Written as two products with banded matrices. For SSIM at 256 x 256 on CPU, sums of shifted images are twice as
     fast forward, but 20 times slower in the gradient and 10 times slower to compile; ``lax.conv`` with one channel
     is 10 times slower in both (jax 0.10).
@@ -71,6 +75,12 @@ def similarity_map(
 
     Returns:
         ``[*b, h - n + 1, w - n + 1]``.
+
+    Example:
+        >>> image = jnp.asarray(np.arange(64, dtype=np.float32).reshape(8, 8) / 64)
+        >>> similarity = similarity_map(image, image, UNIFORM_7, data_range=1.0, sample_covariance=True)
+        >>> np.asarray(similarity).round(4).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
 
     Source: Wang et al. 2004, eq. 13. Covariances are taken of the images less their means, which leaves them as they
     are and keeps the digits that squares of large values would lose.

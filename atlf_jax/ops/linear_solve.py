@@ -35,6 +35,11 @@ def solve_hermitian(
     Returns:
         ``[*b, h, w]``.
 
+    Example:
+        >>> diagonal = jnp.array([[1.0, 4.0]])  # two eigenvalues: two iterations
+        >>> print(solve_hermitian(lambda x: diagonal * x, jnp.ones((1, 2), jnp.complex64), iterations=2).real.round(4))
+        [[1.   0.25]]
+
     Source: Hestenes and Stiefel 1952; ``jax.scipy.sparse.linalg.cg`` has one step length for the whole batch, which
     would make an example's result depend on its neighbours.
     """

@@ -82,6 +82,11 @@ def adjoint(
 
     Raises:
         ValueError: when the arguments' numbers of axes do not match.
+
+    Example:
+        >>> centre_alone = jnp.array([[False, False, True, False]])
+        >>> adjoint(jnp.full((1, 4), 2 + 0j), centre_alone).real.round(4).tolist()
+        [[1.0, 1.0, 1.0, 1.0]]
     """
     if coil_maps is None:
         check_ranks(mask, kspace.ndim)
@@ -101,6 +106,12 @@ def normal(
 
     Shifts of the image are phases of k-space and cancel, so none is made; and the transform along h cancels under a
     mask of lines.
+
+    Example:
+        >>> image, mask = np.arange(8).reshape(2, 4).astype(np.complex64), np.array([[False, True, True, False]])
+        >>> projected = normal(image, mask)
+        >>> bool(np.allclose(normal(projected, mask), projected, atol=1e-5))
+        True
     """
     check_ranks(mask, image.ndim, coil_maps)
     axes = (-1,) if mask.shape[-2] == 1 else (-2, -1)
@@ -134,6 +145,11 @@ def operator_norm(
 
     Returns:
         ``||A||`` for each example, ``[*b]``. Gradient descent on ``||A x - y||^2 / 2`` is stable below ``2 / ||A||^2``.
+
+    Example:
+        >>> norm = jax.jit(operator_norm, static_argnames="shape")
+        >>> round(float(norm(jax.random.key(0), np.array([[False, True, True, False]]), shape=(4, 4))), 4)
+        1.0
     """
     dtype = jnp.complex64 if coil_maps is None else coil_maps.dtype
 
@@ -159,6 +175,11 @@ def birdcage_maps(
     Returns:
         ``[c, h, w]``, complex64.
 
+    Example:
+        >>> maps = birdcage_maps((8, 8), 4)
+        >>> maps.shape, bool(np.allclose(rss(maps), 1, atol=1e-5))
+        ((4, 8, 8), True)
+
     Source: sigpy ``mri.birdcage_maps`` (two-dimensional case), the same values.
     """
     h, w = shape
@@ -172,6 +193,11 @@ def birdcage_maps(
 
 @jaxtyped(typechecker=beartype)
 def normalise_maps(coil_maps: Complex[Array, "*b c h w"]) -> Complex[Array, "*b c h w"]:
-    """Scale coil maps to ``sum_c |S_c|^2 = 1`` wherever they are not all zero, so that ``||A|| <= 1``."""
+    """Scale coil maps to ``sum_c |S_c|^2 = 1`` wherever they are not all zero, so that ``||A|| <= 1``.
+
+    Example:
+        >>> rss(normalise_maps(jnp.array([3, 4j]).reshape(2, 1, 1))).round(4).tolist()
+        [[1.0]]
+    """
     norm = rss(coil_maps)[..., None, :, :]  # [*b 1 h w]
     return coil_maps / jnp.where(norm > 0, norm, 1).astype(coil_maps.dtype)

@@ -35,6 +35,11 @@ def fwt(image: Complex[Array, "*b h w"], *, order: int = 4) -> tuple[Complex[Arr
         four quadrants; the first quadrant is the next level's image, and 0 here. Each level transposes: the finest is
         ``[*b, w', h']``, the next ``[*b, h'', w'']``, and so on.
 
+    Example:
+        >>> details, approximation = fwt(jnp.ones((2, 2), jnp.complex64), order=1)  # a flat image has no details
+        >>> bool(np.allclose(details, 0, atol=1e-6)), np.asarray(approximation).real.round(4).tolist()
+        (True, [[2.0]])
+
     Source: Daubechies 1988; PyWavelets ``wavedecn`` with mode ``zero``, the same coefficients.
     """
     channels, coefficients = jnp.stack([image.real, image.imag]), []  # [2 *b h w]
@@ -60,6 +65,11 @@ def iwt(
 
     Returns:
         ``[*b, h, w]``.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4j]], np.complex64)
+        >>> bool(np.allclose(iwt(fwt(image, order=1), (2, 2), order=1), image, atol=1e-5))
+        True
     """
     *details, channels = (jnp.stack([part.real, part.imag]) for part in coefficients)
     for bands, (h, w) in zip(details[::-1], _levels(shape, order)[::-1], strict=True):

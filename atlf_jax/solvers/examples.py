@@ -24,6 +24,11 @@ def checked_arguments(kspace: Any, mask: Any, coil_maps: Any = None) -> tuple[Ar
 
     Raises:
         ValueError: what cannot be meant, in one sentence (see ``inputs``).
+
+    Example:
+        >>> kspace, mask, coil_maps = checked_arguments(jnp.ones((2, 4, 4), jnp.complex64), [True, True, False, True])
+        >>> mask.shape, coil_maps
+        ((1, 1, 4), None)
     """
     kspace = as_kspace(kspace)
     if coil_maps is None:
@@ -46,6 +51,12 @@ def iterate(step: Callable[[tuple], tuple], state: tuple, *, iterations: int | A
 
     Returns:
         The last state.
+
+    Example:
+        >>> def halve(state):
+        ...     return state[0] / 2, state[0] > 1
+        >>> float(iterate(halve, (jnp.array(8.0), jnp.array(True)), iterations=100, fixed=False)[0])
+        0.5
     """
     if fixed:
         return lax.scan(lambda carry, _: (jax.checkpoint(step)(carry), None), state, length=int(iterations))[0]
@@ -72,6 +83,12 @@ def per_example(
 
     Raises:
         ValueError: when the arguments' numbers of axes do not match.
+
+    Example:
+        >>> kspace, mask = jnp.array([1 + 0j, 5 + 0j]).reshape(2, 1, 1), jnp.ones((1, 1, 1), bool)
+        >>> scaled = per_example(lambda kspace, mask, coil_maps: kspace / abs(kspace).max(), kspace, mask, None)
+        >>> scaled.real.ravel().tolist()
+        [1.0, 1.0]
     """
     check_ranks(mask, kspace.ndim - (coil_maps is not None), coil_maps)
     batch = kspace.shape[: mask.ndim - 2]
@@ -84,7 +101,12 @@ def per_example(
 
 
 def normal_bound(coil_maps: Array | None) -> Array:
-    """Bound ``||A^H A||`` of one example from above: the largest ``sum_c |S_c|^2`` of a pixel; 1 for one coil."""
+    """Bound ``||A^H A||`` of one example from above: the largest ``sum_c |S_c|^2`` of a pixel; 1 for one coil.
+
+    Example:
+        >>> float(normal_bound(jnp.array([3, 4j]).reshape(2, 1, 1)))
+        25.0
+    """
     if coil_maps is None:
         return jnp.ones(())
     largest = jnp.max(jnp.sum(coil_maps.real**2 + coil_maps.imag**2, axis=-3))

@@ -44,6 +44,13 @@ def l1_wavelet(
     Raises:
         ValueError: real k-space, shapes that do not fit, values that are not finite, or a negative regularisation.
 
+    Example:
+        >>> from atlf_jax.ops import fft2c
+        >>> kspace = fft2c(jnp.ones((4, 4)))  # of a flat image, one wavelet coefficient of 4
+        >>> image = l1_wavelet(kspace, [True] * 4, regularisation=1.0, order=1, iterations=2)  # makes it 3
+        >>> round(float(abs(image).min()), 3), round(float(abs(image).max()), 3)
+        (0.75, 0.75)
+
     Source: Lustig et al. 2007 by FISTA (Beck and Teboulle 2009); the objective and the iterations of sigpy
     ``mri.app.L1WaveletRecon``. As there, ``W^H shrink(W x)`` stands for the proximal map, which it is only away from
     the image's border, since W has more coefficients than the image has pixels.

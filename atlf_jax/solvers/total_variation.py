@@ -52,6 +52,12 @@ def total_variation(
     Raises:
         ValueError: real k-space, shapes that do not fit, values that are not finite, or a negative regularisation.
 
+    Example:
+        >>> from atlf_jax.ops import fft2c
+        >>> image = jnp.array([[0, 10, 10, 0]], jnp.complex64)
+        >>> abs(total_variation(fft2c(image), [True] * 4, regularisation=1.0)).round().tolist()
+        [[1.0, 9.0, 9.0, 1.0]]
+
     Source: Chambolle and Pock 2011, with the step lengths of Pock and Chambolle 2011; the objective, and with
     ``dual_step=1`` the iterations, of sigpy ``mri.app.TotalVariationRecon`` (which is not isotropic).
     """
@@ -93,6 +99,13 @@ def guided_total_variation(
 
     Raises:
         ValueError: as in ``total_variation``, a CT of another shape, or eta of 0 or less.
+
+    Example:
+        >>> from atlf_jax.ops import fft2c
+        >>> image = jnp.array([[0, 10, 10, 0]], jnp.complex64)
+        >>> result = guided_total_variation(fft2c(image), [True] * 4, ct=image.real / 10, regularisation=1.0, eta=1e-3)
+        >>> abs(result).round().tolist()  # the CT has the same edges, which are free
+        [[0.0, 10.0, 10.0, 0.0]]
 
     Source: Ehrhardt and Betcke 2016, "Multicontrast MRI reconstruction with structure-guided total variation".
     Departure: periodic differences, as in ``total_variation``.

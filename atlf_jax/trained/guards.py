@@ -91,6 +91,12 @@ def mutual_information_by_move(
     Returns:
         By name, ``in place`` first: copies moved by each of ``SHIFTS`` in eight directions, and mirrored ones. None
         where the CT is of one value (there is none), or the slice is smaller than ``SMALLEST_SLICE``.
+
+    Example:
+        >>> image = np.random.default_rng(0).random((64, 64))
+        >>> information = mutual_information_by_move(image, image)
+        >>> max(information, key=information.get)
+        'in place'
     """
     h, w = ct.shape
     if min(h, w) < SMALLEST_SLICE or ct.min() == ct.max() or image.min() == image.max():
@@ -212,6 +218,12 @@ def unseen_sampling(
 
     Returns:
         One sentence for each difference. The acceleration of several masks is that of all their samples together.
+
+    Example:
+        >>> trained = TrainedFor((MaskConfig("equispaced", 4.0),), sizes=((64, 64),))
+        >>> mask = make_mask(MaskConfig("equispaced", 4.0), (64, 64), seed=0).samples
+        >>> unseen_sampling(trained, mask, shape=(64, 64)), unseen_sampling(trained, mask, shape=(64, 64), coils=8)
+        ([], ['k-space has 8 coils, and the network was trained with one'])
     """
     sentences = []
     if coils > 1 and not trained.several_coils:
@@ -241,6 +253,10 @@ def unseen_scan_kind(trained: TrainedFor, *, raw: bool, contrast: str = "") -> l
         trained: of the network.
         raw: the scan is a fastMRI file.
         contrast: from the file's header; empty if it has none.
+
+    Example:
+        >>> unseen_scan_kind(TrainedFor((), dataset="phantom"), raw=True)
+        ['the network was never trained on scans, only on generated heads']
     """
     if trained.dataset in PICTURES:
         return [f"the network was never trained on scans, only on {PICTURES[trained.dataset]}"]
@@ -258,6 +274,10 @@ def unseen_windows(trained: TrainedFor, windows: tuple[str, ...]) -> list[str]:
     Args:
         trained: of the network.
         windows: names; ("none",) for a CT that is already scaled to [0, 1], whose window is not known.
+
+    Example:
+        >>> unseen_windows(TrainedFor((), windows=("brain",)), ("bone",))
+        ['CT windows bone were never trained, brain were']
     """
     if windows in (("none",), trained.windows) or not trained.windows:
         return []

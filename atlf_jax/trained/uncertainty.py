@@ -57,7 +57,14 @@ def mirror(samples: Shaped[Array, "*b h w"], axes: tuple[int, ...]) -> Shaped[Ar
 
 @beartype
 def mirror_measurement(measurement: Measurement, axes: tuple[int, ...]) -> Measurement:
-    """Return the measurement of the mirrored body: k-space, mask, CT and coil maps are mirrored together."""
+    """Return the measurement of the mirrored body: k-space, mask, CT and coil maps are mirrored together.
+
+    Example:
+        >>> mask = jnp.array([[[True, True, False, False]]])
+        >>> measurement = Measurement(jnp.ones((1, 1, 4), jnp.complex64), mask, jnp.zeros((1, 1, 4)))
+        >>> mirror_measurement(measurement, (-1,)).mask[0, 0].tolist()
+        [True, False, False, True]
+    """
     return jax.tree.map(lambda field: mirror(field, axes), measurement)
 
 

@@ -17,6 +17,13 @@ def make_schedule(stage: Stage, *, updates: int) -> optax.Schedule:
         stage: the stage.
         updates: optimiser updates in the stage, the warm-up included.
 
+    Example:
+        >>> from atlf_jax.objectives import Supervised
+        >>> stage = Stage("first", Supervised(), steps=10, learning_rate=1e-3, warmup_steps=2)
+        >>> schedule = make_schedule(stage, updates=10)
+        >>> [round(float(schedule(update)), 6) for update in (0, 2, 10)]
+        [0.0005, 0.001, 1e-05]
+
     Source: "step" is CDDFuse's StepLR (halved every 20 of 120 epochs, floor 1e-6 at 1e-4), counted in sixths.
     """
     peak, warmup, floor = stage.learning_rate, stage.warmup_steps, stage.learning_rate * stage.final_fraction
@@ -41,6 +48,15 @@ def make_optimiser(stage: Stage, *, accumulate: int = 1) -> optax.GradientTransf
     Args:
         stage: the stage.
         accumulate: batches whose gradients are averaged into one update; the other batches update by zero.
+
+    Example:
+        >>> import jax
+        >>> from atlf_jax.objectives import Supervised
+        >>> optimiser = make_optimiser(Stage("first", Supervised(), steps=10, learning_rate=0.5, schedule="constant"))
+        >>> gradient, state = jnp.array([3.0, -4.0]), optimiser.init(jnp.zeros(2))
+        >>> updates, _ = jax.jit(optimiser.update)(gradient, state)
+        >>> updates.round(3).tolist()  # Adam's first step: of the length of the rate, against the gradient
+        [-0.5, 0.5]
     """
     schedule = make_schedule(stage, updates=stage.steps // accumulate)
     if stage.optimiser == "adamw":

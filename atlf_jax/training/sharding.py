@@ -32,6 +32,10 @@ def data_mesh(
 
     Raises:
         ValueError: the batch or the parameters cannot be split evenly.
+
+    Example:
+        >>> dict(data_mesh(batch_size=3, devices=jax.devices()[:1]).shape)
+        {'data': 1, 'parameters': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
     if batch_size % len(devices):

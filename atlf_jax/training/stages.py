@@ -175,7 +175,13 @@ def spans(config: TrainConfig) -> list[Span]:
 
 
 def span_at(config: TrainConfig, step: int) -> Span:
-    """Return the stage of a step; steps after the end belong to the last stage."""
+    """Return the stage of a step; steps after the end belong to the last stage.
+
+    Example:
+        >>> first, last = (Stage(name, Supervised(), steps=steps) for name, steps in (("first", 2), ("last", 3)))
+        >>> [span_at(TrainConfig(stages=(first, last)), step).name for step in (0, 2, 9)]
+        ['first', 'last', 'last']
+    """
     every = spans(config)
     return next((span for span in every if step < span.end), every[-1])
 

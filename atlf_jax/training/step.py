@@ -95,7 +95,13 @@ def copy_matching_arrays(start: Mapping[str, Any], state: TrainState) -> tuple[T
 
 
 def trained_names(params: Variables, patterns: Sequence[str]) -> list[str]:
-    """Return the names of the parameters that match a stage's patterns."""
+    """Return the names of the parameters that match a stage's patterns.
+
+    Example:
+        >>> params = {"fusion": {"kernel": jnp.ones(1)}, "phase_0": {"rho": jnp.ones(1)}}
+        >>> trained_names(params, ("*", "!fusion/*"))
+        ['phase_0/rho']
+    """
     names = ["/".join(path) for path in _flat(params)]
     return [name for name in names if matches(patterns, name)]
 

@@ -96,6 +96,15 @@ class ATLFNet(nn.Module):
     """The whole network: ``apply(variables, measurement) -> Reconstruction``.
 
     Nothing but the measurement enters: CT, measured samples, mask and coil maps.
+
+    Example:
+        >>> import jax
+        >>> config = ATLFConfig(fusion=FusionConfig(encoder_blocks=1), reconstruction=ReconstructionConfig(phases=1))
+        >>> y = jnp.ones((1, 32, 32), jnp.complex64)
+        >>> measurement = Measurement(y, jnp.ones((1, 1, 32), bool), y.real)
+        >>> result, _ = jax.eval_shape(ATLFNet(config).init_with_output, jax.random.key(0), measurement)
+        >>> result.image.shape, result.fused.shape
+        ((1, 32, 32), (1, 32, 32))
     """
 
     config: ATLFConfig = ATLFConfig()
