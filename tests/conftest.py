@@ -8,18 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Most of a test's time is compilation: without optimisation and generated fusions it takes a third of the time.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    + " --xla_force_host_platform_device_count=4"
-)
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Most of a test's time is compilation: without optimisation and generated fusions it takes a third of the time. An
+# unknown flag ends the process, and from jax 0.11 on there is none for fusions. Flags are read when a device is first used.
+QUICK = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+GIVEN = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{GIVEN} {QUICK} --xla_force_host_platform_device_count=4"
+os.environ.setdefault("MPLBACKEND", "Agg")
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -52,7 +53,7 @@ def together(tmp_path_factory) -> Path:
 def settings(together) -> dict[str, Any]:
     """How to start a process: a person's environment, and a compilation cache that all tests share."""
     environment = os.environ | {
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=4", ""),
+        "XLA_FLAGS": f"{GIVEN} {QUICK}",
         "JAX_COMPILATION_CACHE_DIR": str(together / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
