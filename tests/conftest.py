@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Most of a test's time is compilation: without optimisation and generated fusions it takes a third of the time. An
-# unknown flag ends the process, and from jax 0.11 on there is none for fusions. Flags are read when a device is first used.
+# unknown flag ends the process, and jax 0.12 has none for fusions. Flags are read when a device is first used.
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
