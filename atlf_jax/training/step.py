@@ -150,33 +150,23 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
         """Have each device keep its part."""
         return tree if divide is None else divide(tree)
 
-    def split_params(params: Variables) -> tuple[Variables, Variables]:
-        """Split into the parameters that the stage trains and the frozen ones."""
-        flat = _flat(params)
-        trained = {path: leaf for path, leaf in flat.items() if matches(stage.trains, "/".join(path))}
-        return _nested(trained), _nested({path: leaf for path, leaf in flat.items() if path not in trained})
-
-    def merge_params(trained: Variables, frozen: Variables) -> Variables:
-        """Undo ``split_params``."""
-        return _nested(_flat(trained) | _flat(frozen))
-
     def begin(state: TrainState) -> TrainState:
         params = jax.tree.map(jnp.copy, state.average)
-        return kept(state._replace(params=params, optimiser=optimiser.init(split_params(params)[0])))
+        return kept(state._replace(params=params, optimiser=optimiser.init(_split(params, stage.trains)[0])))
 
     def differentiate(state: TrainState, batch: Batch) -> Any:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        trained, frozen = split_params(state.params)
+        trained, frozen = _split(state.params, stage.trains)
 
         def loss(trained: Variables) -> tuple[Array, Outcome]:
-            variables = {"params": gathered(merge_params(trained, frozen)), **state.model_state}
+            variables = {"params": gathered(_merge(trained, frozen)), **state.model_state}
             outcome = objective(model, variables, batch, key=key)
             return outcome.loss, outcome._replace(pictures={})
 
         return jax.value_and_grad(loss, has_aux=True)(trained)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        trained, frozen = split_params(state.params)
+        trained, frozen = _split(state.params, stage.trains)
         (_, outcome), gradient = differentiate(state, batch)
         gradient = kept(gradient)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
@@ -184,25 +174,18 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
         rate = schedule((state.step - span.start) // accumulate)
         done = state.step - span.start + 1  # batches seen in this stage
         decay = jnp.where(done % accumulate == 0, average_decay(done // accumulate, limit=config.ema_decay), 1.0)
-        average, frozen_average = split_params(state.average)
+        average, frozen_average = _split(state.average, stage.trains)
         average = cast(Variables, optax.incremental_update(params, average, 1 - decay))
         following = TrainState(
             step=state.step + 1,
-            params=merge_params(params, frozen),
-            average=merge_params(average, frozen_average),
+            params=_merge(params, frozen),
+            average=_merge(average, frozen_average),
             model_state=state.model_state | outcome.state,
             optimiser=optimiser_state,
         )
-        norm = optax.tree.norm(gradient)
-        metrics = {"loss": outcome.loss, "grad_norm": norm, "learning_rate": jnp.asarray(rate)}
-        metrics |= {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
-        metrics |= {name: value.mean() for name, value in outcome.scores.items()}
-        metrics |= {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradient.items()}
-        metrics |= {
-            f"update_norm/{name}": optax.tree.norm(tree) for name, tree in cast(dict[str, Any], updates).items()
-        }
+        metrics = _metrics(outcome, gradient, cast(Variables, updates)) | {"learning_rate": jnp.asarray(rate)}
         if config.skip_not_finite:
-            finite = jnp.isfinite(outcome.loss) & jnp.isfinite(norm)
+            finite = jnp.isfinite(outcome.loss) & jnp.isfinite(metrics["grad_norm"])
             before = state._replace(step=following.step)
             following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, before)
         return kept(following), metrics
@@ -222,6 +205,27 @@ def compile_stage(span: Span, *, config: TrainConfig, model: Model, mesh: jax.sh
 
 
 @jaxtyped(typechecker=beartype)
+def _split(params: Variables, patterns: Sequence[str]) -> tuple[Variables, Variables]:
+    """Split into the parameters that a stage trains, by ``Stage.trains``, and the frozen ones."""
+    flat = _flat(params)
+    trained = {path: leaf for path, leaf in flat.items() if matches(patterns, "/".join(path))}
+    return _nested(trained), _nested({path: leaf for path, leaf in flat.items() if path not in trained})
+
+
+def _merge(trained: Variables, frozen: Variables) -> Variables:
+    """Undo ``_split``."""
+    return _nested(_flat(trained) | _flat(frozen))
+
+
+def _metrics(outcome: Outcome, gradient: Variables, updates: Variables) -> dict[str, Array]:
+    """Return what a step logs: its loss and terms, and norms of gradient and update by module."""
+    metrics: dict[str, Array] = {"loss": outcome.loss, "grad_norm": optax.tree.norm(gradient)}
+    metrics |= {f"loss/{name}": value.mean() for name, value in outcome.terms.items()}
+    metrics |= {name: value.mean() for name, value in outcome.scores.items()}
+    metrics |= {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradient.items()}
+    return metrics | {f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()}
+
+
 def average_decay(updates: Int[Array, "*n"], *, limit: float) -> Float[Array, "*n"]:
     """Return the decay of the parameter average at an update: ``min(limit, t / (9 + t))``, t = 1, 2, ...
 
