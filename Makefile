@@ -21,7 +21,7 @@ test: .venv/ready
 test-all: .venv/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m pyrefly check
-	$(RUN) -m pytest -n 2 --dist worksteal -m 'not kill'
+	$(RUN) -m pytest -n 2 --dist worksteal -m 'not kill and not processes'
 
 test-matrix: .venv/ready
 	$(RUN) -m benchmarks.matrix

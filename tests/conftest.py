@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
-GIVEN = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{GIVEN} {QUICK} --xla_force_host_platform_device_count=4"
+FOUR = "--xla_force_host_platform_device_count=4"
+GIVEN = os.environ.get("XLA_FLAGS", "").replace(FOUR, "")  # what starts the workers has set it already
+os.environ["XLA_FLAGS"] = f"{GIVEN} {QUICK} {FOUR}"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 jax.config.update("jax_platforms", "cpu")
@@ -56,6 +57,7 @@ def settings(together) -> dict[str, Any]:
         "XLA_FLAGS": f"{GIVEN} {QUICK}",
         "JAX_COMPILATION_CACHE_DIR": str(together / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PLATFORMS": "cpu",
     }
     return {"cwd": ROOT, "env": environment, "text": True}

@@ -124,7 +124,7 @@ def tests_of(file: Path) -> list[tuple[str, list[str]]]:
     folder = Path("tests", file.parts[1])
     mirrored = folder / f"test_{file.stem}.py"
     quick = [[str(mirrored)]] * (ROOT / mirrored).is_file() + [[str(folder)]]
-    slow = ["-m", "slow and not kill", str(folder)]
+    slow = ["-m", "slow and not kill and not processes", str(folder)]
     return [("killed", tests) for tests in quick] + [("killed by a slow test", slow)]
 
 

@@ -129,11 +129,6 @@ def join(hosts: Hosts | None, workdir: Path, program: str) -> None:
     if hosts is None:
         return
     jax.config.update("jax_enable_preemption_service", False)  # signals are handled by atlf_jax.signals
-    # On CPU devices, messages of programs or of parts of one program that run at the same time would be mixed up.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    )
     number = hosts.process_id if hosts.process_id is not None else os.environ.get("SLURM_PROCID", os.getpid())
     file = workdir.expanduser().resolve() / f"process_{number}.txt"
     try:

@@ -114,6 +114,7 @@ def assert_close(one: Path, other: Path) -> None:
         assert all(x["step"] == y["step"] and x["loss"] == pytest.approx(y["loss"], rel=1e-4) for x, y in pairs)
 
 
+@pytest.mark.processes
 def test_a_run_of_two_processes_loses_one_and_goes_on_in_one(settings, tmp_path) -> None:
     """What two processes began and one finished, on as many devices, is the run of one."""
     job = Job(tmp_path, settings, steps=40)
@@ -134,7 +135,7 @@ def test_a_run_of_two_processes_loses_one_and_goes_on_in_one(settings, tmp_path)
     assert [(start["processes"], start["mesh"]["data"]) for start in starts] == [(2, 4), (1, 4)]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_devices_and_processes_do_not_matter(settings, tmp_path) -> None:
     job = Job(tmp_path, settings, steps=20)
     job.run(tmp_path / "1x1", 1, 1)
@@ -147,7 +148,7 @@ def test_devices_and_processes_do_not_matter(settings, tmp_path) -> None:
     assert_close(tmp_path / "1x1", divided)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_signal_to_any_process_saves_on_all(settings, tmp_path, number) -> None:
     job = Job(tmp_path, settings, steps=200)
@@ -165,7 +166,7 @@ def test_a_signal_to_any_process_saves_on_all(settings, tmp_path, number) -> Non
     assert_close(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_first_process_is_missed_too(settings, tmp_path) -> None:
     job = Job(tmp_path, settings, steps=200)
     processes = job.start(tmp_path / "run", 2, 1)
@@ -175,7 +176,7 @@ def test_the_first_process_is_missed_too(settings, tmp_path) -> None:
     end(processes[0])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_process_that_is_refused_ends_the_others(settings, tmp_path) -> None:
     """The folder is in use, which the first process alone can see."""
     from atlf_jax.training.lock import exclusive
