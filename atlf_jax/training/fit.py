@@ -31,7 +31,7 @@ from atlf_jax.training.checkpoint import (
     read_meta,
 )
 from atlf_jax.training.fault import first_fault
-from atlf_jax.training.hosts import StopVote, barrier, gathered, is_first, wait_for_common_step
+from atlf_jax.training.hosts import StopVote, barrier, gathered, is_first, one_at_a_time, wait_for_common_step
 from atlf_jax.training.identity import changes, describe_data, shared_subjects
 from atlf_jax.training.lock import exclusive
 from atlf_jax.training.logging import RunLog, SilentLog
@@ -208,7 +208,7 @@ def _loop(
         span = span_at(config, step)
         programs = programs_of(span)
         if step == span.start:
-            state = programs.begin(state)
+            state = one_at_a_time(programs.begin, state)
 
         evaluation_due = (step > first or validation_due) and (step % config.eval_every == 0 or step >= total)
         snapshot = Snapshot(state, step, span.name, validation_due=evaluation_due)
@@ -244,7 +244,7 @@ def _loop(
         with speed.waiting():
             batch = next(batches)
         placed = place(batch, mesh)
-        following, metrics = programs.step(state, placed)
+        following, metrics = one_at_a_time(programs.step, state, placed)
         measured = speed.of(programs, state, placed, images=config.batch_size)
         cause = partial(_cause, programs, state, placed)
         note(pending)  # of the step before, while this one runs
@@ -336,7 +336,7 @@ def _validate(
     for number, (batch, names) in enumerate(validation()):
         if vote.now():
             return None
-        outcome = programs.evaluate(evaluated(state), place(batch, mesh))
+        outcome = one_at_a_time(programs.evaluate, evaluated(state), place(batch, mesh))
         empty = gathered(np.asarray(is_black(np.asarray(batch.target))))[: len(names)]
         black += [name for name, nothing in zip(names, empty, strict=True) if nothing]
         scores = {f"loss/{name}": value for name, value in outcome.terms.items()} | outcome.scores

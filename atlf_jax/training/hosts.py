@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "gathered",
     "is_first",
     "join",
+    "one_at_a_time",
     "parse_hosts",
     "wait_for_common_step",
 ]
@@ -39,6 +40,7 @@ __all__ = [
 HEARTBEAT, HEARTBEAT_VARIABLE = 40, "ATLF_HEARTBEAT_SECONDS"
 LAST_CALL = 20.0  # seconds after a signal for all to reach a common step; batch schedulers kill after about 30
 FLAGS = ("--coordinator", "--num_processes", "--process_id")
+Results = TypeVar("Results")
 
 
 class Hosts(NamedTuple):
@@ -213,6 +215,30 @@ def barrier(name: str) -> None:
             multihost_utils.sync_global_devices(name)
 
 
+def one_at_a_time(program: Callable[..., Results], *arguments: Any) -> Results:
+    """Run a compiled program whose devices exchange something; every such program is called through here.
+
+    Accelerators run programs one after the other. On CPU devices XLA runs them at the same time, and those of two
+    processes would take each other's messages: with several processes, each program is waited for.
+
+    Args:
+        program: the program.
+        arguments: its arguments.
+
+    Raises:
+        jax.errors.JaxRuntimeError: another process is lost.
+    """
+    try:
+        results = program(*arguments)
+        if jax.process_count() > 1 and jax.default_backend() == "cpu":
+            jax.block_until_ready(results)
+    except ValueError as error:
+        if jax.process_count() > 1 and LOST.search(str(error)):  # jax gives the runtime's errors two classes
+            raise jax.errors.JaxRuntimeError(str(error)) from error
+        raise
+    return results
+
+
 def gathered(rows: np.ndarray) -> np.ndarray:
     """Return the rows of all processes, in the order of the batch; called by all of them.
 
@@ -251,7 +277,7 @@ class StopVote:
         if self._alone:
             return None
         own = np.full(jax.local_device_count(), self._asked.is_set(), np.int32)
-        return self._any(place(own, self._mesh))
+        return one_at_a_time(self._any, place(own, self._mesh))
 
     def hear(self, vote: Array | None) -> None:
         """Wait for the votes of all processes."""
