@@ -143,3 +143,21 @@ def test_a_training_of_the_queue_is_asked_to_end_in_time(tmp_path, monkeypatch):
     )
     with pytest.raises(SystemExit, match="ended with exit code 1"):
         queue.train_until(queue.QUEUE["best_6h"], tmp_path, time.monotonic() + 30)
+
+
+def test_seeds_are_pooled_and_first_seeds_fill_the_other_tables(rows):
+    more = [row._replace(method=f"{row.method}, seed 1", values=dict.fromkeys(core.SCORES, row.values["psnr"] + gain))
+            for row in rows for name, gain in (("ours", 0.4), ("theirs", 0.1)) if row.method == name]  # fmt: skip
+    ours, lead, theirs, _ = methods.over_seeds(rows + more)
+    mean = methods.means(rows, "psnr")["ours"]["random 4x"]
+    assert (ours["method"], ours["against"], ours["seeds"]) == ("ours", "", 2)
+    assert ours["mean"] == pytest.approx(mean + 0.2) and ours["SD over seeds"] == pytest.approx(0.4 / np.sqrt(2))
+    assert lead["against"] == "theirs" and lead["mean"] == pytest.approx(0.65)  # .5 and .8
+    assert (lead["from"], lead["to"]) == pytest.approx((0.5, 0.8)) and theirs["method"] == "theirs"
+    text = methods.report(rows + more, [{"method": "ours"}])
+    assert "over seeds and subjects" in text and text.split("over seeds")[0].count("seed 1") == 0
+
+
+def test_p_values_are_corrected_over_the_masks_of_one_family():
+    family = [{"method": name, "p, slices": p} for name, p in (("a", 0.01), ("b", 0.03), ("a", 0.04))]
+    assert [row["p, slices, Holm"] for row in methods.corrected(family, "method")] == [0.02, 0.03, 0.04]
