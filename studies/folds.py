@@ -20,7 +20,7 @@ from scipy import stats
 from atlf_jax.config import Config, from_dict
 from atlf_jax.data import open_source
 from atlf_jax.data.aanlib import FOLDS
-from atlf_jax.evaluation.changes import ABLATIONS, Changed
+from atlf_jax.evaluation.changes import ABLATIONS, cached
 from atlf_jax.evaluation.report import title
 from atlf_jax.evaluation.scoring import Score, leading
 from atlf_jax.evaluation.statistics import rank_biserial, wilcoxon
@@ -30,7 +30,18 @@ from atlf_jax.metrics import METRICS
 from atlf_jax.models import build, sees_ct
 from atlf_jax.training import load
 from benchmarks.table import markdown
-from studies.core import add_masks, finish, finished, masks_of, parser, scores_of, train
+from studies.core import (
+    ATLAS,
+    OTHER_CTS,
+    add_masks,
+    changes_of_ct,
+    finish,
+    finished,
+    masks_of,
+    parser,
+    scores_of,
+    train,
+)
 from studies.methods import corrected
 
 
@@ -41,7 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = made.add_argument
     add("--methods", nargs="+", default=["best"], metavar="NAME", help="one with the CT, others")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4], choices=range(1, len(FOLDS) + 1))
-    add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
+    add("--ablate", nargs="*", default=list(OTHER_CTS), choices=[*ABLATIONS, ATLAS], metavar="WHICH")
     add("--batch", type=int, default=4, help="slices reconstructed at once")
     add("--no-training", action="store_true", help="leave out folds that are not trained yet")
     return made.parse_args(argv)
@@ -76,7 +87,8 @@ def score(
     pairs = open_source(dataclasses.replace(settings.data, workers=0), "valid")
     variants = {name: pairs}
     if sees_ct(settings.model):
-        variants |= {f"{name}, {which}": Changed(pairs, ABLATIONS[which]) for which in arguments.ablate}
+        changes = changes_of_ct(open_source(dataclasses.replace(settings.data, workers=0), "train"))
+        variants |= {f"{name}, {which}": cached(pairs, changes[which]) for which in arguments.ablate}
     rows: list[Score] = []
     for mask, (variant, source) in itertools.product(masks, variants.items()):
         file = folder / f"{run.name}, {mask_label(mask)}, {variant}.csv"

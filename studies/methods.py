@@ -22,7 +22,7 @@ import numpy as np
 from atlf_jax.config import Config, from_dict
 from atlf_jax.data import AANLIBConfig, AcquisitionConfig, DataConfig, open_source
 from atlf_jax.evaluation import figures
-from atlf_jax.evaluation.changes import ABLATIONS, Changed
+from atlf_jax.evaluation.changes import ABLATIONS, cached
 from atlf_jax.evaluation.report import title
 from atlf_jax.evaluation.scoring import Score, leading
 from atlf_jax.evaluation.statistics import Comparison, compare, crossed_interval, holm, subject_means, summarise
@@ -34,8 +34,11 @@ from atlf_jax.solvers import SOLVERS
 from atlf_jax.training import load
 from benchmarks.table import markdown
 from studies.core import (
+    ATLAS,
+    OTHER_CTS,
     SCORES,
     add_masks,
+    changes_of_ct,
     finish,
     finished,
     learned,
@@ -59,7 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = made.add_argument
     add("--methods", nargs="+", default=names, choices=names, metavar="NAME")
     add("--split", default="valid", help="subjects to score")
-    add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
+    add("--ablate", nargs="*", default=list(OTHER_CTS), choices=[*ABLATIONS, ATLAS], metavar="WHICH")
     add("--ablated", nargs="*", default=["best"], metavar="NAME", help="methods to score so; the others by the true CT")
     add("--seeds", nargs="+", type=int, default=[0], help="of the trainings; the first is that of all tables")
     add("--seeded", nargs="*", default=[], metavar="NAME", help="methods that are trained by every seed")
@@ -77,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (out / "scores").mkdir(parents=True, exist_ok=True)
     masks = masks_of(arguments)
     source = open_source(DataConfig(AANLIBConfig()), arguments.split)
+    changes = changes_of_ct(open_source(DataConfig(AANLIBConfig()), "inner_train"))
     config = EvaluationConfig(batch_size=arguments.batch)
     acquisition = AcquisitionConfig(arguments.phase, arguments.noise)
     seen = "" if acquisition == AcquisitionConfig() else f", phase {acquisition.phase:g}, noise {acquisition.noise:g}"
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, cost, with_ct = open_method(name, run)
         variants = {label: source}
         if with_ct and name in arguments.ablated:
-            variants |= {f"{label}, {which}": Changed(source, ABLATIONS[which]) for which in arguments.ablate}
+            variants |= {f"{label}, {which}": cached(source, changes[which]) for which in arguments.ablate}
         for (variant, pairs), mask in itertools.product(variants.items(), masks):
             file = out / "scores" / f"{arguments.split}, {mask_label(mask)}, {variant}{seen}.csv"
             rows += scores_of(Trial(pairs, (mask,), {variant: model}, acquisition, config), file, run)

@@ -58,7 +58,7 @@ def choose_ct_weight(
     errors: list[WithheldErrors] = []
     for number, (batch, fields) in enumerate(in_batches(checked(), settings)):
         found = withheld_errors_of(prepare_batch(fields, settings), model, seed=number)  # each batch has its own draw
-        errors += [WithheldErrors(*(part[index] for part in found)) for index in range(len(batch))]
+        errors += [WithheldErrors(*(np.asarray(part)[index] for part in found)) for index in range(len(batch))]
     pooled = WithheldErrors(*(np.asarray(part) for part in zip(*errors, strict=True)))
     chosen = 0.0 if np.isnan(pooled.weight) else pooled.weight
     gain = gain_interval(errors)[0]

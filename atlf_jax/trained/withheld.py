@@ -26,9 +26,9 @@ MIDDLE = 0.08  # of each side, never withheld: as wide as the fully sampled cent
 class WithheldErrors(NamedTuple):
     """Squared errors of predicting the withheld samples, in the units of k-space."""
 
-    without: Float[Array, "*b"]  # of the image that was reconstructed without the CT
-    with_ct: Float[Array, "*b"]
-    change: Float[Array, "*b"]  # energy of the difference of both predictions
+    without: Float[Array, "*b"] | float  # of the image that was reconstructed without the CT
+    with_ct: Float[Array, "*b"] | float
+    change: Float[Array, "*b"] | float  # energy of the difference of both predictions
 
     @property
     def gain(self) -> float:
