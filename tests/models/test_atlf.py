@@ -17,7 +17,7 @@ from atlf_jax.models.atlf.phase import ADAPTER
 from atlf_jax.nn import backend
 from atlf_jax.ops import adjoint, fft2c, forward, ifft2c, normal
 
-from .conftest import measure, random_variables, replace, small
+from .conftest import measure, random_variables, replace, small, variable_shapes
 
 F32 = 1e-5  # two phases stay below 3e-6 of the image's maximum
 
@@ -27,7 +27,7 @@ def count(tree) -> int:
 
 
 def shapes(config: ATLFConfig, size=64):
-    return jax.eval_shape(lambda: build(config).init(jax.random.key(0), measure(h=size, w=size, batch=1)[0]))["params"]
+    return variable_shapes(build(config), measure(h=size, w=size, batch=1)[0])["params"]
 
 
 # --- parameter counts of the method description --------------------------------------------------------------------
@@ -296,7 +296,9 @@ RECONSTRUCTION_SWITCHES = {
 OF_AVAT = {
     *("avat", "avat_every", "avat_sampling", "key_grid", "heads", "groups", "offset_tanh", "offset_range"),
     *("spb_position", "spb_logit", "path_act", "gumbel_hard", "mu_classes"),
-}  # the others are tried without AVAT, which is most of what is compiled
+}
+OF_FUSION = {"adain", "aux_concat", "neutral_start"}
+# a switch is tried without AVAT and without the fusion process where it concerns neither: both are most of the time
 FUSION_SWITCHES = {
     "encoder": "published",
     "width": 16,
@@ -325,7 +327,7 @@ def outputs(config: ATLFConfig) -> tuple:
 def difference(first: ATLFConfig, second: ATLFConfig) -> float:
     """Return inf for other parameters, else how far the outputs are apart at the same random parameters."""
     measurement, _ = measure(batch=1)
-    trees = [jax.eval_shape(build(c).init, jax.random.key(0), measurement) for c in (first, second)]
+    trees = [variable_shapes(build(config), measurement) for config in (first, second)]
     if jax.tree.map(jnp.shape, trees[0]) != jax.tree.map(jnp.shape, trees[1]):
         return np.inf
     pairs = zip(outputs(first), outputs(second), strict=True)
@@ -335,6 +337,7 @@ def difference(first: ATLFConfig, second: ATLFConfig) -> float:
 @pytest.mark.parametrize("name", RECONSTRUCTION_SWITCHES)
 def test_reconstruction_switch(name):
     base = small(phases=2 if name == "avat_every" else 1, avat=name in OF_AVAT)
+    base = base if name in OF_FUSION else replace(base, adain="none")
     assert difference(base, replace(base, **{name: RECONSTRUCTION_SWITCHES[name]})) > 1e-6
 
 
