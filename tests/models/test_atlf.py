@@ -347,6 +347,7 @@ def test_fusion_switch(name):
     assert difference(base, replace(base, fusion={name: FUSION_SWITCHES[name]})) > 1e-6
 
 
+@pytest.mark.slow
 def test_a_neutral_start_starts_as_the_plain_phase():
     """Without moving parameters, AVAT and AdaIN of a neutral start leave the ISTA-Net+ phase as it is."""
     measurement, _ = measure()
