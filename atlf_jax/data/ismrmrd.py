@@ -102,7 +102,7 @@ def _lines(acquisitions: Any, path: Path) -> Iterator[Line]:
 
 def _encoding(text: bytes | str, path: Path) -> Encoding:
     """Return what the first encoding of the header says."""
-    raw = text.encode() if isinstance(text, str) else bytes(text)
+    raw = text.encode() if isinstance(text, str) else text
     if len(raw) > LARGEST_HEADER or b"<!DOCTYPE" in raw:
         raise FileError(path, "has a header that is too long or defines entities of its own", "export it again")
     root = ElementTree.fromstring(raw)

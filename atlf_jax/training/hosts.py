@@ -38,6 +38,7 @@ __all__ = [
 
 # seconds without a sign of life, after which the others end: within a minute of a machine's loss
 HEARTBEAT, HEARTBEAT_VARIABLE = 40, "ATLF_HEARTBEAT_SECONDS"
+CPU_VARIABLE = "ATLF_CPU_PROCESSES"  # XLA's CPU runtime has no order of the messages within one program
 LAST_CALL = 20.0  # seconds after a signal for all to reach a common step; batch schedulers kill after about 30
 FLAGS = ("--coordinator", "--num_processes", "--process_id")
 Results = TypeVar("Results")
@@ -126,7 +127,7 @@ def join(hosts: Hosts | None, workdir: Path, program: str) -> None:
         program: its name, for messages.
 
     Raises:
-        ValueError: the folder cannot be written, or the others cannot be reached.
+        ValueError: the folder cannot be written, the others cannot be reached, or the devices are CPUs.
     """
     if hosts is None:
         return
@@ -157,6 +158,11 @@ def join(hosts: Hosts | None, workdir: Path, program: str) -> None:
             "--num_processes"
         ) from error
     _replace_abort(program, file)
+    if jax.default_backend() == "cpu" and not os.environ.get(CPU_VARIABLE):
+        raise ValueError(
+            "several processes on CPU devices may take each other's messages and so train wrongly: use one process, "
+            f"which takes all its cores, or set {CPU_VARIABLE}=1 to try a small network all the same"
+        )
 
 
 def _redirect_runtime(file: Path) -> None:

@@ -1,6 +1,7 @@
 """Small measurements and networks for the model tests."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +64,22 @@ def measure(seed=0, *, batch=2, h=16, w=16, coils=0, windows=1, full=False) -> t
     return Measurement(forward(image, mask, maps), mask, ct, maps), image
 
 
+def variable_shapes(model, measurement):
+    """Return the shapes of a network's variables; tracing is most of many a test's time, so each is traced once."""
+    return _variable_shapes(model, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), measurement))
+
+
+@functools.lru_cache
+def _variable_shapes(model, measurement):
+    return jax.eval_shape(model.init, jax.random.key(0), measurement)
+
+
 def random_variables(model, measurement, *, seed=1, size=0.05):
     """Return random parameters about a start of the right order, so that nothing is blocked by a zero.
 
     Shapes alone are asked of the model: compiling its initialisation would take longer than the test.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), measurement)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(variable_shapes(model, measurement))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jaxtyping import Array
 
 from atlf_jax.array_types import Batch, FusionFeatures, Measurement, Reconstruction
@@ -131,22 +130,12 @@ class Discs:
         return Example(f"disc{index:02d}", f"{self.group}{index:02d}", ct, target)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile each tiny program once for all tests, and fast: most of their time otherwise."""
-    settings = {  # and JAX's defaults
-        "jax_disable_most_optimizations": (True, False),
-        "jax_compilation_cache_dir": (str(tmp_path_factory.mktemp("compilation_cache")), None),
-        "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
-        "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
-    }
-    for name, (value, _) in settings.items():
-        jax.config.update(name, value)
-    reset_cache()  # JAX reads the folder once only
+@pytest.fixture(scope="package", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Compile fast: most of the time of these tests otherwise."""
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
-    for name, (_, value) in settings.items():
-        jax.config.update(name, value)
-    reset_cache()
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -453,6 +453,7 @@ def test_nothing_is_compiled_after_the_first_step_and_validation(train_config, r
     assert len({compiled[step] for step in range(4, 9)}) == 1, compiled
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_was_started_with_and_traces_chosen_steps(train_config, run) -> None:
     workdir = run(train_config(reconstruction=3), profile=(2, 2))
     (start,) = json.loads((workdir / "run.json").read_text())["starts"]

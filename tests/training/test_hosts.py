@@ -66,11 +66,17 @@ class Job:
         text = CONFIG.format(steps=steps).replace("batch_size=2", f"batch_size={batch}")
         self.file.write_text(text.replace("Supervised()", trained, 1))
 
-    def start(self, workdir: Path, processes: int, devices: int, *arguments: str) -> list[subprocess.Popen]:
+    def start(
+        self, workdir: Path, processes: int, devices: int, *arguments: str, allowed: bool = True
+    ) -> list[subprocess.Popen]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "ATLF_HEARTBEAT_SECONDS": "10"}
+        environment = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "ATLF_HEARTBEAT_SECONDS": "10",
+            "ATLF_CPU_PROCESSES": "1" if allowed else "",
+        }
         settings = self.settings | {"env": self.settings["env"] | environment}
         command = [sys.executable, "-W", "error", "train.py", f"--config={self.file}", f"--workdir={workdir}"]
         found = []
@@ -186,3 +192,11 @@ def test_a_process_that_is_refused_ends_the_others(settings, tmp_path) -> None:
         first, second = (end(each, 90) for each in job.start(tmp_path / "run", 2, 1))
     assert first[0] == 2 and "is in use by another training" in first[2] and first[2].count("\n") == 1
     assert second[0] == INTERRUPTED and second[2].count("\n") == 1
+
+
+@pytest.mark.slow
+def test_several_processes_on_cpu_devices_are_refused(settings, tmp_path) -> None:
+    job = Job(tmp_path, settings, steps=20)
+    for code, _, errors in [end(each, 90) for each in job.start(tmp_path / "run", 2, 1, allowed=False)]:
+        assert code == 2 and "may take each other's messages" in errors and errors.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
