@@ -25,8 +25,8 @@ def get_config() -> Config:
         for stage in config.train.stages
     }
     reconstruction = dataclasses.replace(stages["reconstruction"], steps=22000, warmup_steps=100, schedule="constant")
-    anneal = Stage(
-        "anneal", reconstruction.objective, reconstruction.trains, 5000, learning_rate=2e-3, final_fraction=0.01
+    anneal = dataclasses.replace(
+        reconstruction, name="anneal", steps=5000, warmup_steps=0, schedule="cosine", final_fraction=0.01
     )
     adapters = dataclasses.replace(stages["adapters"], steps=1000)
     train = dataclasses.replace(
