@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from atlf_jax.config import Config, load_config
-from atlf_jax.training import Stage
 
 LOSS: dict[str, Any] = {"mse": 0.05, "l1": 0.0, "relative": 1e-7}
 

@@ -186,7 +186,7 @@ def reconstruct_records(
             if placement is not None and model is not None:
                 placement.add(np.asarray(ct_picture(record.ct[None])[0]), start[index])
             expected = None if error is None else error[index]
-            of_ct = None if withheld is None else WithheldErrors(*(part[index] for part in withheld))
+            of_ct = None if withheld is None else WithheldErrors(*(np.asarray(part)[index] for part in withheld))
             yield Result(image[index], start[index], float(misfit[index]), float(energy[index]), expected, of_ct)
             number += 1
 
