@@ -32,8 +32,10 @@ AIR = -500  # Hounsfield units: a volume with lower values is a CT, seen through
 @beartype
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Which files to read. Training draws a group first, then a slice of it; objects have all sizes, so that none counts
-    as that of the training (``Example``, ``image_size``)."""
+    """Which files to read. Training draws a group first, then a slice of it.
+
+    Objects have all sizes on them, so that none counts as that of the training (``Example``, ``image_size``).
+    """
 
     root: str = ""
     """Folder that the patterns are relative to; empty: $ATLF_DATA_DIR."""
