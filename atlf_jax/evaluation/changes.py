@@ -123,7 +123,7 @@ def atlas_mean(atlas: Source) -> Change:
         height = own.index(index) / max(1, len(own) - 1)
         at_height = [atlas[slices[round(height * (len(slices) - 1))]] for slices in others.values()]
         cts = [_with_ct(example, other).ct for other in at_height]
-        return example._replace(ct=np.mean(cts, axis=0, dtype=np.float32))
+        return example._replace(ct=np.asarray(np.mean(cts, axis=0, dtype=np.float32)))
 
     return change
 
