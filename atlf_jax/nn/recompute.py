@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from atlf_jax.array_types import Array
+from atlf_jax.nn import backend
 
-__all__ = ["SAVED_NAME", "recompute"]
+__all__ = ["SAVED_NAME", "keep_products", "recompute"]
 
 SAVED_NAME = "kept"  # checkpoint_name of arrays that are small and slow to compute: these are kept
+PRODUCTS = ("dot_general", "conv_general_dilated", "fft")
 
 
 def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
@@ -40,6 +42,26 @@ def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
         return later(gradient)
 
     return nn.custom_vjp(apply, forward, backward)(module, *arrays)
+
+
+def keep_products(module: nn.Module, *arrays: Any, **static: Any) -> Any:
+    """Return ``module(*arrays, **static)``; on an accelerator the backward pass computes what is cheap again.
+
+    Kept are products, convolutions, transforms and arrays of SAVED_NAME; norms, activations, gates and
+    depthwise convolutions, which are bound by the bytes that they read, are computed again. On a CPU nothing is.
+
+    Args:
+        module: any module.
+        arrays: its positional arguments, pytrees of arrays.
+        static: its keyword arguments, which are not differentiated.
+    """
+    if not backend.accelerated():
+        return module(*arrays, **static)
+    return nn.remat(lambda module, *arrays: module(*arrays, **static), policy=_is_kept)(module, *arrays)
+
+
+def _is_kept(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    return primitive.name in PRODUCTS or (primitive.name == "name" and parameters["name"] == SAVED_NAME)
 
 
 def _is_inexact(leaf: Array) -> bool:

@@ -7,7 +7,7 @@ from jaxtyping import Complex, Float, Int
 from atlf_jax.array_types import Array, Measurement
 from atlf_jax.models.atlf.config import DType, ReconstructionConfig
 from atlf_jax.models.baseline import SOFTPLUS_INVERSE_OF_1
-from atlf_jax.nn.adain import FusedStyle
+from atlf_jax.nn.adain import FusedStyle, PatchMoments
 from atlf_jax.nn.avat import AVAT
 from atlf_jax.nn.brb import BRB
 from atlf_jax.nn.ct_adapter import CTAdapter
@@ -45,6 +45,7 @@ class Phase(nn.Module):
         correction: Complex[Array, "b h w"] | None,
         measurement: Measurement,
         fused: Float[Array, "b h w"] | None,
+        style: PatchMoments | None,
         mu_index: Int[Array, " b"] | None,
         deterministic: bool,
     ) -> tuple[Complex[Array, "b h w"], Complex[Array, "b h w"] | None, Float[Array, " b"], Float[Array, " b"]]:
@@ -88,8 +89,7 @@ class Phase(nn.Module):
                 name="avat",
             )(f, mu_index, deterministic=deterministic)
             f = f + attended
-        if c.adain != "none" and self.styled and fused is not None:
-            style = pixel_unshuffle(narrow(fused[..., None], self.dtype), c.stride)
+        if c.adain != "none" and self.styled and style is not None:
             f = FusedStyle(c.neutral_start, name="adain")(f, style)
         g, e = BRB(c.width, c.shrink, c.brb_levels, name="brb")(f)
         update = Conv(channels * c.stride**2, kernel_init=xavier, name="conv_G")(g)
