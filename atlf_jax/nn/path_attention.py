@@ -4,7 +4,6 @@ A selector sees the pooled features and the wanted trade-off between quality and
 by a Gumbel-softmax. After DPC-DUN (Song, Chen and Zhang 2023), where mu is the Lagrange multiplier of a cost.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from jax import lax
 from jaxtyping import Float, Int, Key, jaxtyped
 
 from atlf_jax.array_types import Array
-from atlf_jax.nn.layers import channel_norm, depthwise, uniform_fan_in, zero_border
+from atlf_jax.nn.layers import ChannelNorm, Pointwise, depthwise, uniform_fan_in, zero_border
 from atlf_jax.nn.precision import in_float32, wide, wide_dtype
 
 __all__ = ["DynamicPaths", "PathSelector", "gumbel_softmax"]
@@ -78,42 +77,21 @@ class PathSelector(nn.Module):
 
     mu_classes: int = 6
 
-    def __call__(self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None) -> Float[Array, "b p"]:
-        return _select(self.weights(x.shape[-1], wide_dtype(x.dtype)), wide(x).mean((1, 2)), mu_index)
-
     @nn.compact
-    def weights(self, features: int, dtype: Any) -> dict[str, dict[str, Array]]:
-        """Return the parameters, so that the selectors of keys and values can run as one."""
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        softplus_is_one = nn.initializers.constant(math.log(math.e - 1))
-        norm = {"scale": (ones, (features,)), "bias": (zeros, (features,))}
-        layers = {
-            "norm1": norm,
-            "norm2": norm,
-            "logits": {"kernel": (uniform_fan_in, (features, 2)), "bias": (zeros, (2,))},
-        }
-        if self.mu_classes:
-            layers["scale"] = {"kernel": (softplus_is_one, (self.mu_classes, features))}
-            layers["shift"] = {"kernel": (zeros, (self.mu_classes, features))}
-        return {name: _Parameters(shapes, dtype, name=name)() for name, shapes in layers.items()}
+    def __call__(self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None) -> Float[Array, "b p"]:
+        h = self._control(wide(x).mean((1, 2), keepdims=True), mu_index)[:, 0, 0]  # [b, 1, 1, f] -> [b, f]
+        h = ChannelNorm(name="norm2")(nn.relu(ChannelNorm(name="norm1")(h)))
+        return nn.Dense(2, kernel_init=uniform_fan_in, param_dtype=h.dtype, name="logits")(h)
 
-
-def _select(
-    weights: dict[str, dict[str, Array]], h: Float[Array, "b f"], mu_index: Int[Array, " b"] | None
-) -> Float[Array, "b p"]:
-    """Return the logits of a ``PathSelector`` from the mean over the grid."""
-
-    def norm(x: Array, layer: dict[str, Array]) -> Array:
-        return channel_norm(x) * layer["scale"][None] + layer["bias"][None]
-
-    if "scale" in weights:
-        scale, shift = weights["scale"]["kernel"], weights["shift"]["kernel"]  # [classes, f]
+    def _control(self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None) -> Float[Array, "b h w f"]:
+        if self.mu_classes == 0:
+            return x
         if mu_index is None:  # the last class: the smallest price on computation
-            mu_index = jnp.full(h.shape[:1], len(scale) - 1)
-        e = jax.nn.one_hot(mu_index, len(scale), dtype=h.dtype)
-        h = nn.softplus(e @ scale) * h + e @ shift
-    h = norm(nn.relu(norm(h, weights["norm1"])), weights["norm2"])
-    return h @ weights["logits"]["kernel"] + weights["logits"]["bias"][None]
+            mu_index = jnp.full(x.shape[:1], self.mu_classes - 1)
+        e = jax.nn.one_hot(mu_index, self.mu_classes, dtype=x.dtype)[:, None, None]  # [b, 1, 1, classes]
+        softplus_is_one = nn.initializers.constant(math.log(math.e - 1))
+        scale = nn.softplus(Pointwise(x.shape[-1], kernel_init=softplus_is_one, name="scale")(e))
+        return scale * x + Pointwise(x.shape[-1], kernel_init=nn.initializers.zeros, name="shift")(e)
 
 
 class DynamicPaths(nn.Module):
@@ -136,26 +114,19 @@ class DynamicPaths(nn.Module):
         self, x: Float[Array, "b h w f"], mu_index: Int[Array, " b"] | None, *, deterministic: bool
     ) -> tuple[Float[Array, "b h w f"], Float[Array, "b h w f"], Float[Array, " b"]]:
         features = x.shape[-1]
-        weights = self._choose(x, mu_index, deterministic)  # [2, b, p]
-        keys_and_values = self._mix(x, weights)  # [b, h, w, 2, f]
+        weights = [self._choose(x, mu_index, name, deterministic) for name in ("select_key", "select_value")]
+        keys_and_values = self._mix(x, jnp.stack(weights, axis=2))  # [b, h, w, 2, f]
         macs = (features * features, features * (features + 9))
-        relative = jnp.array(macs, weights.dtype) / max(macs)
-        cost = weights.sum(0) @ relative / 2 if self.mu_classes else jnp.zeros_like(weights[0, :, 0])
+        relative = jnp.array(macs, weights[0].dtype) / max(macs)
+        cost = (weights[0] + weights[1]) @ relative / 2 if self.mu_classes else jnp.zeros_like(weights[0][:, 0])
         return keys_and_values[..., 0, :], keys_and_values[..., 1, :], cost
 
-    def _choose(self, x: Array, mu_index: Array | None, deterministic: bool) -> Float[Array, "2 b p"]:
-        dtype = wide_dtype(x.dtype)
-        selectors = [PathSelector(self.mu_classes, name=name) for name in ("select_key", "select_value")]
-        parameters = jax.tree.map(
-            lambda *each: jnp.stack(each), *(selector.weights(x.shape[-1], dtype) for selector in selectors)
-        )
-        logits = jax.vmap(_select, in_axes=(0, None, None))(parameters, wide(x).mean((1, 2)), mu_index)
-        draw = functools.partial(gumbel_softmax, tau=self.tau, hard=self.gumbel_hard)
-        if deterministic:
-            return draw(None, logits)
-        return jnp.stack([draw(self.make_rng("gumbel"), each) for each in logits])
+    def _choose(self, x: Array, mu_index: Array | None, name: str, deterministic: bool) -> Float[Array, "b p"]:
+        logits = PathSelector(self.mu_classes, name=name)(x, mu_index)
+        key = None if deterministic else self.make_rng("gumbel")
+        return gumbel_softmax(key, logits, tau=self.tau, hard=self.gumbel_hard)
 
-    def _mix(self, x: Array, weights: Float[Array, "2 b p"]) -> Float[Array, "b h w 2 f"]:
+    def _mix(self, x: Array, weights: Float[Array, "b p 2"]) -> Float[Array, "b h w 2 f"]:
         f, dtype = x.shape[-1], wide_dtype(x.dtype)
         linear = {"kernel": (uniform_fan_in, (f, f)), "bias": (nn.initializers.zeros, (f,))}
         p1 = [_Parameters(linear, dtype, name=f"{name}_p1")() for name in ("key", "value")]
@@ -177,6 +148,6 @@ class DynamicPaths(nn.Module):
             paths = paths + bias[None, None, None]
             if self.path_act == "softplus":
                 paths = nn.softplus(paths)
-            return (paths * weights.transpose(1, 2, 0)[:, None, None, :, :, None]).sum(3)
+            return (paths * weights[:, None, None, :, :, None]).sum(3)
 
         return mixed(paths, bias, weights)

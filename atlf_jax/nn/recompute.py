@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from atlf_jax.array_types import Array
 from atlf_jax.nn import backend
 
-__all__ = ["SAVED_NAME", "keep_products", "recompute"]
+__all__ = ["REUSED_NAME", "SAVED_NAME", "keep_products", "recompute"]
 
 SAVED_NAME = "kept"  # checkpoint_name of arrays that are small and slow to compute: these are kept
+REUSED_NAME = "reused"  # of arrays that cost a kernel of their own to compute again: ``keep_products`` keeps these too
 PRODUCTS = ("dot_general", "conv_general_dilated", "fft")
 
 
@@ -47,8 +48,8 @@ def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:
 def keep_products(module: nn.Module, *arrays: Any, **static: Any) -> Any:
     """Return ``module(*arrays, **static)``; on an accelerator the backward pass computes what is cheap again.
 
-    Kept are products, convolutions, transforms and arrays of SAVED_NAME; norms, activations, gates and
-    depthwise convolutions, which are bound by the bytes that they read, are computed again. On a CPU nothing is.
+    Kept are products, convolutions, transforms and named arrays; activations, gates and depthwise convolutions, which
+    are bound by the bytes that they read, are computed again. On a CPU nothing is.
 
     Args:
         module: any module.
@@ -61,7 +62,7 @@ def keep_products(module: nn.Module, *arrays: Any, **static: Any) -> Any:
 
 
 def _is_kept(primitive: Any, *_: Any, **parameters: Any) -> bool:
-    return primitive.name in PRODUCTS or (primitive.name == "name" and parameters["name"] == SAVED_NAME)
+    return primitive.name in PRODUCTS or (primitive.name == "name" and parameters["name"] in (SAVED_NAME, REUSED_NAME))
 
 
 def _is_inexact(leaf: Array) -> bool:

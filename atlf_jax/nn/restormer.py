@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from atlf_jax.array_types import Array
@@ -27,7 +28,7 @@ from atlf_jax.nn.layers import (
     zero_border,
 )
 from atlf_jax.nn.precision import wide, wide_dtype
-from atlf_jax.nn.recompute import keep_products, recompute
+from atlf_jax.nn.recompute import REUSED_NAME, keep_products, recompute
 from atlf_jax.nn.scaffold import ConvBatchNorm, batch_norm
 
 __all__ = [
@@ -147,7 +148,8 @@ def _whole_channel_attention(
     rows = (norms[:, :f] * jnp.repeat(temperature, f // temperature.shape[0])[None])[:, :, None]
     head = np.arange(f) * temperature.shape[0] // f
     same_head = jnp.asarray(head[:, None] == head[None])[None]
-    return jax.nn.softmax(jnp.where(same_head, gram[:, :f, f:] * rows * norms[:, None, f:], -jnp.inf), axis=-1)
+    logits = jnp.where(same_head, gram[:, :f, f:] * rows * norms[:, None, f:], -jnp.inf)
+    return checkpoint_name(jax.nn.softmax(logits), REUSED_NAME)
 
 
 def _project(
