@@ -119,8 +119,8 @@ class FusionProcess(nn.Module):
     ) -> tuple[Float[Array, "b h w"], FusionFeatures]:
         """Return the fused image, in (0, 1), and the features before the low-rank fusion."""
         z = self.features(ct, mr, deterministic=deterministic)
-        fused_global = self.lrfm_global(z.global_ct, z.global_mr)
-        fused_local = self.lrfm_local(z.local_ct, z.local_mr)
+        fused_global = keep_products(self.lrfm_global, z.global_ct, z.global_mr)
+        fused_local = keep_products(self.lrfm_local, z.local_ct, z.local_mr)
         return self._decode(fused_global, fused_local, deterministic), FusionFeatures(*map(wide, z))
 
     def autoencode(

@@ -13,7 +13,6 @@ from atlf_jax.nn.brb import BRB
 from atlf_jax.nn.ct_adapter import CTAdapter
 from atlf_jax.nn.layers import Conv, pixel_shuffle, pixel_unshuffle, xavier
 from atlf_jax.nn.precision import narrow, wide
-from atlf_jax.nn.recompute import keep_products
 from atlf_jax.ops import ct_channels, from_channels, normal, to_channels
 from atlf_jax.ops.consistency import conjugate_gradient, gradient, hard, weighted
 
@@ -92,7 +91,7 @@ class Phase(nn.Module):
             f = f + attended
         if c.adain != "none" and self.styled and style is not None:
             f = FusedStyle(c.neutral_start, name="adain")(f, style)
-        g, e = keep_products(BRB(c.width, c.shrink, c.brb_levels, name="brb"), f)
+        g, e = BRB(c.width, c.shrink, c.brb_levels, name="brb")(f)
         update = Conv(channels * c.stride**2, kernel_init=xavier, name="conv_G")(g)
         update = from_channels(pixel_shuffle(wide(update), c.stride))
 
