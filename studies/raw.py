@@ -8,6 +8,7 @@ magnitude, ``|| |x| - t || / || t ||``, t being the root of the sum of squares o
 hand, and after the slash the one that the rule of withheld samples chooses without it. Networks are further columns.
 ``--keep_samples`` gives the solvers what ``SenseNet`` has by construction: the measured samples of every coil in
 place of those of their image, and the root of the sum of squares (best regularisation alone).
+``--pictures`` draws the images of the first mask: zero-filled, by total variation, of the first network, and the truth.
 ``--sigpy`` compares CG-SENSE and L1 wavelets with sigpy on the same data: the relative difference of the images.
 
 Each score is kept in ``OUT/scores.json``, and an interrupted run goes on from there. Needs ``ATLF_DATA_DIR``.
@@ -92,8 +93,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--keep_samples", action="store_true", help="also score solvers with the measured samples of each coil put back"
     )
+    add("--pictures", action="store_true", help="draw the images of the first mask")
     add("--sigpy", action="store_true", help="also compare with sigpy (extra bench)")
-    add("--out", type=Path, required=True, help="folder for scores.json and table.md")
+    add("--out", type=Path, required=True, help="folder for scores.json, table.md and pictures.jpg")
     return parser.parse_args(argv)
 
 
@@ -105,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(os.environ["ATLF_DATA_DIR"])
     kept = Scores(arguments.out / "scores.json")
     networks = dict.fromkeys(arguments.checkpoint)
-    rows, differences = [], []
+    rows, differences, pictures = [], [], {}
     for set_name in arguments.sets:
         scan = Scan(SETS[set_name](folder), arguments.reference)
         for mask_name in arguments.masks:
@@ -127,6 +129,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
                 row[name] = _cell(kept.get(f"{case} | network {name}", score))
             rows.append(row)
+            if arguments.pictures and mask_name == arguments.masks[0]:
+                model = atlf.load(arguments.checkpoint[0]) if arguments.checkpoint else None
+                at = kept.get(f"{case} | total_variation", partial(solver_scores, scan, mask, "total_variation"))["at"]
+                pictures[set_name] = pictures_of(scan, mask, at, model)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             if arguments.sigpy and scan.coils:
                 found = kept.get(f"{case} | sigpy", lambda m=mask, scan=scan: sigpy_differences(scan, m))
@@ -135,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if differences:
         text += f"\n\nRelative difference to sigpy:\n\n{markdown(differences)}"
     write_file(arguments.out / "table.md", (text + "\n").encode())
+    if pictures:
+        draw(arguments.out / "pictures.jpg", pictures, arguments.masks[0])
     print(text)
 
 
@@ -231,6 +239,35 @@ def solver_scores_with_samples(scan: Scan, mask: np.ndarray, method: str) -> dic
         errors.append(scan.error(np.asarray(atlf.ops.rss(atlf.ops.ifft2c(filled))[0] * found.scale[0])))
     best = int(np.argmin(errors))
     return {"best": errors[best], "at": GRIDS[method][best]}
+
+
+def pictures_of(scan: Scan, mask: np.ndarray, regularisation: float, model: Any) -> dict[str, np.ndarray]:
+    """Return the magnitudes to draw by their titles, in units of the truth's largest value."""
+    _, _, found = scan.measured(mask)
+    solved = Solver("total_variation", regularisation)(found.measurement).image[0] * found.scale[0]
+    images = {"zero-filled": scan.reconstruct(mask), "total variation": np.asarray(solved)}
+    if model is not None:
+        images["network"] = scan.reconstruct(mask, model=model, force=True)
+    titled = {f"{name}, {scan.error(image):.3f}": np.abs(image) for name, image in images.items()}
+    return {title: image / scan.truth.max() for title, image in (titled | {"all samples": scan.truth}).items()}
+
+
+def draw(path: Path, pictures: dict[str, dict[str, np.ndarray]], mask: str) -> None:
+    """Write a row of pictures for each scan."""
+    import matplotlib.pyplot as plt
+
+    columns = max(map(len, pictures.values()))
+    figure, axes = plt.subplots(len(pictures), columns, figsize=(2.2 * columns, 2.3 * len(pictures)), squeeze=False)
+    for row, (name, images) in zip(axes, pictures.items(), strict=True):
+        for place, (title, image) in zip(row, images.items(), strict=True):
+            place.imshow(image, cmap="gray", vmin=0, vmax=0.8)
+            place.set_title(title, fontsize=7)
+            place.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, fontsize=7)
+    figure.suptitle(f"{mask}; NRMSE of the magnitude", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, pil_kwargs={"quality": 80})
+    plt.close(figure)
 
 
 def sigpy_differences(scan: Scan, mask: np.ndarray) -> dict[str, float]:

@@ -24,21 +24,24 @@ GIVEN = os.environ.get("XLA_FLAGS", "").replace(FOUR, "")  # what starts the wor
 os.environ["XLA_FLAGS"] = f"{GIVEN} {QUICK} {FOUR}"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# The garbage collector looks at fewer objects, and less often: it took a fifth of the time of tracing networks.
+gc.set_threshold(200_000, 20, 100)
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
     """Keep compiled programs for other tests, processes and sessions; ``pytest --cache-clear`` takes them away."""
+    if not hasattr(config, "cache"):  # asked for by -p no:cacheprovider
+        return
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def pytest_collection_finish(session):
-    """Let the garbage collector look at fewer objects, and less often: a fifth of the time of tracing networks."""
+def pytest_collection_finish(session):  # what is there by now stays
     gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
 
 
 @pytest.fixture
@@ -65,11 +68,11 @@ def together(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings() -> dict[str, Any]:
+def settings(together) -> dict[str, Any]:
     """How to start a process: a person's environment, and the compiled programs of all tests."""
     environment = os.environ | {
         "XLA_FLAGS": f"{GIVEN} {QUICK}",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or str(together / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

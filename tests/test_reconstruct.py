@@ -254,3 +254,14 @@ def test_any_size_is_taken(coils, size):
     rows, columns = (np.arange(new) - new // 2 for new in seen[0].ct.shape[-2:])
     peak = np.unravel_index(np.argmax(seen[0].ct[0]), seen[0].ct.shape[-2:])
     assert abs(rows[peak[0]]) <= 1 and abs(columns[peak[1]]) <= 1  # the centre stays
+
+
+@pytest.mark.slow
+def test_maps_are_by_default_those_of_the_network_s_training():
+    network = atlf.load("raw-brain")
+    image, maps, kspace = coil_scan()
+    mask = atlf.make_mask(atlf.MaskConfig("random_exact", 4.0, center_lines=10), image.shape[-2:], seed=0)
+    kspace = np.where(mask.samples, kspace, 0)
+    named = atlf.reconstruct(kspace, mask, model=network, coils="low_resolution")
+    np.testing.assert_array_equal(atlf.reconstruct(kspace, mask, model=network), named)
+    np.testing.assert_array_equal(atlf.reconstruct(kspace[0], mask, model=network, first_axis="coils"), named[0])

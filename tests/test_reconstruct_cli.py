@@ -28,7 +28,7 @@ from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.masks import stored_mask
-from atlf_jax.reconstruct import command, scans
+from atlf_jax.reconstruct import command, kspace_scan, volume_scan
 from atlf_jax.trained.uncertainty import Calibration, spread
 from tests.data.dicom_files import NAME, NUMBER, write_series
 from tests.networks import network_of
@@ -520,8 +520,8 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, ending):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for name in ("write_nifti", "write_reconstruction"):
-        monkeypatch.setattr(scans, name, full)
+    monkeypatch.setattr(volume_scan, "write_nifti", full)
+    monkeypatch.setattr(kspace_scan, "write_reconstruction", full)
     refused(*arguments, words=("No space left on device", "make room"))
     monkeypatch.undo()
     monkeypatch.setattr("tempfile.mkdtemp", full)
@@ -537,7 +537,7 @@ def test_what_lies_beside_the_image_never_costs_it(tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(Path, "write_text" if beside == "record" else "write_bytes", full)
     monkeypatch.setattr(
-        scans, "write_nifti", lambda path, volume: nibabel.save(nibabel.Nifti1Image(volume.data, LAS), path)
+        volume_scan, "write_nifti", lambda path, volume: nibabel.save(nibabel.Nifti1Image(volume.data, LAS), path)
     )
     with pytest.raises(SystemExit, match="1"):
         call(source, out, *FULL, "--panels")

@@ -130,16 +130,16 @@ def test_every_entry_of_the_queue_is_an_experiment(name):
 
 def test_the_queue_says_how_far_it_has_come_and_trains_nothing(tmp_path, capsys):
     queue.main([f"--out={tmp_path}", "--status"])
-    assert all(f"| {name} " in capsys.readouterr().out for name in ["best_6h"]) and not any(tmp_path.iterdir())
+    assert all(f"| {name} " in capsys.readouterr().out for name in ["aanlib_best"]) and not any(tmp_path.iterdir())
 
 
 def test_a_training_of_the_queue_is_asked_to_end_in_time(tmp_path, monkeypatch):
     script = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); signal.pause()"
     started = subprocess.Popen
     monkeypatch.setattr(queue.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", script]))
-    queue.train_until(queue.QUEUE["best_6h"], tmp_path, time.monotonic() + 1)
+    queue.train_until(queue.QUEUE["aanlib_best"], tmp_path, time.monotonic() + 1)
     monkeypatch.setattr(
         queue.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", "raise SystemExit(1)"])
     )
     with pytest.raises(SystemExit, match="ended with exit code 1"):
-        queue.train_until(queue.QUEUE["best_6h"], tmp_path, time.monotonic() + 30)
+        queue.train_until(queue.QUEUE["aanlib_best"], tmp_path, time.monotonic() + 30)

@@ -5,6 +5,7 @@ mistyped name are answered at once.
 """
 
 import difflib
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -93,6 +94,7 @@ def _listing() -> str:
 
 def _set_up() -> None:
     """Keep compiled programs between runs, and keep libraries from writing notes between the lines of a command."""
+    gc.set_threshold(200_000, 20, 100)  # a tenth of the time of tracing a network was spent looking for garbage
     cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "atlf_jax"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's notes on its cache and on slow compilation
     if "jax" in sys.modules:  # by ``python -m`` of a package that needs it: the variable has been read

@@ -32,7 +32,10 @@ AIR = -500  # Hounsfield units: a volume with lower values is a CT, seen through
 @beartype
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Which files to read. Training draws a group first, then a slice of it."""
+    """Which files to read. Training draws a group first, then a slice of it.
+
+    Objects have all sizes on them, so that none counts as that of the training (``Example``, ``image_size``).
+    """
 
     root: str = ""
     """Folder that the patterns are relative to; empty: $ATLF_DATA_DIR."""
@@ -55,11 +58,6 @@ class ImagesConfig:
     def open(self) -> "ImagesSource":
         """Open the slices of the split."""
         return ImagesSource(self)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Rows and columns of all slices."""
-        return self.size
 
 
 class ImagesSource:

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Complex64, Float32
@@ -76,7 +76,7 @@ def reconstruct(
         regularisation: of a solver, for images with ``max|A^H y| = 1``; or the rule that chooses it, "withheld" or
             "discrepancy" (see ``choose_regularisation``).
         coils: how to estimate coil maps from the fully sampled centre, "espirit" or "low_resolution", if k-space has
-            several coils and no maps are given.
+            several coils and no maps are given; None: as in the training of the network.
         first_axis: meaning of the first of three axes, if neither ``coils`` nor ``coil_maps`` is given; None: decided
             from the data, with an error if it looks like coils.
         noise_covariance: ``[c, c]``; coils (and maps) are whitened with it. If maps are estimated, images are then in
@@ -114,6 +114,8 @@ def reconstruct(
     if kspace.dtype.kind != "c":
         raise ValueError(f"k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, wanted complex numbers")
     maps_given = coil_maps is not None
+    if isinstance(model, Network) and not maps_given and (first_axis == "coils" or kspace.ndim == 4):
+        coils = coils or _maps_of_training(model)
     has_coils, findings = _has_coils(kspace, mask, coils, maps_given, first_axis)
     single, shape = _shape_of_slices(kspace, has_coils, maps=bool(coils or maps_given))
     slices, (h, w) = shape[0], shape[-2:]
@@ -191,6 +193,11 @@ def _check_choices(model: Any, method: str | None, coils: str | None, first_axis
         raise ValueError(f"coils is {coils!r}, wanted 'espirit', 'low_resolution' or None; maps go into coil_maps")
     if first_axis not in (None, "slices", "coils"):
         raise ValueError(f"first_axis is {first_axis!r}, wanted 'slices', 'coils' or None")
+
+
+def _maps_of_training(model: Network) -> CoilMaps | None:
+    """Return how the coil maps were estimated that a network was trained with, if they were."""
+    return cast("CoilMaps | None", model.trained_for.coil_maps or None)
 
 
 def _shape_of_slices(kspace: Any, has_coils: bool, *, maps: bool) -> tuple[bool, tuple[int, ...]]:

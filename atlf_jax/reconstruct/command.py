@@ -27,7 +27,7 @@ from atlf_jax.config import to_dict
 from atlf_jax.data.dicom import is_multiframe
 from atlf_jax.data.fastmri import centre_crop
 from atlf_jax.data.files import NotWritten, check_writable
-from atlf_jax.data.inputs import FileError
+from atlf_jax.data.inputs import FileError, load_npy
 from atlf_jax.masks import MaskConfig
 from atlf_jax.ops import ct_picture
 from atlf_jax.program import VERSION, Incomplete, errors_in_one_line, no_display
@@ -42,17 +42,8 @@ from atlf_jax.reconstruct.examine import (
 )
 from atlf_jax.reconstruct.judgement import Finding, Judgement
 from atlf_jax.reconstruct.methods import METHODS, Method, Regularisation, Solver, choose_regularisation, solver_of
-from atlf_jax.reconstruct.scans import (
-    HDF5,
-    NIFTI,
-    CTConfig,
-    KSpaceConfig,
-    SamplingConfig,
-    Scan,
-    is_volume,
-    load_array,
-    open_scan,
-)
+from atlf_jax.reconstruct.scan import HDF5, NIFTI, CTConfig, KSpaceConfig, SamplingConfig, Scan
+from atlf_jax.reconstruct.scans import is_volume, open_scan
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
     CoilMaps,
@@ -503,7 +494,7 @@ def _whitening(file: str, scan: Scan) -> np.ndarray | None:
     """Return the whitening matrix from the covariance in a file, or else from that of the scan's own noise."""
     from atlf_jax.ops import whitening_matrix
 
-    covariance = load_array(Path(file)) if file else scan.noise_covariance
+    covariance = load_npy(Path(file)) if file else scan.noise_covariance
     if covariance is None:
         return None
     if covariance.shape != (scan.coils, scan.coils):

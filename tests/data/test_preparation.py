@@ -587,6 +587,7 @@ def test_a_malformed_table_is_one_sentence(tmp_path, content, words):
     assert len(message) <= 250 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_hearts_of_different_people(data_dir, tmp_path):
     hearts = Path(data_dir, "mmwhs")

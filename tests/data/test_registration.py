@@ -81,6 +81,7 @@ def test_a_slice_keeps_its_size():
     assert corner_error(found.transform, np.eye(4), mr) < 0.9  # half a pixel
 
 
+@pytest.mark.slow
 def test_a_volume_is_found_again():
     ct, mr = block()
     away, move = moved(ct, 12.0, (12, -8, 6), axis=(0.48, 0.6, 0.64))

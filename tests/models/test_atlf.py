@@ -93,7 +93,7 @@ def test_the_null_space_of_the_truth_never_reaches_the_output(coils, apply_of):
     from atlf_jax.data.transforms import undersample
 
     measurement, image = measure(coils=coils)
-    model = build(small())
+    model = build(small(phases=1))
     variables = random_variables(model, measurement)
     apply = apply_of(model)
     rng = np.random.default_rng(5)
@@ -125,7 +125,7 @@ def test_a_model_takes_a_measurement_only():
 
 def test_samples_off_the_mask_are_ignored(apply_of):
     measurement, _ = measure()
-    model = build(small())
+    model = build(small(phases=1))
     variables = random_variables(model, measurement)
     spoiled = measurement._replace(kspace=jnp.where(measurement.mask, measurement.kspace, 1e3))
     first, second = (apply_of(model)(variables, m) for m in (measurement, spoiled))
@@ -137,7 +137,7 @@ def test_samples_off_the_mask_are_ignored(apply_of):
 
 def test_hard_consistency_returns_the_measured_samples(apply_of):
     measurement, image = measure()
-    model = build(small(dc="hard"))
+    model = build(small(phases=1, dc="hard"))
     variables = random_variables(model, measurement)
     out = apply_of(model)(variables, measurement).image
     np.testing.assert_allclose(forward(out, measurement.mask), measurement.kspace, atol=F32 * 10)
@@ -148,7 +148,7 @@ def test_hard_consistency_returns_the_measured_samples(apply_of):
 
 def test_zero_filled_comes_back_when_the_learned_update_is_zero(apply_of):
     measurement, _ = measure()
-    model = build(small(dc="hard"))
+    model = build(small(phases=1, dc="hard"))
     variables = random_variables(model, measurement)
     params = variables["params"]
     silent = {
@@ -159,14 +159,14 @@ def test_zero_filled_comes_back_when_the_learned_update_is_zero(apply_of):
 
 
 def test_other_image_sizes_work_with_the_same_parameters(apply_of):
-    model = build(small())
+    model = build(small(phases=1))
     variables = random_variables(model, measure()[0])
     assert apply_of(model)(variables, measure(h=32, w=24)[0]).image.shape == (2, 32, 24)
 
 
 def test_the_real_model_stays_real(apply_of):
     measurement, _ = measure()
-    model = build(small(complex=False))
+    model = build(small(phases=1, complex=False))
     variables = random_variables(model, measurement)
     assert not np.asarray(apply_of(model)(variables, measurement).image.imag).any()
 
@@ -347,6 +347,7 @@ def test_fusion_switch(name):
     assert difference(base, replace(base, fusion={name: FUSION_SWITCHES[name]})) > 1e-6
 
 
+@pytest.mark.slow
 def test_a_neutral_start_starts_as_the_plain_phase():
     """Without moving parameters, AVAT and AdaIN of a neutral start leave the ISTA-Net+ phase as it is."""
     measurement, _ = measure()
