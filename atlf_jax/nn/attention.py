@@ -29,7 +29,8 @@ ACCELERATOR_QUERIES = 2**16
 class RowBias(Protocol):
     """A bias on the logits that can be read by rows of the image: a pytree of arrays with these methods.
 
-    ``attend`` reads ``rows`` on an accelerator, and the others on a CPU.
+    ``attend`` reads ``rows`` on an accelerator. On a CPU it reads ``row``, and needs a third method for gradients,
+    ``add_row(total, y, d_row)``, which adds the gradient of ``row(y)`` to ``total``, a bias of the same structure.
     """
 
     def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
@@ -37,13 +38,6 @@ class RowBias(Protocol):
 
     def row(self, y: Array) -> Float[Array, "b g w m"]:
         """Return the bias of row ``y``'s pixels."""
-
-
-class SummedRowBias(RowBias, Protocol):
-    """One whose gradient is collected row by row."""
-
-    def add_row(self, total: Any, y: Array, d_row: Float[Array, "b g w m"]) -> Any:
-        """Add the gradient of ``row(y)`` to ``total``, a bias of the same structure that collects gradients."""
 
 
 def attend(
