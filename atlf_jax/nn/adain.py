@@ -13,7 +13,7 @@ from atlf_jax.nn import backend
 from atlf_jax.nn.layers import uniform_fan_in, zero_border
 from atlf_jax.nn.precision import in_float32, wide, wide_dtype
 
-__all__ = ["FusedStyle", "PatchMoments", "adain", "patch_moments"]
+__all__ = ["FusedImage", "FusedStyle", "PatchMoments", "adain", "patch_moments"]
 
 
 def _mean_and_variance(x: Float[Array, "b h w f"]) -> tuple[Float[Array, "b 1 1 f"], Float[Array, "b 1 1 f"]]:
@@ -74,6 +74,13 @@ class PatchMoments(NamedTuple):
 
     mean: Float[Array, "b p"]
     covariance: Float[Array, "b p p"]  # unbiased
+
+
+class FusedImage(NamedTuple):
+    """The fused image as the phases are given it."""
+
+    image: Float[Array, "b h w"]
+    moments: PatchMoments | None  # of its patches, for AdaIN
 
 
 def patch_moments(image: Float[Array, "b h w k"]) -> PatchMoments:
