@@ -15,7 +15,7 @@
 #
 # The same measurement, reconstructed without a CT, with the right one, with one that lies elsewhere, and with that of
 # another person. On a real scan the truth is not known: `check_ct` then withholds a part of the measured samples and
-# asks which image predicts them better.
+# asks which image predicts them better, and `ct_weight="withheld"` takes as much of the CT as they ask for.
 
 # %%
 import warnings
@@ -47,13 +47,17 @@ cts = {
     "another person's": other.ct,
 }
 images = {"no CT": atlf.reconstruct(kspace, mask, model=network, force=True)}
-print(f"{'CT':22}{'true gain':>12}{'gain on withheld samples':>28}")
+print(f"{'CT':22}{'true gain':>12}{'gain on withheld samples':>28}{'weight':>9}{'true gain, weighed':>21}")
 for name, ct in cts.items():
     images[name], record = atlf.reconstruct(
         kspace, mask, ct=ct, model=network, check_ct=True, return_record=True, force=True
     )
-    gain = decibels(images[name]) - decibels(images["no CT"])
-    print(f"{name:22}{gain:+9.2f} dB{record['ct_gain_on_withheld_samples_db']:+25.2f} dB")
+    weighed, weighing = atlf.reconstruct(
+        kspace, mask, ct=ct, model=network, ct_weight="withheld", return_record=True, force=True
+    )
+    gain, gain_weighed = (decibels(image) - decibels(images["no CT"]) for image in (images[name], weighed))
+    on_withheld, weight = record["ct_gain_on_withheld_samples_db"], weighing["ct_weight"]
+    print(f"{name:22}{gain:+9.2f} dB{on_withheld:+25.2f} dB{weight:9.2f}{gain_weighed:+18.2f} dB")
 
 # %%
 pictures = {"truth": truth, "CT": head.ct * truth.max()} | {name: np.abs(image) for name, image in images.items()}
@@ -63,9 +67,10 @@ show("does_the_ct_help", pictures, below=scores, white=truth.max(), columns=3)
 show("does_the_ct_help_errors", errors, white=0.5 * truth.max(), colours=dict.fromkeys(errors, "inferno"))
 
 # %% [markdown]
-# Withheld samples tell the right CT from the moved one. They do not tell another person's: it predicts them better,
-# and the image is no better. A gain within about .1 dB of zero is too small to decide, and a single slice decides
-# little. A classical solver can use a CT as well, and shows how much of the gain is in the edges alone:
+# Withheld samples tell the right CT from the moved one, whose weight is 0. They do not tell another person's: it
+# predicts them better, so it has a weight too, and the image is no better. A gain within about .1 dB of zero is too
+# small to decide, and a single slice decides little. A classical solver can use a CT as well, and shows how much of the
+# gain is in the edges alone:
 
 # %%
 peak = np.abs(np.asarray(atlf.adjoint(kspace, mask))).max()

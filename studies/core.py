@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from atlf_jax.config import Config, experiments, from_dict
+from atlf_jax.data import Source
 from atlf_jax.data.files import whole_file, write_file
+from atlf_jax.evaluation.changes import ABLATIONS, Change, atlas_mean
 from atlf_jax.evaluation.scoring import Score, evaluate, reported
 from atlf_jax.evaluation.trial import Trial
 from atlf_jax.masks import MaskConfig
@@ -33,6 +36,8 @@ ONE_CORE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 FAMILIES = ("random", "equispaced_fraction", "variable_density_2d", "radial")
 ACCELERATIONS = {4.0: 0.08, 8.0: 0.04, 10.0: 0.04}  # with the fully sampled centre of masks of lines
 SCORES = reported(list(METRICS))
+ATLAS = "CT atlas mean"
+OTHER_CTS = ("CT zero", "CT of another subject", ATLAS)  # what the own CT is compared with: none, and whose anatomy
 
 
 def parser(
@@ -59,6 +64,23 @@ def masks_of(arguments: argparse.Namespace) -> list[MaskConfig]:
         for family in arguments.families
         for acceleration in arguments.accelerations
     ]
+
+
+def changes_of_ct(training: Source) -> dict[str, Change]:
+    """Return the changes of the CT by name: ``ABLATIONS``, and the mean CT of the subjects of a source."""
+    return {**ABLATIONS, ATLAS: atlas_mean(training)}
+
+
+def evenly(source: Source, count: int) -> tuple[int, ...]:
+    """Return the indices of evenly spaced slices of each subject; all of them for a count of 0."""
+    volumes: dict[str, list[int]] = {}
+    for index in range(len(source)):
+        volumes.setdefault(source[index].subject, []).append(index)
+    chosen: list[int] = []
+    for indices in volumes.values():
+        places = np.linspace(0, len(indices) - 1, min(count or len(indices), len(indices)))
+        chosen += [indices[place] for place in np.rint(places).astype(int)]
+    return tuple(chosen)
 
 
 def learned() -> list[str]:

@@ -2,7 +2,8 @@
 
 With ATLF_DATA_DIR. Each network reconstructs its own validation subjects with their CT, with that of another subject
 and without; what a CT brings to the image (against the true image, in dB of squared error over all slices of a subject)
-stands beside what it brings to the samples that were kept back, which needs no truth.
+stands beside what it brings to the samples that were kept back, which needs no truth. So do the weights of the CT with
+which the image, and these samples, come out best.
 """
 
 import argparse
@@ -36,7 +37,16 @@ def main() -> None:
     chosen = parser.parse_args()
     console = Console(width=110)
     table = Table(title="what the CT brings [dB]")
-    for heading in ("network", "subject", "mask", "CT", "to the image", "to withheld samples"):
+    for heading in (
+        "network",
+        "subject",
+        "mask",
+        "CT",
+        "to the image",
+        "to withheld samples",
+        "weight: image",
+        "samples",
+    ):
         table.add_column(heading)
     agreed = []
     for checkpoint in chosen.checkpoints:
@@ -49,13 +59,14 @@ def main() -> None:
             for batch, _ in evaluation_batches(Changed(source, change), mask=mask, batch_size=1):
                 subject, square = source[int(batch.record[0])].subject, float(batch.scale[0]) ** 2
                 without = batch.measurement._replace(ct=jnp.zeros_like(batch.measurement.ct))
-                errors = [_error(model(seen).image, batch.target) for seen in (without, batch.measurement)]
-                image[subject].append(square * np.array(errors))
+                images = [model(seen).image for seen in (without, batch.measurement)]
+                pairs = ((images[0], batch.target), (images[1], batch.target), images)
+                image[subject].append(square * np.array([_error(*pair) for pair in pairs]))
                 samples[subject].append(square * np.concatenate(withheld_errors(model, batch.measurement)))
             for subject in image:
-                gains = [WithheldErrors(*np.stack(parts[subject], axis=1)).gain for parts in (image, samples)]
-                agreed.append((name, gains))
-                told = (f"{gain:+.2f}" for gain in gains)
+                found = [WithheldErrors(*np.stack(parts[subject], axis=1)) for parts in (image, samples)]
+                agreed.append((name, [each.gain for each in found]))
+                told = [f"{each.gain:+.2f}" for each in found] + [f"{each.weight:.2f}" for each in found]
                 table.add_row(checkpoint.rsplit("/", 1)[-1], subject, mask_label(mask), name, *told)
     console.print(table)
     for name in CTS:

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import jax
@@ -20,16 +20,29 @@ from scipy import stats
 from atlf_jax.config import Config, from_dict
 from atlf_jax.data import open_source
 from atlf_jax.data.aanlib import FOLDS
-from atlf_jax.evaluation.changes import ABLATIONS, Changed
+from atlf_jax.evaluation.changes import ABLATIONS, cached
 from atlf_jax.evaluation.report import title
 from atlf_jax.evaluation.scoring import Score, leading
+from atlf_jax.evaluation.statistics import rank_biserial, wilcoxon
 from atlf_jax.evaluation.trial import EvaluationConfig, Trial
 from atlf_jax.masks import MaskConfig, mask_label
 from atlf_jax.metrics import METRICS
 from atlf_jax.models import build, sees_ct
 from atlf_jax.training import load
 from benchmarks.table import markdown
-from studies.core import add_masks, finish, finished, masks_of, parser, scores_of, train
+from studies.core import (
+    ATLAS,
+    OTHER_CTS,
+    add_masks,
+    changes_of_ct,
+    finish,
+    finished,
+    masks_of,
+    parser,
+    scores_of,
+    train,
+)
+from studies.methods import corrected
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,7 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = made.add_argument
     add("--methods", nargs="+", default=["best"], metavar="NAME", help="one with the CT, others")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4], choices=range(1, len(FOLDS) + 1))
-    add("--ablate", nargs="*", default=["CT zero", "CT of another subject"], choices=list(ABLATIONS), metavar="WHICH")
+    add("--ablate", nargs="*", default=list(OTHER_CTS), choices=[*ABLATIONS, ATLAS], metavar="WHICH")
     add("--batch", type=int, default=4, help="slices reconstructed at once")
     add("--no-training", action="store_true", help="leave out folds that are not trained yet")
     return made.parse_args(argv)
@@ -74,7 +87,8 @@ def score(
     pairs = open_source(dataclasses.replace(settings.data, workers=0), "valid")
     variants = {name: pairs}
     if sees_ct(settings.model):
-        variants |= {f"{name}, {which}": Changed(pairs, ABLATIONS[which]) for which in arguments.ablate}
+        changes = changes_of_ct(open_source(dataclasses.replace(settings.data, workers=0), "train"))
+        variants |= {f"{name}, {which}": cached(pairs, changes[which]) for which in arguments.ablate}
     rows: list[Score] = []
     for mask, (variant, source) in itertools.product(masks, variants.items()):
         file = folder / f"{run.name}, {mask_label(mask)}, {variant}.csv"
@@ -87,7 +101,8 @@ def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, A
     """Return for each mask the mean PSNR of the first method, and what it gains over the others and its own variants.
 
     Means are taken by subject first. The interval is Student's at 95 % over subjects, which are independent, as slices
-    of one are not; p is Wilcoxon's signed rank, over subjects and over slices.
+    of one are not; p is Wilcoxon's signed rank, over subjects and over slices, alone and corrected by Holm over masks.
+    The effect is the rank-biserial correlation over subjects; d is mean over standard deviation of their gains.
     """
     values: dict[tuple[str, str], dict[tuple[str, str], dict[str, float]]] = {}
     for row in rows:
@@ -114,9 +129,11 @@ def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, A
                     "[dB]": mean(theirs),
                     "gain": mean(by_subject),
                     "+-": float(stats.sem(by_subject) * stats.t.ppf(0.975, len(subjects) - 1)),
-                    "p, subjects": float(stats.wilcoxon(by_subject).pvalue),
+                    "effect": rank_biserial(by_subject),
+                    "d": mean(by_subject) / stdev(by_subject) if stdev(by_subject) else None,
+                    "p, subjects": wilcoxon(by_subject),
                     "better slices": f"{sum(gain > 0 for gain in gains.values())} of {len(gains)}",
-                    "p, slices": float(stats.wilcoxon(list(gains.values())).pvalue),
+                    "p, slices": wilcoxon(list(gains.values())),
                     **{
                         f"gain in {title(metric)}": mean(
                             mean(scores[first][key][metric] - scores[other][key][metric] for key in both if key[0] == s)
@@ -128,7 +145,7 @@ def rows_of(rows: Sequence[Score], first: str, *others: str) -> list[dict[str, A
                     "by subject": ", ".join(f"{s}: {g:+.2f}" for s, g in zip(subjects, by_subject, strict=True)),
                 }
             )
-    return table
+    return corrected(table, "against")
 
 
 if __name__ == "__main__":

@@ -730,6 +730,12 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     assert any("the CT does not help" in words for words in facts["warnings"]) is not helps
     assert ("doubtful: the CT does not help" in told) is not helps
     assert gain > 3 if helps else gain < 0
+    call(*files, "--overwrite", "--ct_weight", "withheld")
+    facts, told = json.loads((tmp_path / "out.json").read_text()), capsys.readouterr().err
+    weight = facts["model"]["ct_weight"]
+    assert f"weight of the CT {weight:.2f} (chosen by withheld samples)" in told
+    assert weight > 0.6 if helps else weight < 0.3
+    assert facts["model"]["ct_gain_at_full_weight_db"] > 3 if helps else facts["model"]["ct_gain_at_full_weight_db"] < 0
     np.save(tmp_path / "middle.npy", np.abs(np.arange(64) - 32) < 2)
     call(*files, "--overwrite", "--sampling.file", tmp_path / "middle.npy")
     facts = json.loads((tmp_path / "out.json").read_text())

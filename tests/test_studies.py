@@ -1,5 +1,6 @@
 """What the studies train, score and set as tables, from runs and scores that are made up."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,11 +14,12 @@ import pytest
 
 from atlf_jax.array_types import Measurement
 from atlf_jax.config import load_config, parse
+from atlf_jax.data import Example
 from atlf_jax.evaluation.scoring import Score
 from atlf_jax.evaluation.trial import ZERO_FILLED
 from atlf_jax.models import build
 from atlf_jax.program import INTERRUPTED
-from studies import ablation, core, methods, queue
+from studies import ablation, core, ct, lesions, methods, queue
 
 
 def score(method: str, subject: str, number: int, psnr: float, mask: str = "random 4x") -> Score:
@@ -143,3 +145,55 @@ def test_a_training_of_the_queue_is_asked_to_end_in_time(tmp_path, monkeypatch):
     )
     with pytest.raises(SystemExit, match="ended with exit code 1"):
         queue.train_until(queue.QUEUE["aanlib_best"], tmp_path, time.monotonic() + 30)
+
+
+def test_seeds_are_pooled_and_first_seeds_fill_the_other_tables(rows):
+    more = [row._replace(method=f"{row.method}, seed 1", values=dict.fromkeys(core.SCORES, row.values["psnr"] + gain))
+            for row in rows for name, gain in (("ours", 0.4), ("theirs", 0.1)) if row.method == name]  # fmt: skip
+    ours, lead, theirs, _ = methods.over_seeds(rows + more)
+    mean = methods.means(rows, "psnr")["ours"]["random 4x"]
+    assert (ours["method"], ours["against"], ours["seeds"]) == ("ours", "", 2)
+    assert ours["mean"] == pytest.approx(mean + 0.2) and ours["SD over seeds"] == pytest.approx(0.4 / np.sqrt(2))
+    assert lead["against"] == "theirs" and lead["mean"] == pytest.approx(0.65)  # .5 and .8
+    assert (lead["from"], lead["to"]) == pytest.approx((0.5, 0.8)) and theirs["method"] == "theirs"
+    text = methods.report(rows + more, [{"method": "ours"}])
+    assert "over seeds and subjects" in text and text.split("over seeds")[0].count("seed 1") == 0
+
+
+def test_p_values_are_corrected_over_the_masks_of_one_family():
+    family = [{"method": name, "p, slices": p} for name, p in (("a", 0.01), ("b", 0.03), ("a", 0.04))]
+    assert [row["p, slices, Holm"] for row in methods.corrected(family, "method")] == [0.02, 0.03, 0.04]
+
+
+def test_what_a_ct_brings_stands_by_subject_with_whose_anatomy_it_is(rows):
+    values = {"none": 20.0, "own": 21.0, "another subject's": 20.4, "atlas mean": 20.6}
+    made = []
+    for subject, count in (("a", 3), ("b", 2)):
+        for number, (name, value) in itertools.product(range(count), values.items()):
+            loss = -1.5 if (subject, name) == ("b", "own") else 0
+            made.append(score(name, subject, number, value + loss))
+            if name != "none":
+                made.append(score(name + ct.WEIGHED, subject, number, 20 + max(0, value + loss - 20)))
+    weights = {"random 4x": {name: {"a": 1.0, "b": 0.0} for name in ct.CTS}}
+    own, stranger, atlas = ct.gains(made, "psnr", weights)
+    assert own["weight 1"] == "a: +1.00, b: -0.50" and own["weighed"] == "a: +1.00, b: +0.00"
+    assert own["weights"] == "1.00, 0.00" and own["better slices, weight 1"] == "3 of 5"
+    assert stranger["own CT beyond it"] == pytest.approx((0.6 - 0.9) / 2) and own["own CT beyond it"] is None
+    least = {(row["CT"], row["weight"]): row["PSNR [dB]"] for row in ct.smallest(made)}
+    assert least["own", "1"] == "-0.50 (b, random 4x)" and least["own", "weighed"] == "+0.00 (b, random 4x)"
+    assert "| atlas mean" in ct.tables(made, weights)[0] and atlas["effect"] is not None
+
+
+def test_slices_are_chosen_evenly_by_subject():
+    source = [Example(f"{subject}{n}", subject, *[np.zeros((2, 2), "f4"), np.ones((2, 2), "c8")])
+              for subject, count in (("a", 9), ("b", 2)) for n in range(count)]  # fmt: skip
+    assert core.evenly(source, 3) == (0, 4, 8, 9, 10) and core.evenly(source, 0) == tuple(range(11))
+
+
+def test_lesions_are_shown_by_mask_and_method_with_the_worst_slice(tmp_path):
+    found = {("4x", method, "dark"): {("a", "a1"): 0.5, ("a", "a2"): 0.7, ("b", "b1"): part}
+             for method, part in (("net", 0.8), (ZERO_FILLED, 0.4))}  # fmt: skip
+    first, second = lesions.rows_of(found, ["dark"])
+    assert (first["method"], first["dark"], second["dark"]) == (ZERO_FILLED, "50 (40)", "70 (50)")
+    lesions.save(tmp_path / "a.csv", [{"mask": "4x", "shown": 0.5}])
+    assert lesions.read(tmp_path / "a.csv") == [{"mask": "4x", "shown": "0.5"}]

@@ -5,6 +5,7 @@ Names, subjects, masks and noise stay the same, so that a changed source is comp
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -19,9 +20,11 @@ __all__ = [
     "ABLATIONS",
     "Change",
     "Changed",
+    "Lesion",
+    "atlas_mean",
     "has_ct",
     "cached",
-    "lesion",
+    "lesion_mark",
     "mover",
     "of_another_slice",
     "of_another_subject",
@@ -97,6 +100,34 @@ def of_another_slice(source: Source, index: int) -> Example:
     return _with_ct(example, source[own[(own.index(index) + len(own) // 2) % len(own)]])
 
 
+@beartype
+def atlas_mean(atlas: Source) -> Change:
+    """Return the change to the mean CT of other subjects: at the same relative position in each of their volumes.
+
+    It holds what heads have in common, and nothing of this person: what another CT brings beside it is this person's.
+
+    Args:
+        atlas: pairs of the other subjects, on the same grid. Nothing is registered.
+
+    Example:
+        >>> a, b = (Example(n, n, np.full((2, 2), v, "f4"), np.ones((2, 2), "c8")) for n, v in (("a", 0), ("b", 1)))
+        >>> own = Example("own", "own", np.zeros((2, 2), np.float32), np.ones((2, 2), np.complex64))
+        >>> float(atlas_mean([a, b])([own], 0).ct.mean())
+        0.5
+    """
+    others = _volumes(atlas)
+
+    def change(source: Source, index: int) -> Example:
+        example = source[index]
+        own = _volumes(source)[example.subject]
+        height = own.index(index) / max(1, len(own) - 1)
+        at_height = [atlas[slices[round(height * (len(slices) - 1))]] for slices in others.values()]
+        cts = [_with_ct(example, other).ct for other in at_height]
+        return example._replace(ct=np.mean(cts, axis=0, dtype=np.float32))
+
+    return change
+
+
 ABLATIONS: dict[str, Change] = {
     "CT zero": zeros,
     "CT of another subject": of_another_subject,
@@ -157,60 +188,85 @@ def mover(name: str, amount: float) -> Change:
     return change
 
 
-@beartype
-def painter(painted: str, contrast: float) -> Change:
-    """Return the change that paints ``lesion`` into the CT ("ct") or the MR ("mr") alone.
+Place = Literal["deep", "cortex", "edge"]
+PLACES: dict[Place, tuple[float, float]] = {  # distance from the outside of the head, as a part of the largest
+    "deep": (0.5, 1.0),
+    "cortex": (0.2, 0.35),  # where most slices have it
+    "edge": (0.02, 0.12),  # scalp and skull
+}
 
-    Args:
-        painted: where.
-        contrast: of the lesion, in units of the image's maximum.
+
+@beartype
+@dataclass(frozen=True)
+class Lesion:
+    """A round lesion that is painted into the CT or the MR alone."""
+
+    painted: Literal["ct", "mr"] = "mr"
+    """Where."""
+    contrast: float = 0.3
+    """Height in units of the image's maximum; negative: darker than its surroundings, and 0 at most."""
+    radius: float = 0.01
+    """Standard deviation of the Gaussian, in image sides; .01 is smaller than what the centre of k-space resolves."""
+    place: Place = "deep"
+    """A row of ``PLACES``."""
+
+
+@beartype
+def painter(lesion: Lesion) -> Change:
+    """Return the change that paints a lesion into the CT or the MR alone, at a place drawn from the slice's name.
 
     Example:
         >>> pair = Example("slice", "subject", np.zeros((32, 32), np.float32), np.ones((32, 32), np.complex64))
-        >>> changed = painter("ct", 0.5)([pair], 0)
+        >>> changed = painter(Lesion("ct", 0.5))([pair], 0)
         >>> float(changed.ct.max()), bool((changed.target == pair.target).all())
         (0.5, True)
     """
 
     def change(source: Source, index: int) -> Example:
         example = source[index]
-        mark = lesion(example)
-        if painted == "ct":
-            return example._replace(ct=np.clip(example.ct + contrast * mark, 0, 1))
-        size = contrast * np.abs(example.target).max()
+        mark = lesion_mark(example, radius=lesion.radius, place=lesion.place)
+        if lesion.painted == "ct":
+            return example._replace(ct=np.clip(example.ct + lesion.contrast * mark, 0, 1))
+        magnitude = np.abs(example.target)
+        added = np.maximum(lesion.contrast * magnitude.max() * mark, -magnitude)
         phase = np.exp(1j * np.angle(example.target))
         if example.kspace is not None:  # the coils see it as strongly, against each other, as what lies there
             images = ifft2c_numpy(example.kspace)
             strength = np.maximum(np.linalg.norm(images, axis=0), np.finfo(np.float32).tiny)
-            images = (images * (1 + size * mark / strength)).astype(np.complex64)
+            images = (images * (1 + added / strength)).astype(np.complex64)
             example = example._replace(kspace=fft2c_numpy(images))
-        return example._replace(target=(example.target + size * mark * phase).astype(np.complex64))
+        return example._replace(target=(example.target + added * phase).astype(np.complex64))
 
     return change
 
 
 @beartype
-def lesion(example: Example, *, radius: float = 0.01) -> Float32[np.ndarray, "h w"]:
+def lesion_mark(example: Example, *, radius: float = 0.01, place: Place = "deep") -> Float32[np.ndarray, "h w"]:
     """Draw a round lesion of height 1 inside the body, at a place that follows from the record's name.
 
     Args:
         example: its MR says where the body is: above a tenth of the maximum, holes filled.
-        radius: standard deviation of the Gaussian, in image sides: smaller than what the centre of k-space resolves.
+        radius: standard deviation of the Gaussian, in image sides.
+        place: how deep in the body; the point is drawn among all that are so deep.
 
     Example:
         >>> pair = Example("slice", "subject", np.zeros((32, 32), np.float32), np.ones((32, 32), np.complex64))
-        >>> mark = lesion(pair)
+        >>> mark = lesion_mark(pair)
         >>> float(mark.max()), bool((mark > 0.5).mean() < 0.01)
         (1.0, True)
     """
     magnitude = np.abs(example.target)
     h, w = magnitude.shape
     body = scipy.ndimage.binary_fill_holes(magnitude > 0.1 * magnitude.max())
-    deep = np.asarray(scipy.ndimage.distance_transform_edt(np.pad(body, 1)))[1:-1, 1:-1]
-    rows, columns = np.nonzero(deep >= 0.5 * deep.max())
-    place = np.random.default_rng(seed_from_name(example.name)).integers(len(rows))
+    depth = np.asarray(scipy.ndimage.distance_transform_edt(np.pad(body, 1)))[1:-1, 1:-1]
+    least, most = (part * depth.max() for part in PLACES[place])
+    rows, columns = np.nonzero((depth >= least) & (depth <= most) & body)
+    if not len(rows):  # a body of few pixels has no such depth: the pixel that is nearest to it
+        row, column = np.unravel_index(np.argmin(np.where(body, np.abs(depth - least), np.inf)), (h, w))
+        rows, columns = np.array([row]), np.array([column])
+    drawn = np.random.default_rng(seed_from_name(example.name)).integers(len(rows))
     y, x = np.ogrid[:h, :w]
-    square = (y - rows[place]) ** 2 + (x - columns[place]) ** 2
+    square = (y - rows[drawn]) ** 2 + (x - columns[drawn]) ** 2
     return np.exp(-square / (2 * (radius * min(h, w)) ** 2)).astype(np.float32)
 
 

@@ -5,15 +5,15 @@ Nothing is told to the networks: each variant is the same trial with another sou
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from beartype import beartype
 
 from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.transforms import fft2c_numpy
-from atlf_jax.evaluation.changes import ABLATIONS, cached, lesion, mover, painter, possible_ablations
+from atlf_jax.evaluation.changes import ABLATIONS, Lesion, cached, lesion_mark, mover, painter, possible_ablations
 from atlf_jax.evaluation.figures import curve_figure
 from atlf_jax.evaluation.scoring import Score, evaluate, leading
 from atlf_jax.evaluation.slices import reconstruct_slices
@@ -25,7 +25,8 @@ from atlf_jax.masks import MaskConfig
 
 __all__ = [
     "SWEEPS",
-    "Lesion",
+    "LESIONS",
+    "Shown",
     "SweepPoint",
     "ablate_ct",
     "ct_gains",
@@ -148,20 +149,23 @@ def _disturbed(trial: Trial, name: str, amount: float) -> Trial:
     return replace(trial, source=cached(trial.source, mover(name, amount)))
 
 
-class Lesion(NamedTuple):
+LESIONS = (Lesion("ct"), Lesion("mr"))
+
+
+class Shown(NamedTuple):
     """How much of an added lesion the image of one method shows in one slice."""
 
     mask: str
     method: str
     subject: str
     name: str
-    painted: Literal["ct", "mr"]
+    lesion: Lesion
     shown: float  # least-squares share of the lesion in the change of the output; 1 = all of it
 
 
 @beartype
-def hallucination(trial: Trial, *, contrast: float = 0.3) -> list[Lesion]:
-    """Add a lesion to the CT only, and to the MR only, and measure how much of it the output shows.
+def hallucination(trial: Trial, lesions: Sequence[Lesion] = LESIONS) -> list[Shown]:
+    """Add lesions to the CT only, or to the MR only, and measure how much of each the output shows.
 
     With L the added lesion and d the change of the output's magnitude, ``shown = <d, L> / <L, L>``. For a lesion in the
     CT, L has the contrast that it would have in the MR, and any value but 0 is a hallucination. For a lesion in the MR,
@@ -169,25 +173,24 @@ def hallucination(trial: Trial, *, contrast: float = 0.3) -> list[Lesion]:
 
     Args:
         trial: as it was scored.
-        contrast: of the lesion, in units of each image's maximum.
+        lesions: each is painted by itself.
     """
     found = []
-    variants = {"": trial} | {
-        painted: replace(trial, source=cached(trial.source, painter(painted, contrast))) for painted in ("ct", "mr")
-    }
+    painted = [replace(trial, source=cached(trial.source, painter(lesion))) for lesion in lesions]
     for mask in trial.masks:
-        streams = [reconstruct_slices(variant, mask, timed=False) for variant in variants.values()]
-        for panels in zip(*streams, strict=True):
-            plain = dict(zip(variants, panels, strict=True))
-            example = trial.source[plain[""].record]
-            mark = lesion(example)
-            size = contrast * float(np.abs(example.target).max())
-            for painted in ("ct", "mr"):
-                for method, image in plain[painted].images.items():
-                    change = image - plain[""].images[method]
-                    shown = float((change * mark).sum() / (size * np.square(mark).sum()))
-                    panel = plain[painted]
-                    found.append(Lesion(panel.mask, method, panel.subject, panel.name, painted, shown))
+        streams = [reconstruct_slices(variant, mask, timed=False) for variant in (trial, *painted)]
+        for plain, *panels in zip(*streams, strict=True):
+            example = trial.source[plain.record]
+            for lesion, panel in zip(lesions, panels, strict=True):
+                if lesion.painted == "mr":
+                    added = panel.target - plain.target
+                else:
+                    height = lesion.contrast * float(np.abs(example.target).max())
+                    added = height * lesion_mark(example, radius=lesion.radius, place=lesion.place)
+                for method, image in panel.images.items():
+                    change = image - plain.images[method]
+                    shown = float((change * added).sum() / np.square(added).sum())
+                    found.append(Shown(panel.mask, method, panel.subject, panel.name, lesion, shown))
     return found
 
 
@@ -231,20 +234,20 @@ def ct_section(trial: Trial) -> Section:
                 {name: value for name, value in point._asdict().items() if name != "values"} | point.values
                 for point in points
             ],
-            "lesions": [found._asdict() for found in lesions],
+            "lesions": [found._asdict() | {"lesion": asdict(found.lesion)} for found in lesions],
         },
         figure=lambda dark: curve_figure(curves, ylabel=labels, dark=dark),
     )
 
 
-def _facts(trial: Trial, lesions: Sequence[Lesion]) -> list[dict[str, Any]]:
+def _facts(trial: Trial, lesions: Sequence[Shown]) -> list[dict[str, Any]]:
     """Return a row for each mask and method."""
     facts = []
     for mask, label in zip(trial.masks, trial.labels, strict=True):
         shares = null_space_share(trial, mask)
         for method in shares:
             group = {
-                painted: [x.shown for x in lesions if (x.mask, x.method, x.painted) == (label, method, painted)]
+                painted: [x.shown for x in lesions if (x.mask, x.method, x.lesion.painted) == (label, method, painted)]
                 for painted in ("ct", "mr")
             }
             facts.append(

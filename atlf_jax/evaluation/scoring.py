@@ -22,7 +22,17 @@ from atlf_jax.evaluation.slices import Panel, reconstruct_slices
 from atlf_jax.evaluation.trial import ALL_BLACK, ZERO_FILLED, EvaluationConfig, Selection, Trial
 from atlf_jax.metrics import find_metric, is_black, score
 
-__all__ = ["BODY_ENDING", "Score", "body", "choose_panels", "evaluate", "leading", "quality", "reported"]
+__all__ = [
+    "BODY_ENDING",
+    "Score",
+    "body",
+    "choose_panels",
+    "evaluate",
+    "leading",
+    "quality",
+    "reported",
+    "score_slices",
+]
 
 BODY_THRESHOLD = 0.05  # of the maximum: darker pixels are air
 BODY_ENDING = "_body"  # suffix of the names of scores inside the body
@@ -97,7 +107,7 @@ def evaluate(trial: Trial) -> list[Score]:
             if all(is_black(panel.target) for panel in group):
                 black |= dict.fromkeys(panel.name for panel in group)
             else:
-                rows += _score(group, trial.config)
+                rows += score_slices(group, trial.config)
     if not rows:
         raise ValueError(ALL_BLACK.format(records))
     if black:
@@ -167,8 +177,17 @@ def _score_volume(config: EvaluationConfig, prediction: Array, target: Array, bo
     return whole | {f"{name}{BODY_ENDING}": value for name, value in inside.items()}
 
 
-def _score(panels: list[Panel], config: EvaluationConfig) -> list[Score]:
-    """Score the slices of one unit of the profile: one slice, or the slices of one volume."""
+@beartype
+def score_slices(panels: list[Panel], config: EvaluationConfig) -> list[Score]:
+    """Score all methods on the slices of one unit of the profile: one slice, or the slices of one volume.
+
+    Args:
+        panels: with the images of all methods.
+        config: profile and metrics.
+
+    Raises:
+        ValueError: slices of several sizes in a volume.
+    """
     middle = panels[len(panels) // 2]
     if len(sizes := {panel.target.shape for panel in panels}) > 1:
         raise ValueError(

@@ -26,6 +26,9 @@ __all__ = [
     "Undefined",
     "bootstrap_interval",
     "compare",
+    "crossed_interval",
+    "holm",
+    "rank_biserial",
     "remark",
     "subject_means",
     "summarise",
@@ -66,6 +69,7 @@ class Comparison(NamedTuple):
     better_slices: int  # on how many slices the first is better
     slice_p: float  # Wilcoxon signed-rank over slices, as if these were independent
     subject_p: float | None  # the same over subjects; None where there are too few for any to be small
+    effect: float  # matched-pairs rank-biserial correlation over slices: 1 = the first is higher on all
     left_out: list[str]  # slices without one of both scores
 
 
@@ -153,6 +157,88 @@ def wilcoxon(differences: Sequence[float]) -> float:
     if not kept:
         return 1.0
     return float(scipy.stats.wilcoxon(kept).pvalue)
+
+
+@beartype
+def rank_biserial(differences: Sequence[float]) -> float:
+    """Return the effect size that belongs to ``wilcoxon``: the matched-pairs rank-biserial correlation.
+
+    ``(W+ - W-) / (W+ + W-)`` with the sums of the ranks of the positive and of the negative differences.
+
+    Args:
+        differences: first minus second, one a pair; zeros are dropped.
+
+    Returns:
+        Between -1 and 1: 1 where the first is higher in every pair; 0 where all differences are zero; nan where there
+        is no difference, or one that is not defined.
+
+    Example:
+        >>> rank_biserial([1.0, 2.0, 3.0]), rank_biserial([-1.0, 2.0])  # ranks 1 and 2: (2 - 1) / 3
+        (1.0, 0.3333333333333333)
+
+    Source: Kerby 2014.
+    """
+    if not differences or np.isnan(differences).any():
+        return math.nan
+    kept = np.array([difference for difference in differences if difference != 0])
+    ranks = scipy.stats.rankdata(np.abs(kept))
+    return float(np.sum(np.sign(kept) * ranks) / np.sum(ranks)) if len(kept) else 0.0
+
+
+@beartype
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Correct p values for testing several hypotheses: Holm's step-down method, for any dependence between tests.
+
+    The k-th smallest of m is multiplied by m - k + 1, and is at least as large as the corrected ones before it.
+
+    Args:
+        p_values: of the tests of one family; None and nan, of tests that were not possible, are not counted.
+
+    Returns:
+        Corrected values in the same order, 1 at most.
+
+    Example:
+        >>> holm([0.01, 0.04, None, 0.03])
+        [0.03, 0.06, None, 0.06]
+
+    Source: Holm 1979.
+    """
+    tested = {index: p for index, p in enumerate(p_values) if p is not None and not math.isnan(p)}
+    corrected, largest = list(p_values), 0.0
+    for rank, index in enumerate(sorted(tested, key=lambda index: tested[index])):
+        largest = max(largest, min(1.0, (len(tested) - rank) * tested[index]))
+        corrected[index] = largest
+    return corrected
+
+
+@beartype
+def crossed_interval(
+    values: Sequence[Sequence[float]], *, confidence: float = 0.95, samples: int = 10_000
+) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of a mean over seeds and subjects, of which both are resampled.
+
+    Args:
+        values: one row a seed of the training, one column a subject; all seeds were scored on all subjects.
+        confidence: of the interval, in (0, 1).
+        samples: bootstrap resamples.
+
+    Returns:
+        (low, high), the same on every call; None with fewer than two seeds or subjects, or values that are not finite.
+
+    Example:
+        >>> crossed_interval([[1.0, 3.0], [1.0, 3.0]])  # the seeds agree, and the two subjects differ
+        (1.0, 3.0)
+
+    Source: the crossed bootstrap of Owen 2007 ("the pigeonhole bootstrap"), which is rather too wide than too narrow.
+    """
+    table = np.asarray(values, float)
+    if table.ndim != 2 or min(table.shape) < 2 or not np.isfinite(table).all():
+        return None
+    rng = np.random.default_rng(0)
+    seeds, subjects = (rng.integers(side, size=(samples, side)) for side in table.shape)
+    means = table[seeds[:, :, None], subjects[:, None, :]].mean((1, 2))
+    low, high = np.percentile(means, [50 * (1 - confidence), 50 * (1 + confidence)])
+    return float(low), float(high)
 
 
 @beartype
@@ -303,6 +389,7 @@ def compare(rows: Sequence[Score]) -> list[Comparison]:
                     better_slices=sum(d < 0 if find_metric(metric).lower_is_better else d > 0 for d in differences),
                     slice_p=wilcoxon(differences),
                     subject_p=wilcoxon(over) if len(over) >= MIN_SUBJECTS else None,
+                    effect=rank_biserial(differences),
                     left_out=list(left_out),
                 )
             )

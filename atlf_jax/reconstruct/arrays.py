@@ -11,6 +11,7 @@ from atlf_jax.array_types import Reconstructor
 from atlf_jax.data.transforms import CT_WINDOWS, CTWindows, ct_shape, window_ct
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask, as_whole_number, is_lazy
 from atlf_jax.ops import whitening_matrix
+from atlf_jax.reconstruct.ct_weight import CTWeight, check_ct_weight, choose_ct_weight
 from atlf_jax.reconstruct.examine import check_for_ct_check, examine, judge_images, measured_numbers, probe_indices
 from atlf_jax.reconstruct.judgement import Finding, Judgement, looks_like_coils
 from atlf_jax.reconstruct.methods import Method, Regularisation, Solver, choose_regularisation, solver_of
@@ -37,6 +38,7 @@ def reconstruct(
     *,
     ct: Any = None,
     ct_window: CTWindows | None = None,
+    ct_weight: CTWeight = 1.0,
     coil_maps: Any = None,
     model: Reconstructor | str | Path | None = None,
     method: Method | None = None,
@@ -69,6 +71,9 @@ def reconstruct(
             None = no CT (zeros).
         ct_window: for a CT in Hounsfield units, the window to apply: one or several names in
             ``data.transforms.CT_WINDOWS``.
+        ct_weight: 1 = the image of the network with the CT, 0 = without, numbers between mix the two; "withheld" = the
+            weight with which withheld samples of all slices are predicted best: two reconstructions more, and three
+            with the mixing. The network must have been trained both with and without a CT.
         coil_maps: complex ``[c, h, w]`` or ``[slices, c, h, w]``, normalised.
         model: a network from ``load``, or any function ``Measurement -> Reconstruction``; a path or name is loaded, and
             compiled anew in each call. None = ``method``.
@@ -149,6 +154,7 @@ def reconstruct(
     )
     if check_ct:
         check_for_ct_check(model, has_ct=ct is not None)
+    check_ct_weight(ct_weight, model, has_ct=ct is not None)
     if coils is not None and not maps_given and min(settings.calibration) < SMALLEST_CENTRE:
         raise ValueError(too_small_a_centre())
     examined = examine([read(index) for index in probe_indices(slices)], settings, model)
@@ -167,6 +173,8 @@ def reconstruct(
         model, chosen = choose_regularisation(
             model, [record(index) for index in probe_indices(slices)], examined.settings
         )
+    elif model is not None and ct_weight != 1:
+        model, chosen = choose_ct_weight(ct_weight, model, map(record, range(slices)), examined.settings)
     placement = Placement(mask)
     results = list(reconstruct_records(map(record, range(slices)), examined.settings, model, placement))
     judgement = judge_images(examined.findings, results, model, placement, check_ct=check_ct)

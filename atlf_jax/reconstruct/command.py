@@ -19,7 +19,15 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 
 from atlf_jax import command_line
 from atlf_jax.array_types import Reconstructor
@@ -31,6 +39,7 @@ from atlf_jax.data.inputs import FileError, load_npy
 from atlf_jax.masks import MaskConfig
 from atlf_jax.ops import ct_picture
 from atlf_jax.program import VERSION, Incomplete, errors_in_one_line, no_display
+from atlf_jax.reconstruct.ct_weight import CTWeight, check_ct_weight, choose_ct_weight
 from atlf_jax.reconstruct.examine import (
     Examined,
     check_for_ct_check,
@@ -117,6 +126,10 @@ class Arguments:
     check_ct: bool = False
     """Also measure whether the CT helps: how much better the network predicts withheld samples with it than without;
     two more reconstructions a slice."""
+    ct_weight: CTWeight = 1.0
+    """How much of what the CT changes is taken: 1 = all, 0 = nothing; withheld = the weight with which withheld samples
+    of all slices are predicted best, so that a CT that does not fit does no harm; three more reconstructions a
+    slice."""
     force: bool = False
     """Write the image even where it is judged to be wrong (docs/trust.md, "Levels of judgement")."""
     batch_size: int = 4
@@ -230,6 +243,12 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
 
     size = 4 * len(scan) * math.prod(scan.finish(np.zeros(scan.shape, np.complex64)).shape)  # bytes of float32
     check_writable(out, size=size // 4 if out.name.endswith(".gz") else size)  # the least: noise compresses less
+    if isinstance(model, Network) and arguments.ct_weight != 1:
+        records = (_acquired_record(scan, index, examined) for index in range(len(scan)))
+        shown = track(records, "weight of the CT", total=len(scan), console=console, transient=True)
+        model, chosen = choose_ct_weight(arguments.ct_weight, model, shown, examined.settings)
+        facts["model"] |= chosen
+        _print(console, f"weight of the CT {chosen['ct_weight']:.2f} ({_RULES[chosen['ct_weight_rule']]})")
     with _staged(out) as folder:
         loop = _SliceLoop(
             scan,
@@ -267,6 +286,7 @@ def _configure(
     if arguments.check_ct:
         check_for_ct_check(model, has_ct=scan.has_ct)
         settings = replace(settings, check_ct=True)
+    check_ct_weight(arguments.ct_weight, model, has_ct=scan.has_ct)
     return model, settings, _input_facts(scan) | {"model": model_facts, "coils": coil_facts}
 
 
@@ -333,7 +353,7 @@ class _SliceLoop:
     ) -> None:
         self.scan, self.console, self.folder = scan, console, folder
         self._settings, self._model = examined.settings, model
-        self._acquired, self._keep_phase = examined.mask, keep_phase
+        self._examined, self._keep_phase = examined, keep_phase
         self._panel_indices = {int(part * (len(scan) - 1) + 0.5) for part in PANELS} if keep_panels else set()
         self._total = self._first = 0.0
         self.panels: dict[int, tuple[Record, Result]] = {}
@@ -351,7 +371,7 @@ class _SliceLoop:
         columns = (TextColumn("slices"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("slices", total=len(scan))
-            records = (self._record(index) for index in range(len(scan)))
+            records = (_acquired_record(scan, index, self._examined) for index in range(len(scan)))
             for index, result in enumerate(reconstruct_records(records, self._settings, self._model, self.placement)):
                 self._first = self._first or time.perf_counter() - start
                 empty = np.zeros((0, 0))
@@ -376,10 +396,6 @@ class _SliceLoop:
             self.errors = np.lib.format.open_memmap(self.folder / "errors.npy", "w+", np.float32, shape)
         self.errors[index] = error
 
-    def _record(self, index: int) -> Record:
-        record = self.scan[index]
-        return record if self._acquired is None else record._replace(mask=record.mask & self._acquired)
-
     @property
     def withheld(self) -> list[WithheldErrors]:
         """How well withheld samples of each slice were predicted, where that was asked for."""
@@ -403,6 +419,12 @@ class _SliceLoop:
         numbers = measured_numbers(self._results, check_ct=self._settings.check_ct)
         worst = max(math.sqrt(result.misfit / result.energy) for result in self._results if result.energy)
         return numbers | {"worst_slice_residual": worst, "seconds": seconds}
+
+
+def _acquired_record(scan: Scan, index: int, examined: Examined) -> Record:
+    """Return a slice with the mask of what was acquired."""
+    record = scan[index]
+    return record if examined.mask is None else record._replace(mask=record.mask & examined.mask)
 
 
 def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:

@@ -43,6 +43,7 @@ __all__ = [
     "prepare_batch",
     "reconstruct_records",
     "too_small_a_centre",
+    "withheld_errors_of",
 ]
 
 CoilMaps = Literal["espirit", "low_resolution"]
@@ -171,8 +172,7 @@ def reconstruct_records(
             error = np.asarray(settings.error_scale * scale * differing)
         withheld = None
         if settings.check_ct and model is not None:
-            square = np.asarray(scale[:, 0, 0]) ** 2
-            withheld = WithheldErrors(*(square * part for part in withheld_errors(model, measurement)))
+            withheld = withheld_errors_of(found, model)
         if settings.hold_phase:
             image, start = found.phase * image, found.phase * start
         image, start = np.asarray(image), np.asarray(start)
@@ -186,9 +186,15 @@ def reconstruct_records(
             if placement is not None and model is not None:
                 placement.add(np.asarray(ct_picture(record.ct[None])[0]), start[index])
             expected = None if error is None else error[index]
-            of_ct = None if withheld is None else WithheldErrors(*(part[index] for part in withheld))
+            of_ct = None if withheld is None else WithheldErrors(*(np.asarray(part)[index] for part in withheld))
             yield Result(image[index], start[index], float(misfit[index]), float(energy[index]), expected, of_ct)
             number += 1
+
+
+def withheld_errors_of(found: "Measured", model: Reconstructor, *, seed: int = 0) -> WithheldErrors:
+    """Return the errors of predicting withheld samples of a prepared batch, in the units of its k-space."""
+    square = np.asarray(found.scale[:, 0, 0]) ** 2
+    return WithheldErrors(*(square * part for part in withheld_errors(model, found.measurement, seed=seed)))
 
 
 def in_batches(records: Iterable[Record], settings: Settings) -> Iterator[tuple[list[Record], list]]:

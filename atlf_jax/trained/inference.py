@@ -15,7 +15,7 @@ from atlf_jax.models import ModelConfig, build, multiple_of
 from atlf_jax.nn.backend import accelerated
 from atlf_jax.ops import fft2c, ifft2c, normalise_maps
 
-__all__ = ["as_function", "for_any_size", "in_turn"]
+__all__ = ["as_function", "for_any_size", "in_turn", "weigh_ct"]
 
 
 @beartype
@@ -55,6 +55,34 @@ def in_turn(model: Reconstructor, measurement: Measurement) -> Reconstruction:
 
     # one mask, or one set of coil maps, may be shared by all examples
     return lax.map(alone, jax.tree.map(lambda part: jnp.broadcast_to(part, (count, *part.shape[1:])), measurement))
+
+
+@beartype
+def weigh_ct(model: Reconstructor, weight: float | Array) -> Reconstructor:
+    """Return a function whose images lie between those of a network without the CT and with it.
+
+    ``(1 - w) f(y, 0) + w f(y, c)``. Where both images hold the measured samples, so does this.
+
+    Args:
+        model: a network that can do without a CT.
+        weight: w in [0, 1]; ``WithheldErrors.weight`` measures it.
+
+    Returns:
+        A function ``Measurement -> Reconstruction`` that costs two reconstructions.
+
+    Example:
+        >>> def trusting(measurement):
+        ...     return Reconstruction(measurement.ct.astype(jnp.complex64))
+        >>> seen = Measurement(jnp.zeros((1, 2, 2), jnp.complex64), jnp.ones((1, 1, 2), bool), jnp.ones((1, 2, 2)))
+        >>> float(weigh_ct(trusting, 0.25)(seen).image.real.max())
+        0.25
+    """
+    return jax.tree_util.Partial(_weighed, model, weight)
+
+
+def _weighed(model: Reconstructor, weight: float | Array, measurement: Measurement) -> Reconstruction:
+    without, with_ct = model(measurement._replace(ct=jnp.zeros_like(measurement.ct))), model(measurement)
+    return with_ct._replace(image=without.image + weight * (with_ct.image - without.image))
 
 
 def for_any_size(model: Reconstructor, measurement: Measurement, *, multiple: int) -> Reconstruction:

@@ -254,15 +254,15 @@ def error_scale(model: Reconstructor | None) -> float:
     )
 
 
-def check_does_without_ct(model: Reconstructor | None) -> None:
-    """Check that a network was trained both with and without a CT.
+def check_does_without_ct(model: Reconstructor | None, asked: str = "check_ct") -> None:
+    """Check that a network was trained both with and without a CT, for the argument that asks for it.
 
     Raises:
         ValueError: it was not; the message says what to do.
     """
     if not (isinstance(model, Network) and model.trained_for.with_and_without_ct):
         raise ValueError(
-            "check_ct compares a network with itself without the CT, and this one was not trained for both; choose one "
+            f"{asked} compares a network with itself without the CT, and this one was not trained for both; choose one "
             "that was (with augment.ct_dropout or train.adapters), such as aanlib-best"
         )
 

@@ -26,14 +26,28 @@ MIDDLE = 0.08  # of each side, never withheld: as wide as the fully sampled cent
 class WithheldErrors(NamedTuple):
     """Squared errors of predicting the withheld samples, in the units of k-space."""
 
-    without: Float[Array, "*b"]  # of the image that was reconstructed without the CT
-    with_ct: Float[Array, "*b"]
+    without: Float[Array, "*b"] | float  # of the image that was reconstructed without the CT
+    with_ct: Float[Array, "*b"] | float
+    change: Float[Array, "*b"] | float  # energy of the difference of both predictions
 
     @property
     def gain(self) -> float:
         """The gain by the CT in dB, over all examples together; NaN if no sample was withheld."""
-        without, with_ct = (float(np.sum(part, dtype=np.float64)) for part in self)
+        without, with_ct, _ = self._sums()
         return 10 * float(np.log10(without / with_ct)) if with_ct else float("nan")
+
+    @property
+    def weight(self) -> float:
+        """The part, in [0, 1], of what the CT changes with which all samples together are predicted best.
+
+        With e the error without the CT and d what the CT changes, ``|e - w d|^2`` is smallest at
+        ``w = Re<d, e> / |d|^2 = (|e|^2 - |e - d|^2 + |d|^2) / (2 |d|^2)``. NaN if the CT changes nothing.
+        """
+        without, with_ct, change = self._sums()
+        return float(np.clip((without - with_ct + change) / (2 * change), 0, 1)) if change else float("nan")
+
+    def _sums(self) -> list[float]:
+        return [float(np.sum(part, dtype=np.float64)) for part in self]
 
 
 @beartype
@@ -48,11 +62,11 @@ def gain_interval(errors: Sequence[WithheldErrors], *, seed: int = 0) -> tuple[f
         gain, lower and upper end; the ends are NaN for fewer than two slices.
 
     Example:
-        >>> gain, low, high = gain_interval([WithheldErrors(np.float64(2), np.float64(1))] * 3)
+        >>> gain, low, high = gain_interval([WithheldErrors(*map(np.float64, (2, 1, 1)))] * 3)
         >>> round(gain, 2) == round(low, 2) == round(high, 2) == 3.01
         True
     """
-    pairs = np.array([[float(np.sum(part)) for part in each] for each in errors]).reshape(-1, 2)
+    pairs = np.array([[float(np.sum(part)) for part in each[:2]] for each in errors]).reshape(-1, 2)
     drawn = np.random.default_rng(seed).integers(len(pairs), size=(2000, len(pairs))) if len(pairs) > 1 else []
     gains = [10 * np.log10(a / b) if b else np.nan for a, b in (pairs.sum(0), *(pairs[rows].sum(0) for rows in drawn))]
     ends = np.nanpercentile(gains[1:], (2.5, 97.5)) if np.isfinite(gains[1:]).any() else (np.nan, np.nan)
@@ -102,8 +116,10 @@ def withheld_errors(model: Reconstructor, measurement: Measurement, *, seed: int
     """
     fewer, withheld, samples = _split(measurement, seed)
     ct = jnp.asarray(measurement.ct)
-    pair = (model(fewer._replace(ct=each)) for each in (jnp.zeros_like(ct), ct))
-    return WithheldErrors(*(_energy(_predict(result, withheld, measurement) - samples) for result in pair))
+    without, with_ct = (
+        _predict(model(fewer._replace(ct=each)), withheld, measurement) for each in (jnp.zeros_like(ct), ct)
+    )
+    return WithheldErrors(_energy(without - samples), _energy(with_ct - samples), _energy(with_ct - without))
 
 
 @beartype
@@ -150,4 +166,5 @@ def _split(measurement: Measurement, seed: int) -> tuple[Measurement, Array, Arr
 
 
 def _energy(samples: Array) -> Float[np.ndarray, " b"]:
-    return np.asarray(jnp.sum(jnp.abs(samples) ** 2, axis=tuple(range(1, samples.ndim))))
+    # float64: the weight of a CT is a small difference of such sums
+    return np.sum(np.abs(np.asarray(samples)).astype(np.float64) ** 2, axis=tuple(range(1, samples.ndim)))

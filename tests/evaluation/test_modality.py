@@ -79,10 +79,10 @@ def test_a_sweep_starts_at_the_untouched_ct_and_a_careful_method_stays():
 
 def test_a_lesion_in_the_ct_shows_in_who_trusts_it_alone():
     models = {"trusting": trusting, "careful": careful}
-    found = modality.hallucination(trial_of(models), contrast=0.1)
+    found = modality.hallucination(trial_of(models), [changes.Lesion("ct", 0.1), changes.Lesion("mr", 0.1)])
     shown = {}
     for item in found:
-        shown.setdefault((item.method, item.painted), []).append(item.shown)
+        shown.setdefault((item.method, item.lesion.painted), []).append(item.shown)
     assert np.allclose(shown["careful", "ct"], 0, atol=1e-6)  # measured: 0
     assert min(shown["trusting", "ct"]) > 0.3
     assert min(shown["careful", "mr"]) > 0.2
@@ -92,7 +92,7 @@ def test_a_lesion_lies_in_the_body():
     example = Slices()[0]
     body = np.zeros((SIZE, SIZE), bool)
     body[4:12, 4:20] = True
-    mark = changes.lesion(example._replace(target=np.where(body, 1, 0).astype(np.complex64)), radius=0.02)
+    mark = changes.lesion_mark(example._replace(target=np.where(body, 1, 0).astype(np.complex64)), radius=0.02)
     assert mark.max() == 1 and body[np.unravel_index(mark.argmax(), mark.shape)]
     assert mark[~body].max() < 0.01
 
@@ -127,3 +127,28 @@ def test_what_the_ct_brings_is_told_by_all_metrics_whole_and_in_the_body():
     )
     fact = next(f for f in section.table if f["method"] == "trusting" and "CT zero" in f["over"])
     assert fact["PSNR [dB]"] == f"{item['difference']:+.2f} ({item['better_slices']}/5)".replace("-", "−")
+
+
+def test_lesions_lie_where_they_are_asked_for_and_are_never_darker_than_black():
+    y, x = np.ogrid[:64, :64]
+    head = (np.hypot(y - 32, x - 32) < 28).astype(np.float32)
+    example = Slices()[0]._replace(target=(0.2 * head + 0.8 * (x == 32)).astype(np.complex64))
+    depths = {}
+    for place, (least, most) in changes.PLACES.items():
+        mark = changes.lesion_mark(example, place=place)
+        row, column = np.unravel_index(mark.argmax(), mark.shape)
+        depths[place] = 28 - np.hypot(row - 32, column - 32)
+        assert least * 28 - 1.5 <= depths[place] <= most * 28 + 1.5  # a pixel of the grid, half of the border's
+    assert depths["edge"] < depths["cortex"] < depths["deep"]
+    dark = changes.painter(changes.Lesion(contrast=-0.9, radius=0.05))([example], 0)
+    magnitude, before = np.abs(dark.target), np.abs(example.target)
+    assert (magnitude <= before + 1e-6).all() and magnitude.min() >= 0 and (magnitude < 0.5 * before).any()
+    assert changes.lesion_mark(example, radius=0.05).sum() > 5 * changes.lesion_mark(example, radius=0.02).sum()
+
+
+def test_the_atlas_is_the_mean_of_others_at_the_same_height():
+    source = Slices()
+    atlas = Slices(names=("s1", "s2", "n1", "n2", "n3"))
+    for index, (south, north) in enumerate((("s1", "n1"), ("s1", "n2"), ("s2", "n3"))):  # of the first subject's three
+        wanted = np.mean([Slices(names=(name,))[0].ct for name in (south, north)], axis=0)
+        np.testing.assert_allclose(changes.atlas_mean(atlas)(source, index).ct, wanted, atol=1e-6)

@@ -2,11 +2,15 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 
 from atlf_jax.evaluation.scoring import Score, reported
 from atlf_jax.evaluation.statistics import (
     bootstrap_interval,
     compare,
+    crossed_interval,
+    holm,
+    rank_biserial,
     remark,
     subject_means,
     summarise,
@@ -181,3 +185,34 @@ def test_undefined_scores_are_named_in_words():
 
 def test_no_difference_has_no_p():
     assert math.isnan(wilcoxon([])) and math.isnan(wilcoxon([1.0, math.nan]))
+
+
+def test_rank_biserial_is_one_minus_the_share_of_wilcoxons_statistic():
+    values = np.random.default_rng(3).normal(0.3, 1, 20)
+    least = scipy.stats.wilcoxon(values).statistic  # the smaller of both sums of ranks
+    assert abs(rank_biserial(values.tolist())) == pytest.approx(1 - 2 * least / (20 * 21 / 2))
+    assert rank_biserial([-1.0, -2.0]) == -1 and rank_biserial([0.0, 0.0]) == 0 and math.isnan(rank_biserial([]))
+
+
+def test_holm_decides_as_its_definition_at_every_level():
+    """Step down: the smallest p against level / m, the next against level / (m - 1), until one is not below."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        values = np.round(rng.random(6) ** 3, 3).tolist()
+        corrected = holm(values)
+        for level in (0.01, 0.05, 0.2, 0.5):
+            rejected = set()
+            for rank, index in enumerate(np.argsort(values, kind="stable")):
+                if values[index] > level / (6 - rank):
+                    break
+                rejected.add(int(index))
+            assert {index for index, p in enumerate(corrected) if p <= level} == rejected
+    assert holm([0.02, None, math.nan, 0.5])[0] == pytest.approx(0.04) and holm([]) == []
+
+
+def test_an_interval_over_seeds_and_subjects_is_wider_than_over_either():
+    table = np.add.outer([0.0, 1.0, 2.0], [0.0, 10.0]).tolist()  # seeds down, subjects across
+    low, high = crossed_interval(table)
+    # both subjects low and all seeds 0 have a chance of 1 / 108, with one seed of 1 another 3 / 108: 2.5 % lie between
+    assert (low, high) == pytest.approx((1 / 3, 11 + 2 / 3))
+    assert crossed_interval([[1.0, 2.0]]) is None and crossed_interval([[1.0, math.nan], [1.0, 2.0]]) is None

@@ -7,6 +7,7 @@ import pytest
 from atlf_jax.array_types import Measurement, Reconstruction
 from atlf_jax.masks import MaskConfig, make_mask
 from atlf_jax.ops import adjoint, forward, normalise_maps
+from atlf_jax.trained.inference import weigh_ct
 from atlf_jax.trained.withheld import (
     MIDDLE,
     WITHHELD_SHARE,
@@ -87,12 +88,12 @@ def test_the_gain_is_that_of_the_samples():
 
 
 def test_gains_of_several_slices_weigh_them_by_their_errors():
-    assert WithheldErrors(np.array([9.0, 1.0]), np.array([0.5, 0.5])).gain == pytest.approx(10)
+    assert WithheldErrors(np.array([9.0, 1.0]), np.array([0.5, 0.5]), np.zeros(2)).gain == pytest.approx(10)
 
 
 def test_gains_have_an_interval_over_slices():
     rng = np.random.default_rng(0)
-    errors = [WithheldErrors(np.float64(2.0), np.float64(part)) for part in rng.uniform(0.8, 1.2, 16)]
+    errors = [WithheldErrors(np.float64(2.0), np.float64(part), np.float64(0)) for part in rng.uniform(0.8, 1.2, 16)]
     gain, low, high = gain_interval(errors)
     assert low < gain < high and gain == pytest.approx(10 * np.log10(2), abs=0.3) and high - low < 1
     assert np.isnan(gain_interval(errors[:1])[1:]).all() and np.isnan(gain_interval([])[0])
@@ -104,3 +105,21 @@ def test_a_network_is_compared_with_zeros():
     energy, error = withheld_energy_and_error(trusting, measurement._replace(ct=3 * truth))  # twice too much
     np.testing.assert_allclose(energy, np.where(where, np.abs(measurement.kspace) ** 2, 0).sum((1, 2)), rtol=1e-4)
     np.testing.assert_allclose(error, 4 * energy, rtol=1e-3)
+
+
+def test_the_weight_is_the_best_one():
+    """Where the CT is twice the truth, half of it predicts the samples; where it is nothing like it, nothing of it."""
+    truth, measurement = measured("random")
+    other = np.random.default_rng(1).random(truth.shape).astype(np.float32)
+    for ct, wanted in ((truth, 1), (2 * truth, 0.5), (truth + other - 0.5, 0.5), (-truth, 0)):
+        assert withheld_errors(to_zero, measurement._replace(ct=ct)).weight == pytest.approx(wanted, abs=0.1)
+    errors = withheld_errors(to_zero, measurement._replace(ct=truth + other - 0.5))
+    tried = [withheld_errors(weigh_ct(to_zero, w), measurement._replace(ct=truth + other - 0.5)).with_ct.sum()
+             for w in (errors.weight - 0.05, errors.weight, errors.weight + 0.05)]  # fmt: skip
+    assert tried[1] == min(tried) and tried[1] < errors.with_ct.sum()
+    assert np.isnan(withheld_errors(to_zero, measurement._replace(ct=0 * truth)).weight)
+
+
+def to_zero(measurement):
+    """Return the CT, also where it is zero."""
+    return Reconstruction(measurement.ct.astype(jnp.complex64))

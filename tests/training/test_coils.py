@@ -8,7 +8,7 @@ import pytest
 from atlf_jax.data import AcquisitionConfig
 from atlf_jax.data.coils import noise_draw, simulate_maps
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
-from atlf_jax.evaluation.changes import Changed, painter
+from atlf_jax.evaluation.changes import Changed, Lesion, painter
 from atlf_jax.evaluation.data_audit import audit
 from atlf_jax.evaluation.scoring import evaluate
 from atlf_jax.evaluation.trial import Trial
@@ -60,7 +60,7 @@ def test_measured_coils_are_scored_on_their_own_magnitude():
 
 def test_a_lesion_painted_into_measured_coils_is_in_their_kspace():
     example = Scans()[3]
-    painted = Changed(Scans(), painter("mr", 0.5))[3]
+    painted = Changed(Scans(), painter(Lesion("mr", 0.5)))[3]
     np.testing.assert_allclose(np.linalg.norm(ifft2c_numpy(painted.kspace), axis=0), painted.target.real, atol=1e-5)
     assert np.abs(painted.target - example.target).max() > 0.2
 
