@@ -27,16 +27,17 @@ ACCELERATOR_QUERIES = 2**16
 
 
 class RowBias(Protocol):
-    """A bias on the logits that can be read by rows of the image: a pytree of arrays with three methods."""
+    """A bias on the logits that can be read by rows of the image: a pytree of arrays with these methods.
 
-    def row(self, y: Array) -> Float[Array, "b g w m"]:
-        """Return the bias of row ``y``'s pixels towards every key."""
-
-    def add_row(self, total: Any, y: Array, d_row: Float[Array, "b g w m"]) -> Any:
-        """Add the gradient of ``row(y)`` to ``total``, a bias of the same structure that collects gradients."""
+    ``attend`` reads ``rows`` on an accelerator. On a CPU it reads ``row``, and needs a third method for gradients,
+    ``add_row(total, y, d_row)``, which adds the gradient of ``row(y)`` to ``total``, a bias of the same structure.
+    """
 
     def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
-        """Return ``row(y)`` of ``count`` rows from ``first`` on, one after the other, by a few large operations."""
+        """Return the bias of the pixels of ``count`` rows from ``first`` on towards every key."""
+
+    def row(self, y: Array) -> Float[Array, "b g w m"]:
+        """Return the bias of row ``y``'s pixels."""
 
 
 def attend(
@@ -70,8 +71,8 @@ def attend(
 
     Source: Vaswani et al. 2017, eq. 1. The backward pass computes each chunk's weights anew from the stored
     log-sum-exp (Dao et al. 2022, FlashAttention): with automatic differentiation of the same loop it takes three
-    times as long on CPU. It has one derivative, in reverse mode. On an accelerator differentiation is automatic, and
-    computes the weights of a block anew.
+    times as long on CPU. On an accelerator it computes the weights of a block anew, and takes from its result what the
+    gradient of the softmax sums over keys. It has one derivative, in reverse mode.
     """
     b, h, w, f = q.shape
     accelerated = backend.accelerated()
@@ -100,20 +101,63 @@ def _attention_in_blocks(
     bias: RowBias | None,
 ) -> Float[Array, "chunks b g n d"]:
     """Return softmax(scale q k^T + bias) v; operands of products as they come, logits and sums float32 at least."""
-    dtype = wide_dtype(q.dtype)
 
-    @jax.checkpoint
     def block(inputs: tuple[Array, Array]) -> Array:
         first_row, q = inputs
-        logits = scale * jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=dtype)  # [b, g, n, m]
-        if bias is not None:
-            logits = logits + bias.rows(first_row, rows).astype(dtype)
-        weights = jax.nn.softmax(logits)
-        return jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=dtype)
+        return _block(rows, scale, first_row, q, k, v, bias)
 
     if q.shape[0] == 1:
         return block((jnp.zeros((), jnp.int32), q[0]))[None]
     return lax.map(block, (rows * jnp.arange(q.shape[0]), q))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _block(
+    rows: int,
+    scale: float,
+    first_row: Array,
+    q: Float[Array, "b g n d"],
+    k: Float[Array, "b g m d"],
+    v: Float[Array, "b g m d"],
+    bias: RowBias | None,
+) -> Float[Array, "b g n d"]:
+    """Return the attention of the queries of some rows; only its arguments and result are kept for the gradient."""
+    weights = _block_weights(scale, q, k, None if bias is None else bias.rows(first_row, rows))
+    return jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=wide_dtype(q.dtype))
+
+
+def _block_weights(scale: float, q: Array, k: Array, bias: Array | None) -> Float[Array, "b g n m"]:
+    dtype = wide_dtype(q.dtype)
+    logits = scale * jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=dtype)
+    return jax.nn.softmax(logits if bias is None else logits + bias.astype(dtype))
+
+
+def _block_forward(rows: int, scale: float, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
+    out = _block(rows, scale, *arrays)
+    return out, (*arrays, out)
+
+
+def _block_backward(rows: int, scale: float, saved: tuple[Any, ...], d_out: Array) -> tuple[Any, ...]:
+    # the barrier keeps XLA from merging these weights with the forward pass' own, which would stay in memory till now
+    (first_row, q, k, v, bias, out), d_out = lax.optimization_barrier((saved, d_out))
+    dtype = wide_dtype(q.dtype)
+    product = partial(jnp.matmul, preferred_element_type=dtype)
+    bias_rows, pull_bias = None, None
+    if bias is not None:
+        bias_rows, pull_bias = jax.vjp(lambda bias: bias.rows(first_row, rows), bias)
+    weights = _block_weights(scale, q, k, bias_rows)
+    narrow_d_out = d_out.astype(v.dtype)
+    d_weights = product(narrow_d_out, v.swapaxes(-1, -2))
+    d_logits = weights * (d_weights - (d_out * out).sum(-1, keepdims=True))
+    narrow_d_logits = d_logits.astype(q.dtype)
+    d_q = scale * product(narrow_d_logits, k)
+    d_k = scale * product(narrow_d_logits.swapaxes(-1, -2), q)
+    d_v = product(weights.astype(v.dtype).swapaxes(-1, -2), narrow_d_out)
+    d_bias = None if pull_bias is None else pull_bias(d_logits.astype(bias_rows.dtype))[0]
+    return None, d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), d_bias
+
+
+_block.defvjp(_block_forward, _block_backward)
 
 
 def _append(x: Float[Array, "*b d"], column: Float[Array, "*b"] | float) -> Float[Array, "*b d1"]:

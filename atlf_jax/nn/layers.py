@@ -13,11 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from atlf_jax.array_types import Array
 from atlf_jax.nn import backend
 from atlf_jax.nn.precision import in_float32, parameter, wide, wide_dtype
+from atlf_jax.nn.recompute import REUSED_NAME
 
 __all__ = [
     "ChannelNorm",
@@ -296,7 +298,8 @@ class ChannelNorm(nn.Module):
 
         @in_float32
         def norm(x: Array, scale: Array, *bias: Array) -> Array:
-            return sum(bias, start=channel_norm(x, centre=not self.bias_free) * scale)
+            normed = checkpoint_name(channel_norm(x, centre=not self.bias_free), REUSED_NAME)
+            return sum(bias, start=normed * scale)
 
         return norm(x, *affine)
 

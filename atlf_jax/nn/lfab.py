@@ -71,10 +71,10 @@ class InvertibleLU(nn.Module):
         start, permutation, sign = rotation_factors(self.features, self.seed)
         dtype = wide_dtype(x.dtype)
         packed = self.param("packed", lambda _: jnp.asarray(start, dtype))
-        log_scale = jnp.diag(packed)
-        lower = jnp.tril(packed, -1) + jnp.eye(self.features, dtype=dtype)
-        upper = jnp.triu(packed, 1) + jnp.diag(jnp.asarray(sign, dtype) * jnp.exp(log_scale))
-        logdet = x.shape[1] * x.shape[2] * log_scale.sum()
+        eye = jnp.eye(self.features, dtype=dtype)
+        lower = jnp.tril(packed, -1) + eye
+        upper = jnp.triu(packed, 1) + eye * jnp.asarray(sign, dtype)[:, None] * jnp.exp(eye * packed)
+        logdet = x.shape[1] * x.shape[2] * (eye * packed).sum()
         if inverse:
             selection = jnp.eye(self.features, dtype=dtype)[:, permutation]  # P^T: [permutation[o], o] is 1
             matrix = solve_triangular(upper, solve_triangular(lower, selection, lower=True, unit_diagonal=True))

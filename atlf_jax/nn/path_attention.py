@@ -5,7 +5,8 @@ by a Gumbel-softmax. After DPC-DUN (Song, Chen and Zhang 2023), where mu is the 
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,10 +16,12 @@ from jax import lax
 from jaxtyping import Float, Int, Key, jaxtyped
 
 from atlf_jax.array_types import Array
-from atlf_jax.nn.layers import ChannelNorm, Depthwise, Pointwise, uniform_fan_in
-from atlf_jax.nn.precision import in_float32, wide
+from atlf_jax.nn.layers import ChannelNorm, Pointwise, depthwise, uniform_fan_in, zero_border
+from atlf_jax.nn.precision import in_float32, wide, wide_dtype
 
 __all__ = ["DynamicPaths", "PathSelector", "gumbel_softmax"]
+
+Initializer = Callable[..., Array]
 
 
 @jaxtyped(typechecker=beartype)
@@ -54,6 +57,17 @@ def gumbel_softmax(
     return one_hot + (soft - lax.stop_gradient(soft))  # the bracket is exactly 0, its gradient is not
 
 
+class _Parameters(nn.Module):
+    """Parameters of given shapes under their ordinary names, for operations on those of several layers at once."""
+
+    shapes: dict[str, tuple[Initializer, tuple[int, ...]]]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        return {name: self.param(name, init, shape, self.dtype) for name, (init, shape) in self.shapes.items()}
+
+
 class PathSelector(nn.Module):
     """Logits over two paths, from the sampled features and the class of mu; in float32.
 
@@ -87,7 +101,7 @@ class DynamicPaths(nn.Module):
 
     Returns keys, values and the cost of the choice ``[b]``, sum_j a_j c_j with c_j = multiply-adds of path j over those
     of the dearest; 0 without mu. Both paths are computed whatever the choice: in a batch there is nothing to gain from
-    branching.
+    branching. Keys and values are computed as one, since the sampled maps are small.
     """
 
     path_act: Literal["none", "softplus"] = "none"
@@ -101,24 +115,39 @@ class DynamicPaths(nn.Module):
     ) -> tuple[Float[Array, "b h w f"], Float[Array, "b h w f"], Float[Array, " b"]]:
         features = x.shape[-1]
         weights = [self._choose(x, mu_index, name, deterministic) for name in ("select_key", "select_value")]
-        keys = self._mix(x, weights[0], "key")
-        values = self._mix(x, weights[1], "value")
+        keys_and_values = self._mix(x, jnp.stack(weights, axis=2))  # [b, h, w, 2, f]
         macs = (features * features, features * (features + 9))
         relative = jnp.array(macs, weights[0].dtype) / max(macs)
         cost = (weights[0] + weights[1]) @ relative / 2 if self.mu_classes else jnp.zeros_like(weights[0][:, 0])
-        return keys, values, cost
+        return keys_and_values[..., 0, :], keys_and_values[..., 1, :], cost
 
     def _choose(self, x: Array, mu_index: Array | None, name: str, deterministic: bool) -> Float[Array, "b p"]:
         logits = PathSelector(self.mu_classes, name=name)(x, mu_index)
         key = None if deterministic else self.make_rng("gumbel")
         return gumbel_softmax(key, logits, tau=self.tau, hard=self.gumbel_hard)
 
-    def _mix(self, x: Array, weights: Array, name: str) -> Array:
-        features = x.shape[-1]
-        first = Pointwise(features, use_bias=True, name=f"{name}_p1")(x)
-        second = Depthwise(name=f"{name}_p3_depthwise")(x)
-        second = Pointwise(features, use_bias=True, name=f"{name}_p3")(second)
-        if self.path_act == "softplus":
-            first, second = (in_float32(nn.softplus)(x) for x in (first, second))
-        a = weights[:, :, None, None, None]  # [b, p, 1, 1, 1]
-        return in_float32(lambda first, second, a: a[:, 0] * first + a[:, 1] * second)(first, second, a)
+    def _mix(self, x: Array, weights: Float[Array, "b p 2"]) -> Float[Array, "b h w 2 f"]:
+        f, dtype = x.shape[-1], wide_dtype(x.dtype)
+        linear = {"kernel": (uniform_fan_in, (f, f)), "bias": (nn.initializers.zeros, (f,))}
+        p1 = [_Parameters(linear, dtype, name=f"{name}_p1")() for name in ("key", "value")]
+        p3 = [_Parameters(linear, dtype, name=f"{name}_p3")() for name in ("key", "value")]
+        taps = {"kernel": (uniform_fan_in, (3, 3, 1, f))}
+        taps = [_Parameters(taps, dtype, name=f"{name}_p3_depthwise")()["kernel"] for name in ("key", "value")]
+
+        first = jnp.dot(x, jnp.concatenate([layer["kernel"] for layer in p1], axis=1).astype(x.dtype))
+        second = depthwise(
+            zero_border(jnp.concatenate([x, x], axis=-1)), jnp.concatenate(taps, axis=-1)[:, :, 0].astype(x.dtype)
+        ).reshape(*x.shape[:3], 2, f)
+        kernels = jnp.stack([layer["kernel"] for layer in p3]).astype(x.dtype)  # [2, f, f]
+        second = jnp.einsum("bhwtf,tfk->bhwtk", second, kernels)
+        paths = jnp.stack([first.reshape(second.shape), second], axis=3)  # [b, h, w, p, 2, f]
+        bias = jnp.stack([jnp.stack([layer["bias"] for layer in path]) for path in (p1, p3)])  # [p, 2, f]
+
+        @in_float32
+        def mixed(paths: Array, bias: Array, weights: Array) -> Array:
+            paths = paths + bias[None, None, None]
+            if self.path_act == "softplus":
+                paths = nn.softplus(paths)
+            return (paths * weights[:, None, None, :, :, None]).sum(3)
+
+        return mixed(paths, bias, weights)

@@ -21,6 +21,7 @@ from atlf_jax.nn import backend
 __all__ = [
     "STRIPE_BINS",
     "STRIPE_STEPS",
+    "StackedStripeBias",
     "StripeBias",
     "stripe_pair_bias",
     "stripe_row_bias",
@@ -115,6 +116,28 @@ class StripeBias:
         return total.reshape(*total.shape[:2], count * w, -1)
 
 
+@flax.struct.dataclass
+class StackedStripeBias:
+    """A ``StripeBias`` as one array, as it is computed on accelerators: one thing to keep for the gradient."""
+
+    values: Float[Array, "b g t s m"]  # by direction, in the order of StripeBias; what is beyond its length is not used
+    h: int = flax.struct.field(pytree_node=False)
+    w: int = flax.struct.field(pytree_node=False)
+
+    def split(self) -> StripeBias:
+        """Return the four directions by themselves."""
+        lengths = self.h, self.h + self.w - 1, self.w, self.h + self.w - 1
+        return StripeBias(*(self.values[:, :, i, :length] for i, length in enumerate(lengths)))
+
+    def row(self, y: Array) -> Float[Array, "b g w m"]:
+        """Return the bias of row ``y``'s pixels."""
+        return self.split().row(y)
+
+    def rows(self, first: Array, count: int) -> Float[Array, "b g n m"]:
+        """Return the bias of the pixels of ``count`` rows."""
+        return self.split().rows(first, count)
+
+
 def _windows(x: Float[Array, "b g d m"], count: int, w: int) -> Float[Array, "b g count w m"]:
     """Return x[:, :, y : y + w] for y = 0 .. count - 1, with d = count + w - 1.
 
@@ -130,7 +153,7 @@ def _windows(x: Float[Array, "b g d m"], count: int, w: int) -> Float[Array, "b 
 @jaxtyped(typechecker=beartype)
 def stripe_row_bias(
     tables: Float[Array, "g t bins"], positions: Float[Array, "b g m 2"], *, h: int, w: int
-) -> StripeBias:
+) -> StripeBias | StackedStripeBias:
     """Prepare the bias between every pixel of an image and keys at ``positions``, equal to ``stripe_pair_bias``.
 
     On the pixel grid n . p_query takes only h, w or h + w - 1 values, so each table is evaluated for these times m
@@ -171,7 +194,7 @@ def _stripe_row_bias_at_once(
     projections: Sequence[np.ndarray],
     *,
     size: int,
-) -> StripeBias:
+) -> StackedStripeBias:
     """Evaluate all four directions by sums over the bins, T(p) = sum_k T_k relu(1 - |p - k|): one kernel each way.
 
     An accelerator has arithmetic to spare: 65 terms for each of some million values cost less than the dozens of small
@@ -180,19 +203,21 @@ def _stripe_row_bias_at_once(
     count = max(map(len, projections))
     scale = np.array([(STRIPE_BINS - 1) / 2 / (math.sqrt(2) * size * math.hypot(*step)) for step in STRIPE_STEPS])
     fixed = np.stack([np.pad(projection, (0, count - len(projection))) for projection in projections])  # [t, s]
-    fixed = jnp.asarray(fixed * scale[:, None] + (STRIPE_BINS - 1) / 2, positions.dtype)[None, None, :, :, None]
-    steps = jnp.asarray(np.transpose(STRIPE_STEPS) * scale, positions.dtype)[:, None, None, :, None]
-    bins = jnp.arange(STRIPE_BINS, dtype=positions.dtype).reshape(1, 1, 1, 1, 1, -1)
+    fixed = (fixed * scale[:, None] + (STRIPE_BINS - 1) / 2)[None, None, :, :, None]
+    steps = (np.transpose(STRIPE_STEPS) * scale)[:, None, None, :, None]
+    bins = np.arange(STRIPE_BINS).reshape(1, 1, 1, 1, 1, -1)
 
     @jax.checkpoint
     def evaluate(tables: Array, positions: Array) -> Float[Array, "b g t s m"]:
-        moving = positions[:, :, None, :, 0] * steps[0] + positions[:, :, None, :, 1] * steps[1]  # [b, g, t, m]
-        position = (fixed - moving[:, :, :, None])[..., None]
-        hats = jnp.maximum(1 - jnp.abs(position - bins), 0)  # [b, g, t, s, m, bins], within the kernel
-        return (tables.astype(positions.dtype)[None, :, :, None, None] * hats).sum(-1)
+        dtype = positions.dtype
+        rows, columns = jnp.asarray(steps, dtype)
+        moving = positions[:, :, None, :, 0] * rows + positions[:, :, None, :, 1] * columns  # [b, g, t, m]
+        position = (jnp.asarray(fixed, dtype) - moving[:, :, :, None])[..., None]
+        hats = jnp.maximum(1 - jnp.abs(position - jnp.asarray(bins, dtype)), 0)  # [b, g, t, s, m, bins], in the kernel
+        return (tables.astype(dtype)[None, :, :, None, None] * hats).sum(-1)
 
     values = evaluate(tables, positions)
-    return StripeBias(*(values[:, :, i, : len(projection)] for i, projection in enumerate(projections)))
+    return StackedStripeBias(values, h=len(projections[0]), w=len(projections[2]))
 
 
 def _resample(

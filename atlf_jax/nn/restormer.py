@@ -9,10 +9,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from atlf_jax.array_types import Array
+from atlf_jax.nn import backend
 from atlf_jax.nn.layers import (
     ChannelNorm,
     Conv,
@@ -25,7 +28,7 @@ from atlf_jax.nn.layers import (
     zero_border,
 )
 from atlf_jax.nn.precision import wide, wide_dtype
-from atlf_jax.nn.recompute import recompute
+from atlf_jax.nn.recompute import REUSED_NAME, keep_products, recompute
 from atlf_jax.nn.scaffold import ConvBatchNorm, batch_norm
 
 __all__ = [
@@ -106,9 +109,47 @@ def attend_channels(
         (1, 2, 3, 2)
     """
     b, h, w, _ = qkv.shape
-    query, key, value = jnp.split(qkv.reshape(b, h * w, -1), 3, axis=-1)  # 3 x [b, n, f]
-    y = project_attended(channel_attention(query, key, temperature), value, projection)
+    qkv = qkv.reshape(b, h * w, -1)
+    query, key, value = jnp.split(qkv, 3, axis=-1)  # 3 x [b, n, f]
+    if backend.accelerated():
+        attention = _whole_channel_attention(qkv[..., : 2 * query.shape[-1]], temperature)
+        folded = jnp.einsum("bij,ik->bjk", attention, projection).astype(value.dtype)
+        y = jnp.einsum("bnf,bfk->bnk", value, folded)
+    else:
+        y = project_attended(channel_attention(query, key, temperature), value, projection)
     return y.reshape(b, h, w, -1)
+
+
+@jax.custom_vjp
+def _gram(x: Float[Array, "b n f"]) -> Float[Array, "b f f"]:
+    """Return x^T x, float32 at least; its gradient is one product, where the automatic one is the sum of two."""
+    return jnp.einsum("bni,bnj->bij", x, x, preferred_element_type=wide_dtype(x.dtype))
+
+
+def _gram_backward(x: Array, d_gram: Array) -> tuple[Array]:
+    return (jnp.einsum("bnj,bji->bni", x, (d_gram + d_gram.swapaxes(1, 2)).astype(x.dtype)),)
+
+
+_gram.defvjp(lambda x: (_gram(x), x), _gram_backward)
+
+
+def _whole_channel_attention(
+    query_and_key: Float[Array, "b n f2"], temperature: Float[Array, " g"]
+) -> Float[Array, "b f f"]:
+    """Return ``channel_attention`` as the diagonal blocks of a matrix that is zero elsewhere.
+
+    Few large operations for accelerators: one product of all maps has the inner products and, on its diagonal, the
+    norms; no head is cut out.
+    """
+    f = query_and_key.shape[-1] // 2
+    gram = _gram(query_and_key)
+    squares = jnp.where(jnp.eye(2 * f, dtype=bool)[None], gram, 0).sum(-1)
+    norms = lax.rsqrt(jnp.maximum(squares, 1e-24))
+    rows = (norms[:, :f] * jnp.repeat(temperature, f // temperature.shape[0])[None])[:, :, None]
+    head = np.arange(f) * temperature.shape[0] // f
+    same_head = jnp.asarray(head[:, None] == head[None])[None]
+    logits = jnp.where(same_head, gram[:, :f, f:] * rows * norms[:, None, f:], -jnp.inf)
+    return checkpoint_name(jax.nn.softmax(logits), REUSED_NAME)
 
 
 def _project(
@@ -116,11 +157,12 @@ def _project(
 ) -> Float[Array, "b h w k"]:
     """Return DW3x3(PW(x)), zero beyond the image, in the calling module's own parameters.
 
-    Without biases zeros stay zeros: the border is put around the few channels before the 1x1 convolution.
+    Without biases zeros stay zeros: on a CPU the border is put around the few channels before the 1x1 convolution. On
+    an accelerator it costs nothing after it, where it is a part of the next kernel.
     """
-    if use_bias:
-        x = Pointwise(features, use_bias=True, name=pointwise)(x)
-        return Depthwise(use_bias=True, name=depthwise)(x)
+    if use_bias or backend.accelerated():
+        x = Pointwise(features, use_bias=use_bias, name=pointwise)(x)
+        return Depthwise(use_bias=use_bias, name=depthwise)(x)
     x = Pointwise(features, name=pointwise)(zero_border(x))
     return Depthwise(pad_mode="valid", name=depthwise)(x)
 
@@ -217,7 +259,7 @@ class RestormerEncoder(nn.Module):
         x = Conv(self.width, name="patch_embed")(x)
         for i in range(self.blocks):
             block = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")
-            x = recompute(block, x) if self.remat else block(x)
+            x = recompute(block, x) if self.remat else keep_products(block, x)
         return x
 
     def _published(self, x: Array, *, deterministic: bool) -> tuple[Array, Array]:
@@ -262,7 +304,7 @@ class RestormerDecoder(nn.Module):
         x = Pointwise(self.width, name="reduce_channel")(x)
         for i in range(self.blocks):
             block = RestormerBlock(self.heads, self.expansion, name=f"block_{i}")
-            x = recompute(block, x) if self.remat else block(x)
+            x = recompute(block, x) if self.remat else keep_products(block, x)
         x = nn.leaky_relu(Conv(self.width // 2, name="output_0")(x), negative_slope=0.01)
         x = Conv(self.outputs, name="output_1")(x)
         return nn.sigmoid(wide(x))

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlf_jax.nn import backend
 from atlf_jax.nn.attention import attend
-from atlf_jax.nn.recompute import recompute
+from atlf_jax.nn.recompute import keep_products, recompute
 from atlf_jax.nn.restormer import RestormerEncoder
 
 
@@ -86,3 +87,29 @@ def test_attention_is_kept_and_not_computed_again():
     variables = SavingAttention().init(jax.random.key(0), x)
     program = jax.jit(jax.value_and_grad(SavingAttention().apply)).lower(variables, x)
     assert program.as_text().count("stablehlo.while") == 2
+
+
+def test_what_is_kept_on_an_accelerator(monkeypatch):
+    """A matrix product, unless its result is much wider than its argument; sines are computed again."""
+    monkeypatch.setattr(backend, "accelerated", lambda: True)
+
+    class Wide(nn.Module):
+        features: int
+
+        @nn.compact
+        def __call__(self, x):
+            return jnp.sin(nn.Dense(self.features, use_bias=False, name="dense")(x))
+
+    class Whole(nn.Module):
+        features: int
+
+        @nn.compact
+        def __call__(self, x):
+            return keep_products(Wide(self.features, name="wide"), x)
+
+    x = jnp.ones((64, 4))
+    for features, products in ((8, 3), (16, 4)):  # forward, two gradients; and once more
+        variables = jax.eval_shape(Whole(features).init, jax.random.key(0), x)
+        gradient = jax.grad(lambda v, x, features=features: Whole(features).apply(v, x).sum(), argnums=(0, 1))
+        text = str(jax.make_jaxpr(gradient)(variables, x))
+        assert text.count("dot_general") == products and text.count("= cos") == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from atlf_jax.nn import backend
 from atlf_jax.nn.restormer import (
     GDFN,
     MDTA,
@@ -265,3 +266,16 @@ def test_unknown_kind_is_refused(module):
     inputs = [jnp.zeros((1, 4, 4, 1))] * (2 if module is RestormerDecoder else 1)
     with pytest.raises(ValueError, match="got 'vit', wanted 'cddfuse'"):
         jax.eval_shape(module("vit").init, KEY, *inputs)
+
+
+def test_formulation_for_accelerators_is_the_same_function(x64, normal, variables_of, monkeypatch):
+    """One Gram product, borders after the 1x1 convolution, and a backward pass that computes cheap parts again."""
+    encoder, x = RestormerEncoder(width=8, blocks=1, heads=2), normal(2, 5, 6, 1)
+    variables = variables_of(encoder, x)
+
+    def value_and_gradient(accelerated):
+        monkeypatch.setattr(backend, "accelerated", lambda: accelerated)
+        return jax.jit(jax.value_and_grad(lambda v, x: jnp.square(encoder.apply(v, x)).sum(), (0, 1)))(variables, x)
+
+    plain, fast = value_and_gradient(False), value_and_gradient(True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), fast, plain)

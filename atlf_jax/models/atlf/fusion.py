@@ -15,6 +15,7 @@ from atlf_jax.nn.layers import pixel_shuffle, pixel_unshuffle
 from atlf_jax.nn.lfab import LFAB
 from atlf_jax.nn.lrfm import LRFM
 from atlf_jax.nn.precision import narrow, wide
+from atlf_jax.nn.recompute import keep_products
 from atlf_jax.nn.restormer import RestormerDecoder, RestormerEncoder
 from atlf_jax.ops import ct_channels
 
@@ -57,8 +58,8 @@ class FusionProcess(nn.Module):
         local, whole = encoded if isinstance(encoded, tuple) else (encoded, encoded)  # published: two
         kept = self.config.branches
         return (
-            jnp.zeros_like(whole) if kept == "local" else self.gfab(whole, deterministic=deterministic),
-            jnp.zeros_like(local) if kept == "global" else self.lfab(local, deterministic=deterministic),
+            jnp.zeros_like(whole) if kept == "local" else keep_products(self.gfab, whole, deterministic=deterministic),
+            jnp.zeros_like(local) if kept == "global" else keep_products(self.lfab, local, deterministic=deterministic),
         )
 
     def _decode(self, global_features: Array, local_features: Array, deterministic: bool) -> Float[Array, "b h w"]:
@@ -118,8 +119,8 @@ class FusionProcess(nn.Module):
     ) -> tuple[Float[Array, "b h w"], FusionFeatures]:
         """Return the fused image, in (0, 1), and the features before the low-rank fusion."""
         z = self.features(ct, mr, deterministic=deterministic)
-        fused_global = self.lrfm_global(z.global_ct, z.global_mr)
-        fused_local = self.lrfm_local(z.local_ct, z.local_mr)
+        fused_global = keep_products(self.lrfm_global, z.global_ct, z.global_mr)
+        fused_local = keep_products(self.lrfm_local, z.local_ct, z.local_mr)
         return self._decode(fused_global, fused_local, deterministic), FusionFeatures(*map(wide, z))
 
     def autoencode(

@@ -21,6 +21,8 @@ from atlf_jax.array_types import Array, FusionFeatures, Measurement, Reconstruct
 from atlf_jax.models.atlf.config import MU_VALUES, DType, FusionConfig, ReconstructionConfig
 from atlf_jax.models.atlf.fusion import FusionProcess
 from atlf_jax.models.atlf.phase import Phase
+from atlf_jax.nn.adain import FusedImage, patch_moments
+from atlf_jax.nn.layers import pixel_unshuffle
 from atlf_jax.nn.recompute import recompute
 from atlf_jax.nn.sensitivity import SensitivityNet
 from atlf_jax.ops import adjoint
@@ -146,10 +148,14 @@ class ATLFNet(nn.Module):
         )
         if not r.complex:
             x = x.real.astype(x.dtype)
+        shown = None
+        if fused is not None:  # the moments are the same for all phases
+            moments = None if r.adain == "none" else patch_moments(pixel_unshuffle(fused[..., None], r.stride))
+            shown = FusedImage(fused, moments)
         correction = jnp.zeros_like(x) if r.sees_correction else None
         symmetry = cost = jnp.zeros(x.shape[:1], x.real.dtype)
         for phase in self.phases:
-            arrays = (x, correction, measurement, fused, mu_index)
+            arrays = (x, correction, measurement, shown, mu_index)
             x, correction, phase_symmetry, phase_cost = (
                 recompute(phase, *arrays, deterministic=deterministic)
                 if r.remat

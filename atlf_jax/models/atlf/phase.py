@@ -7,7 +7,7 @@ from jaxtyping import Complex, Float, Int
 from atlf_jax.array_types import Array, Measurement
 from atlf_jax.models.atlf.config import DType, ReconstructionConfig
 from atlf_jax.models.baseline import SOFTPLUS_INVERSE_OF_1
-from atlf_jax.nn.adain import FusedStyle
+from atlf_jax.nn.adain import FusedImage, FusedStyle
 from atlf_jax.nn.avat import AVAT
 from atlf_jax.nn.brb import BRB
 from atlf_jax.nn.ct_adapter import CTAdapter
@@ -44,7 +44,7 @@ class Phase(nn.Module):
         x: Complex[Array, "b h w"],
         correction: Complex[Array, "b h w"] | None,
         measurement: Measurement,
-        fused: Float[Array, "b h w"] | None,
+        fused: FusedImage | None,
         mu_index: Int[Array, " b"] | None,
         deterministic: bool,
     ) -> tuple[Complex[Array, "b h w"], Complex[Array, "b h w"] | None, Float[Array, " b"], Float[Array, " b"]]:
@@ -62,7 +62,7 @@ class Phase(nn.Module):
             aux = Conv(c.width, use_bias=False, kernel_init=kernel_init, name="conv_aux")
             shown = {"ct": ct_channels(measurement.ct)}
             if fused is not None:
-                shown["fused"] = fused[..., None]
+                shown["fused"] = fused.image[..., None]
             side = jnp.concatenate([shown[part] for part in c.aux_concat.split("+")], axis=-1)
             f = f + aux(pixel_unshuffle(narrow(side, self.dtype), c.stride))
         if c.ct_adapter != "none":
@@ -89,8 +89,7 @@ class Phase(nn.Module):
             )(f, mu_index, deterministic=deterministic)
             f = f + attended
         if c.adain != "none" and self.styled and fused is not None:
-            style = pixel_unshuffle(narrow(fused[..., None], self.dtype), c.stride)
-            f = FusedStyle(c.neutral_start, name="adain")(f, style)
+            f = FusedStyle(c.neutral_start, name="adain")(f, fused.moments)
         g, e = BRB(c.width, c.shrink, c.brb_levels, name="brb")(f)
         update = Conv(channels * c.stride**2, kernel_init=xavier, name="conv_G")(g)
         update = from_channels(pixel_shuffle(wide(update), c.stride))
