@@ -153,7 +153,9 @@ def _block_backward(rows: int, scale: float, saved: tuple[Any, ...], d_out: Arra
     d_q = scale * product(narrow_d_logits, k)
     d_k = scale * product(narrow_d_logits.swapaxes(-1, -2), q)
     d_v = product(weights.astype(v.dtype).swapaxes(-1, -2), narrow_d_out)
-    d_bias = None if pull_bias is None else pull_bias(d_logits.astype(bias_rows.dtype))[0]
+    d_bias = None
+    if bias_rows is not None and pull_bias is not None:
+        (d_bias,) = pull_bias(d_logits.astype(bias_rows.dtype))
     return None, d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), d_bias
 
 

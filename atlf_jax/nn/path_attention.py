@@ -5,7 +5,7 @@ by a Gumbel-softmax. After DPC-DUN (Song, Chen and Zhang 2023), where mu is the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -57,10 +57,13 @@ def gumbel_softmax(
     return one_hot + (soft - lax.stop_gradient(soft))  # the bracket is exactly 0, its gradient is not
 
 
+Shapes = Mapping[str, tuple[Initializer, tuple[int, ...]]]
+
+
 class _Parameters(nn.Module):
     """Parameters of given shapes under their ordinary names, for operations on those of several layers at once."""
 
-    shapes: dict[str, tuple[Initializer, tuple[int, ...]]]
+    shapes: Shapes
     dtype: Any
 
     @nn.compact
@@ -128,11 +131,11 @@ class DynamicPaths(nn.Module):
 
     def _mix(self, x: Array, weights: Float[Array, "b p 2"]) -> Float[Array, "b h w 2 f"]:
         f, dtype = x.shape[-1], wide_dtype(x.dtype)
-        linear = {"kernel": (uniform_fan_in, (f, f)), "bias": (nn.initializers.zeros, (f,))}
+        linear: Shapes = {"kernel": (uniform_fan_in, (f, f)), "bias": (nn.initializers.zeros, (f,))}
         p1 = [_Parameters(linear, dtype, name=f"{name}_p1")() for name in ("key", "value")]
         p3 = [_Parameters(linear, dtype, name=f"{name}_p3")() for name in ("key", "value")]
-        taps = {"kernel": (uniform_fan_in, (3, 3, 1, f))}
-        taps = [_Parameters(taps, dtype, name=f"{name}_p3_depthwise")()["kernel"] for name in ("key", "value")]
+        depth: Shapes = {"kernel": (uniform_fan_in, (3, 3, 1, f))}
+        taps = [_Parameters(depth, dtype, name=f"{name}_p3_depthwise")()["kernel"] for name in ("key", "value")]
 
         first = jnp.dot(x, jnp.concatenate([layer["kernel"] for layer in p1], axis=1).astype(x.dtype))
         second = depthwise(

@@ -88,7 +88,7 @@ class Phase(nn.Module):
                 name="avat",
             )(f, mu_index, deterministic=deterministic)
             f = f + attended
-        if c.adain != "none" and self.styled and fused is not None:
+        if c.adain != "none" and self.styled and fused is not None and fused.moments is not None:
             f = FusedStyle(c.neutral_start, name="adain")(f, fused.moments)
         g, e = BRB(c.width, c.shrink, c.brb_levels, name="brb")(f)
         update = Conv(channels * c.stride**2, kernel_init=xavier, name="conv_G")(g)
