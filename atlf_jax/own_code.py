@@ -85,7 +85,7 @@ class LoadedFiles:
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        files = [module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)]
+        files = [module.__file__ for name, module in list(sys.modules.items()) if name.startswith(PREFIX)]
         return _load_files, (files,)
 
 
