@@ -14,9 +14,7 @@ __all__ = ["REUSED_NAME", "SAVED_NAME", "keep_products", "recompute"]
 
 SAVED_NAME = "kept"  # checkpoint_name of arrays that are small and slow to compute: these are kept
 REUSED_NAME = "reused"  # of arrays that cost a kernel of their own to compute again: ``keep_products`` keeps these too
-WIDENING = (
-    3  # a matrix product whose result is so many times its argument is computed again: 1x1 convolutions that widen
-)
+WIDENING = 3  # a matrix product whose result is so many times its argument is computed again
 
 
 def recompute(module: nn.Module, *arrays: Any, **static: Any) -> Any:

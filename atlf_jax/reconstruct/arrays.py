@@ -25,7 +25,7 @@ from atlf_jax.reconstruct.slices import (
     too_small_a_centre,
 )
 from atlf_jax.trained.guards import GuardWarning, Placement, unseen_sampling
-from atlf_jax.trained.network import Network, check_windows, error_scale, load, windows_of
+from atlf_jax.trained.network import Network, check_takes_ct, check_windows, error_scale, load, windows_of
 
 __all__ = ["reconstruct"]
 
@@ -119,9 +119,10 @@ def reconstruct(
     if kspace.dtype.kind != "c":
         raise ValueError(f"k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, wanted complex numbers")
     maps_given = coil_maps is not None
-    if isinstance(model, Network) and not maps_given and (first_axis == "coils" or kspace.ndim == 4):
-        coils = coils or _maps_of_training(model)
-    has_coils, findings = _has_coils(kspace, mask, coils, maps_given, first_axis)
+    of_training = _maps_of_training(model) if isinstance(model, Network) else None
+    if not maps_given and (first_axis == "coils" or kspace.ndim == 4):
+        coils = coils or of_training
+    has_coils, findings = _has_coils(kspace, mask, coils, maps_given, first_axis, way=of_training or "espirit")
     single, shape = _shape_of_slices(kspace, has_coils, maps=bool(coils or maps_given))
     slices, (h, w) = shape[0], shape[-2:]
 
@@ -129,6 +130,7 @@ def reconstruct(
     mask = np.broadcast_to(mask, (slices, *mask.shape[1:]))
     ct, windows = _stack_of_ct(ct, ct_window, (slices, h, w), single=single, model=model)
     check_windows(model, windows)
+    check_takes_ct(model, has_ct=ct is not None)
     coil_number = shape[1] if has_coils else 0
     if model is None and method is not None:
         model = solver_of(method, regularisation, coils=coil_number, has_ct=ct is not None)
@@ -249,9 +251,11 @@ def _whitening(noise_covariance: Any) -> Complex64[np.ndarray, "c c"] | None:
 
 
 def _has_coils(
-    kspace: Any, mask: Any, coils: CoilMaps | None, maps_given: bool, first_axis: str | None
+    kspace: Any, mask: Any, coils: CoilMaps | None, maps_given: bool, first_axis: str | None, *, way: CoilMaps
 ) -> tuple[bool, list[Finding]]:
     """Return whether k-space has a coil axis, from the other arguments or else from the data; and findings if unsure.
+
+    ``way`` of estimating coil maps is what messages propose.
 
     Raises:
         ValueError: it has coils, and there are no maps.
@@ -264,7 +268,7 @@ def _has_coils(
         return True, []
     if kspace.ndim == 4:
         raise ValueError(
-            f"k-space of shape {tuple(kspace.shape)} has coils; give coils='espirit' to estimate maps, or coil_maps"
+            f"k-space of shape {tuple(kspace.shape)} has coils; give coils={way!r} to estimate maps, or coil_maps"
         )
     if kspace.ndim != 3 or first_axis == "slices":
         return False, []
@@ -274,7 +278,7 @@ def _has_coils(
     guess = looks_like_coils(np.where(shared, few, 0), shared) if shared.any() else None
     if guess is False:
         return False, []
-    remedy = "give coils='espirit' (or coil_maps) if it is coils, first_axis='slices' if it is slices"
+    remedy = f"give coils={way!r} (or coil_maps) if it is coils, first_axis='slices' if it is slices"
     shape = f"k-space of shape {tuple(kspace.shape)}"
     if guess:
         raise ValueError(f"{shape} looks like {len(kspace)} coils of one slice; {remedy}")

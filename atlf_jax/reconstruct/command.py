@@ -64,7 +64,7 @@ from atlf_jax.reconstruct.slices import (
     too_small_a_centre,
 )
 from atlf_jax.trained.guards import Placement, unseen_sampling, unseen_scan_kind, unseen_windows
-from atlf_jax.trained.network import Network, check_windows, error_scale, load
+from atlf_jax.trained.network import Network, check_takes_ct, check_windows, error_scale, load
 from atlf_jax.trained.withheld import WithheldErrors
 
 __all__ = ["Arguments", "main", "run"]
@@ -279,6 +279,7 @@ def _configure(
     settings, coil_facts = _settings(arguments, scan)
     model, model_facts = _model(arguments, network, scan)
     check_windows(model, arguments.ct.windows)
+    check_takes_ct(model, has_ct=scan.has_ct)
     if arguments.uncertainty:
         settings = replace(settings, error_scale=error_scale(model))
     if arguments.uncertainty and isinstance(model, Network) and model.calibration is not None:

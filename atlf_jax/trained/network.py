@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from atlf_jax.array_types import Measurement, Reconstruction, Reconstructor
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask
+from atlf_jax.models import sees_ct
 from atlf_jax.trained.guards import TrainedFor, trained_for, unseen_sampling
 from atlf_jax.trained.inference import as_function
 from atlf_jax.trained.uncertainty import Calibration, spread
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Network",
     "check_does_without_ct",
+    "check_takes_ct",
     "check_windows",
     "error_scale",
     "load",
@@ -232,6 +234,19 @@ def check_windows(model: Reconstructor | None, windows: int) -> None:
         raise ValueError(
             f"the number of CT windows is {windows}, and the network was trained with {windows_of(model)}{trained}; "
             "give as many"
+        )
+
+
+def check_takes_ct(model: Reconstructor | None, *, has_ct: bool) -> None:
+    """Check that a CT, where there is one, is not given to a network that cannot see it.
+
+    Raises:
+        ValueError: it is.
+    """
+    if has_ct and isinstance(model, Network) and not sees_ct(model.config.model):
+        raise ValueError(
+            "a CT is given, and this network takes none, so that it would change nothing; leave it out, or choose a "
+            "network that takes one, such as aanlib-best"
         )
 
 
