@@ -267,3 +267,9 @@ def test_maps_are_by_default_those_of_the_network_s_training():
     named = call(kspace, coils="low_resolution")
     np.testing.assert_array_equal(call(kspace), named)
     np.testing.assert_array_equal(call(kspace[0], first_axis="coils"), named[0])
+
+
+def test_a_ct_is_not_given_to_a_network_that_takes_none():
+    _, kspace = sample(h=32, w=32)
+    with pytest.raises(ValueError, match="this network takes none, so that it would change nothing; leave it out"):
+        atlf.reconstruct(kspace, np.ones(32, bool), ct=np.zeros((3, 32, 32), np.float32), model="raw-brain")
