@@ -162,7 +162,7 @@ def run(
         *(choice.mask, choice.acceleration, choice.mask_seed, choice.noise),
     )
     guide = (choice.head, choice.ct, choice.move, choice.turn, None if ct is None else ct.tobytes())
-    given = shown_ct if shown_ct.any() else None
+    given = shown_ct if shown_ct.any() and sees_ct(network.config.model) else None
     solver = _kept(
         (choice.solver, *scan, *(guide if choice.solver == "guided_total_variation" else ())),
         lambda: SOLVERS[choice.solver](measurement).image,

@@ -141,3 +141,7 @@ def test_all_pictures_of_a_page_are_in_it() -> None:
     images = [page["truth"], page["ct"], page["mask"]]
     images += [each[kind] for each in page["methods"] for kind in ("image", "error")]
     assert len(images) == 11 and all(image.startswith("data:image/png;base64,") for image in images)
+
+
+def test_a_network_that_takes_no_ct_is_tried_without_one():
+    assert run(Choice(network="raw-brain")).headline.startswith("Network without a CT: ")
