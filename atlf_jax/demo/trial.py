@@ -21,6 +21,7 @@ from atlf_jax.evaluation.pictures import data_uri, error_picture, mask_picture, 
 from atlf_jax.interface import adjoint, forward
 from atlf_jax.masks import LINE_MASKS, Mask, MaskConfig, make_mask
 from atlf_jax.metrics import psnr, ssim
+from atlf_jax.models import sees_ct
 from atlf_jax.reconstruct import reconstruct
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.trained import GuardWarning, Network, load
