@@ -143,5 +143,12 @@ def test_all_pictures_of_a_page_are_in_it() -> None:
     assert len(images) == 11 and all(image.startswith("data:image/png;base64,") for image in images)
 
 
-def test_a_network_that_takes_no_ct_is_tried_without_one():
-    assert run(Choice(network="raw-brain")).headline.startswith("Network without a CT: ")
+def test_a_network_that_takes_no_ct_is_tried_without_one(monkeypatch) -> None:
+    model = UNetConfig(width=4, pools=1, use_ct=False)
+    network = Network(Config(name="blind", model=model), random_variables(build(model), measure()[0]), {"step": 1})
+    monkeypatch.setattr(trial, "_network", lambda name: network)
+    trial._images.clear()  # of networks, by name
+    tried = run(Choice())
+    assert tried.headline.startswith("Network without a CT: ")
+    assert [method.name for method in tried.methods][-1] == "Network without CT"
+    trial._images.clear()
