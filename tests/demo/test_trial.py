@@ -147,8 +147,6 @@ def test_a_network_that_takes_no_ct_is_tried_without_one(monkeypatch) -> None:
     model = UNetConfig(width=4, pools=1, use_ct=False)
     network = Network(Config(name="blind", model=model), random_variables(build(model), measure()[0]), {"step": 1})
     monkeypatch.setattr(trial, "_network", lambda name: network)
-    trial._images.clear()  # of networks, by name
     tried = run(Choice())
     assert tried.headline.startswith("Network without a CT: ")
     assert [method.name for method in tried.methods][-1] == "Network without CT"
-    trial._images.clear()
