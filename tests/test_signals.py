@@ -25,7 +25,7 @@ with signals.interruptible("program") as interruption, errors_in_one_line("progr
     interruption.rescue = {given}
     print("begun", flush=True)
     {work}
-print("end")
+print("end", flush=True)
 """
 DEAF = "ctypes.CDLL(None).sleep(60)"  # in C: no handler runs
 PIPES = {
