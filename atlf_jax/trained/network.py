@@ -132,7 +132,15 @@ class Network:
         Args:
             calibration: the fitted factors.
             fitted_on: dataset, split and subjects of the fit; they are stored with it in packed files.
+
+        Raises:
+            ValueError: the network averages over mirror images, so that these do not differ.
         """
+        if getattr(self.config.model, "mirror_average", False):
+            raise ValueError(
+                "got a calibration for a network that averages over mirror images, which therefore do not differ; "
+                "expect its errors by the network without mirror_average"
+            )
         made = replace(self, facts={**self.facts, "uncertainty": calibration._asdict() | fitted_on})
         vars(made).update({name: value for name, value in vars(self).items() if name == "function"})  # compiled once
         return made

@@ -8,7 +8,7 @@ import atlf_jax as atlf
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import AugmentConfig
 from atlf_jax.masks import MaskConfig, make_mask
-from atlf_jax.models import build
+from atlf_jax.models import SenseNetConfig, build
 from atlf_jax.trained import TrainedFor
 from atlf_jax.trained.uncertainty import Calibration, spread
 from atlf_jax.training.checkpoint import CHECKSUMS, Checkpoints, Snapshot
@@ -44,6 +44,12 @@ def test_the_expected_error_is_the_spread_by_the_calibration():
     np.testing.assert_array_equal(found.expected_error(measurement), want)
     with pytest.raises(ValueError, match="uncertainty wants a calibrated network"):
         network_of(tilted).expected_error(measurement)
+
+
+def test_mirror_images_that_are_averaged_expect_no_error():
+    config = Config(model=SenseNetConfig(mirror_average=True))
+    with pytest.raises(ValueError, match="averages over mirror images, which therefore do not differ"):
+        network_of(tilted, config=config).calibrated(Calibration(2.5, 2.1))
 
 
 def test_the_check_of_a_ct_wants_a_network_that_can_do_without():
