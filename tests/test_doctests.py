@@ -8,6 +8,7 @@ import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = {"atlf_jax.trained.network"}  # exports a whole network
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "atlf_jax").rglob("*.py")
@@ -15,7 +16,7 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODULES])
 def test_examples_run(name):
     with jax.numpy_rank_promotion("allow"):
         ran = doctest.testmod(importlib.import_module(name), verbose=False)

@@ -87,7 +87,7 @@ def test_parameters_do_not_depend_on_the_image_size():
 # --- E-11: nothing reaches the output but CT, measured samples, mask and coil maps ------------------------------------
 
 
-@pytest.mark.parametrize("coils", [0, 3])
+@pytest.mark.parametrize("coils", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_null_space_of_the_truth_never_reaches_the_output(coils, apply_of):
     from atlf_jax.data.example import Example
     from atlf_jax.data.transforms import undersample

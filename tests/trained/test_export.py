@@ -33,7 +33,7 @@ def tiny(model) -> Network:
     return Network(Config(name="tiny", model=model), random_variables(build(model), measure()[0]), {"step": 1})
 
 
-@pytest.mark.parametrize("coils", [False, True])
+@pytest.mark.parametrize("coils", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_process_without_this_package_gives_the_same_image(tmp_path, settings, coils) -> None:
     network = tiny(UNetConfig(width=2, pools=1, dc="soft"))
     folder = network.export(tmp_path / "tiny", shape=(H, W), coils=coils)

@@ -463,7 +463,8 @@ def test_a_run_tells_what_it_was_started_with_and_traces_chosen_steps(train_conf
     assert {"data_wait", "grad_norm/phase_0", "update_norm/phase_0"} <= lines(workdir)[0].keys()
 
 
-@pytest.mark.parametrize("shards", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [2, 4])
 def test_divided_parameters_are_the_same(train_config, run, tmp_path, monkeypatch, shards) -> None:
     monkeypatch.setattr(sharding, "SMALLEST_DIVIDED", 1)
     config = train_config(joint=4, batch_size=8)
