@@ -6,17 +6,29 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Complex, Float
+from jax import lax
+from jaxtyping import Bool, Complex, Float
 
 from atlf_jax.array_types import Array, Measurement
 from atlf_jax.nn.sensitivity import SensitivityNet
-from atlf_jax.ops import adjoint, ct_channels, to_channels
+from atlf_jax.ops import adjoint, ct_channels, noise_level, to_channels
 from atlf_jax.ops.consistency import hard, weighted
 
-__all__ = ["BaselineConfig", "Consistency", "DataConsistency", "as_input", "project", "see_coils", "start"]
+__all__ = [
+    "BaselineConfig",
+    "Consistency",
+    "DataConsistency",
+    "as_input",
+    "project",
+    "see_coils",
+    "start",
+    "weight_by_noise",
+]
 
-Consistency = Literal["soft", "hard", "none"]
+Consistency = Literal["soft", "noise", "hard", "none"]
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
+COMMON_NOISE = 0.01  # at this standard deviation, in units of the zero-filled image's maximum, a weight stays as it is
+STRONGEST = 100.0  # times as strong a weight may become where there is no noise
 
 
 @beartype
@@ -79,8 +91,29 @@ def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: Basel
     return jnp.concatenate([image, ct_channels(measurement.ct)], axis=-1) if config.use_ct else image
 
 
+def weight_by_noise(
+    v: Float[Array, ""], kspace: Complex[Array, "b *c h w"], mask: Bool[Array, "#b #h w"]
+) -> Float[Array, "b 1 1"]:
+    """Return the weight v of the samples of each example, the larger the less noise they have.
+
+    ``v / ((sigma / COMMON_NOISE)^2 + 1 / STRONGEST)``, with sigma of ``ops.noise_level``. The best weight is the
+    variance of the errors of the image before it by that of the noise, so that one learned number serves all scans.
+
+    Example:
+        >>> noisy = jnp.full((1, 8, 8), COMMON_NOISE * 0.8325546, jnp.complex64)  # sqrt(log 2)
+        >>> mask, v = jnp.ones((1, 1, 8), bool), jnp.asarray(2.0)
+        >>> [round(float(weight_by_noise(v, k, mask)[0, 0, 0]), 2) for k in (noisy, 0 * noisy)]
+        [1.98, 200.0]
+    """
+    sigma = lax.stop_gradient(noise_level(kspace, mask))[:, None, None]
+    return v / (jnp.square(sigma / COMMON_NOISE) + 1 / STRONGEST)
+
+
 class DataConsistency(nn.Module):
-    """Return DC_v(x; y, M, S) with a learned v > 0 that starts at 1 ("soft"), v = inf ("hard"), or x ("none")."""
+    """Return DC_v(x; y, M, S) with v = inf ("hard"), a learned v > 0 that starts at 1 ("soft"), or x ("none").
+
+    Under "noise" the learned v is multiplied by what ``weight_by_noise`` says of each example.
+    """
 
     kind: Consistency
 
@@ -92,4 +125,4 @@ class DataConsistency(nn.Module):
         if self.kind == "hard":
             return hard(x, y, mask, maps)
         v = nn.softplus(self.param("dc", nn.initializers.constant(SOFTPLUS_INVERSE_OF_1), (), x.real.dtype))
-        return weighted(x, y, mask, v, maps)
+        return weighted(x, y, mask, weight_by_noise(v, y, mask) if self.kind == "noise" else v, maps)

@@ -34,7 +34,8 @@ class DCCNNConfig(BaselineConfig):
     width: int = 64
     """Features per pixel."""
     dc: Consistency = "soft"
-    """Data consistency after each cascade: learned weight, replacement, or none."""
+    """Data consistency after each cascade: learned weight ("noise": by the noise of the scan), replacement, or
+    none."""
 
     def __post_init__(self) -> None:
         if min(self.cascades, self.depth, self.width) < 1:

@@ -52,7 +52,8 @@ class MTransConfig(BaselineConfig):
     mlp_ratio: int = 3
     """Hidden features of the perceptron after each attention, as a multiple of embed."""
     dc: Consistency = "none"
-    """Data consistency of the result: learned weight, replacement, or none (as published)."""
+    """Data consistency of the result: learned weight ("noise": by the noise of the scan), replacement, or
+    none (as published)."""
 
     def __post_init__(self) -> None:
         sizes = ("width", "embed", "patch", "ct_patch", "layers", "heads", "mlp_ratio")

@@ -36,7 +36,8 @@ class UNetConfig(BaselineConfig):
     pools: int = 4
     """Number of poolings, each of 2x2 pixels."""
     dc: Consistency = "none"
-    """Data consistency of the result: learned weight, replacement, or none (as published)."""
+    """Data consistency of the result: learned weight ("noise": by the noise of the scan), replacement, or
+    none (as published)."""
     published: bool = False
     """Compute what fastMRI's code computes, for its weights; without CT and data consistency."""
 

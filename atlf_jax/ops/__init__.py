@@ -9,6 +9,7 @@ from atlf_jax.ops.coils import (
     low_resolution_maps,
     mix_coils,
     noise_covariance,
+    noise_level,
     whitening_matrix,
 )
 from atlf_jax.ops.complex import from_channels, magnitude, rss, to_channels
@@ -47,6 +48,7 @@ __all__ = [
     "mirror",
     "mix_coils",
     "noise_covariance",
+    "noise_level",
     "normal",
     "normalise_maps",
     "operator_norm",

@@ -4,6 +4,7 @@ k-space is ``[*b, c, h, w]`` with a fully sampled centre (the ACS). Matrices ove
 with v the virtual coils, and act by ``mix_coils`` on k-space, coil images and coil maps alike.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Complex, Float64, jaxtyped
+from jaxtyping import Bool, Complex, Float, Float64, jaxtyped
 
 from atlf_jax.array_types import Array
 from atlf_jax.ops.fourier import ifft2c
@@ -25,8 +26,11 @@ __all__ = [
     "low_resolution_maps",
     "mix_coils",
     "noise_covariance",
+    "noise_level",
     "whitening_matrix",
 ]
+
+FRAME = 0.85  # where the frame of k-space begins, as a part of half a side
 
 
 @jaxtyped(typechecker=beartype)
@@ -159,6 +163,40 @@ def noise_covariance(noise: Complex[np.ndarray, "c *n"]) -> Complex[np.ndarray, 
     """
     flat = noise.reshape(len(noise), -1)
     return flat @ flat.conj().T / flat.shape[1]
+
+
+@jaxtyped(typechecker=beartype)
+def noise_level(kspace: Complex[Array, "*bc h w"], mask: Bool[Array, "*#b #h w"]) -> Float[Array, "*b"]:
+    """Estimate the standard deviation of the noise from the measured samples in the frame of k-space.
+
+    ``sigma^2 = median |y|^2 / log 2`` over the samples whose distance from the centre is at least ``FRAME`` of half a
+    side in either direction: there little but noise is left, and the median passes over what is. ``|n|^2`` of complex
+    noise is exponential, with the median ``sigma^2 log 2``. Fine detail of the image counts as noise: heads of
+    AANLIB without any give .006 of their maximum. Samples of exactly 0 are left out, as those of coils and lines that
+    were filled up.
+
+    Args:
+        kspace: y, ``[*b, h, w]``, or ``[*b, c, h, w]`` of coils with equal noise (see ``whitening_matrix``).
+        mask: ``[*#b, 1|h, w]``.
+
+    Returns:
+        ``[*b]``, in the units of k-space, which are those of the image; 0 where the frame has no measured sample.
+
+    Example:
+        >>> real, imaginary = 0.1 / np.sqrt(2) * np.random.default_rng(0).standard_normal((2, 1, 64, 64))
+        >>> noise = jnp.asarray(real + 1j * imaginary, jnp.complex64)
+        >>> round(float(noise_level(noise, jnp.ones((1, 1, 64), bool))[0]), 2)
+        0.1
+    """
+    h, w = kspace.shape[-2:]
+    y, x = (np.abs(np.arange(side) - side // 2) >= FRAME * (side // 2) for side in (h, w))
+    measured = mask & np.broadcast_to(y[:, None] | x, (*mask.shape[:-2], h, w))
+    if kspace.ndim > mask.ndim:
+        measured = measured[..., None, :, :]
+    power = jnp.square(kspace.real) + jnp.square(kspace.imag)
+    power = jnp.where(measured & (power > 0), power, jnp.nan)
+    axes = tuple(range(mask.ndim - 2, kspace.ndim))
+    return jnp.sqrt(jnp.nan_to_num(jnp.nanmedian(power, axis=axes)) / math.log(2))
 
 
 @jaxtyped(typechecker=beartype)

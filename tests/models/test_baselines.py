@@ -10,9 +10,11 @@ import pytest
 from jax import lax
 
 from atlf_jax.models import DCCNNConfig, MoDLConfig, MTransConfig, UNetConfig, VarNetConfig, build
+from atlf_jax.models.baseline import COMMON_NOISE, SOFTPLUS_INVERSE_OF_1, STRONGEST, DataConsistency
 from atlf_jax.nn.layers import pixel_shuffle
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import adjoint, forward, normal
+from atlf_jax.ops.consistency import weighted
 
 from .conftest import BASELINES, measure, random_variables
 
@@ -159,3 +161,19 @@ def test_a_deep_unet_has_a_finite_gradient_at_an_empty_image():
     )  # the last layer starts at zero and would hide it
     gradient = jax.jit(jax.grad(lambda p: jnp.square(net.apply(p, zero) - 1).sum()))(params)
     chex.assert_tree_all_finite(gradient)
+
+
+def test_the_weight_of_the_samples_follows_the_noise_of_each_scan():
+    """Of two scans in a batch the quiet one gets its samples back, the noisy one what the network predicts."""
+    rng = np.random.default_rng(0)
+    measurement, _ = measure(h=48, w=48, full=True)
+    noise = rng.standard_normal((2, 48, 48)) + 1j * rng.standard_normal((2, 48, 48))
+    noise *= np.array([0.0, 0.3])[:, None, None] / np.sqrt(2)
+    measurement = measurement._replace(kspace=jnp.asarray(noise, jnp.complex64))
+    image = jnp.ones_like(measurement.kspace)
+    consistency = DataConsistency("noise")
+    found, variables = consistency.init_with_output(jax.random.key(0), image, measurement)
+    assert variables["params"]["dc"] == np.float32(SOFTPLUS_INVERSE_OF_1)  # v = 1
+    weights = jnp.array([STRONGEST, (COMMON_NOISE / 0.3) ** 2])[:, None, None]
+    want = weighted(image, measurement.kspace, measurement.mask, weights)
+    np.testing.assert_allclose(found, want, atol=1e-4)  # measured 2e-5, by weights estimated

@@ -137,8 +137,9 @@ class ReconstructionConfig:
     """Also give conv_D the change by data consistency in the phase before, the error at the measured samples."""
     skip: Literal["before_dc", "nullspace"] = "before_dc"
     """Residual: before data consistency, or through the unmeasured samples only."""
-    dc: Literal["soft", "hard", "none"] = "soft"
-    """Data consistency after each phase: learned weight, replacement, or none (ISTA-Net+)."""
+    dc: Literal["soft", "noise", "hard", "none"] = "soft"
+    """Data consistency after each phase: learned weight, learned weight by the noise of the scan, replacement, or none
+    (ISTA-Net+)."""
     sense_dc: Literal["cg", "gradient"] = "cg"
     """Multi-coil form of the soft data consistency: conjugate gradients, or one gradient step."""
     cg_iterations: int = 8
