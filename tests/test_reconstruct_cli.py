@@ -28,7 +28,8 @@ from atlf_jax.data.files import fingerprint
 from atlf_jax.data.transforms import fft2c_numpy
 from atlf_jax.data.volume import Volume, read_nifti, to_slices, write_nifti
 from atlf_jax.masks import stored_mask
-from atlf_jax.reconstruct import command, kspace_scan, volume_scan
+from atlf_jax.reconstruct import arguments, command, kspace_scan, volume_scan
+from atlf_jax.reconstruct.scan import CTConfig
 from atlf_jax.trained.uncertainty import Calibration, spread
 from tests.data.dicom_files import NAME, NUMBER, write_series
 from tests.networks import network_of
@@ -120,9 +121,7 @@ def test_a_ct_on_another_grid_is_resampled(tmp_path):
     shifted = np.array([[1.0, 0, 0, -24], [0, 1, 0, -4], [0, 0, 2, -1], [0, 0, 0, 1]])
     save(tmp_path / "ct.nii.gz", ct, shifted)
     arguments = (source, tmp_path / "out.nii.gz", *FULL, "--ct.path", tmp_path / "ct.nii.gz", "--ct.no_clean")
-    seen = command.open_scan(
-        source, mask=atlf.MaskConfig(), ct=command.CTConfig(path=str(tmp_path / "ct.nii.gz"), clean=False)
-    )
+    seen = command.open_scan(source, mask=atlf.MaskConfig(), ct=CTConfig(path=str(tmp_path / "ct.nii.gz"), clean=False))
     assert seen[2].ct.shape == (18, 20) and seen[2].ct.max() == 0.5  # 40 HU in -160..240
     call(*arguments)
     record = json.loads((tmp_path / "out.json").read_text())
@@ -214,7 +213,7 @@ def test_dicom_folders(tmp_path, monkeypatch):
     scan = command.open_scan(
         tmp_path / "mr",
         mask=atlf.MaskConfig(),
-        ct=command.CTConfig(path=str(tmp_path / "ct"), clean=False, window="brain"),
+        ct=CTConfig(path=str(tmp_path / "ct"), clean=False, window="brain"),
     )
     assert scan[2].ct[6:14, 6:12].min() == 0.5  # 40 HU in 0..80
     monkeypatch.chdir(tmp_path / "mr")
@@ -676,7 +675,7 @@ def tilted(measurement):
 
 def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
     calibration = [None]
-    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(tilted, calibration=calibration[0]))
+    monkeypatch.setattr(arguments, "load", lambda *_, **__: network_of(tilted, calibration=calibration[0]))
     data = head((20, 18, 3))
     data[..., 2] = 0
     source, out = save(tmp_path / "mr.nii.gz", data), tmp_path / "out.nii.gz"
@@ -714,7 +713,7 @@ def trusting(measurement):
 @pytest.mark.parametrize("helps", [True, False])
 def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     config = Config(augment=AugmentConfig(ct_dropout=0.2))
-    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(trusting, config=config))
+    monkeypatch.setattr(arguments, "load", lambda *_, **__: network_of(trusting, config=config))
     data = head((64, 64, 3))
     source = save(tmp_path / "mr.nii.gz", data)
     like = data if helps else data[::-1]
@@ -740,12 +739,12 @@ def test_whether_the_ct_helps_is_told(tmp_path, monkeypatch, capsys, helps):
     call(*files, "--overwrite", "--sampling.file", tmp_path / "middle.npy")
     facts = json.loads((tmp_path / "out.json").read_text())
     assert facts["ct_gain_on_withheld_samples_db"] is None and "is not known" in facts["warnings"][-1]
-    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(trusting))
+    monkeypatch.setattr(arguments, "load", lambda *_, **__: network_of(trusting))
     refused(*files, "--overwrite", words=("was not trained for both", "aanlib-best"))
 
 
 def test_the_expected_error_of_kspace_is_written_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *_, **__: network_of(tilted, calibration=Calibration(2.5, 2.1)))
+    monkeypatch.setattr(arguments, "load", lambda *_, **__: network_of(tilted, calibration=Calibration(2.5, 2.1)))
     np.save(tmp_path / "scan.npy", fft2c_numpy(head((3, 18, 20)).astype(np.complex64)))
     np.save(tmp_path / "mask.npy", np.ones(20, bool))
     files = (tmp_path / "scan.npy", tmp_path / "out.h5", "--sampling.file", tmp_path / "mask.npy")

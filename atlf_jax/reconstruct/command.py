@@ -1,23 +1,16 @@
 """The command ``atlf reconstruct``: from files to images and a record of how they were made."""
 
-import io
-import itertools
 import json
 import logging
 import math
-import platform
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,17 +22,13 @@ from rich.progress import (
     track,
 )
 
-from atlf_jax import command_line
 from atlf_jax.array_types import Reconstructor
 from atlf_jax.config import to_dict
-from atlf_jax.data.dicom import is_multiframe
-from atlf_jax.data.fastmri import centre_crop
-from atlf_jax.data.files import NotWritten, check_writable
-from atlf_jax.data.inputs import FileError, load_npy
-from atlf_jax.masks import MaskConfig
-from atlf_jax.ops import ct_picture
-from atlf_jax.program import VERSION, Incomplete, errors_in_one_line, no_display
-from atlf_jax.reconstruct.ct_weight import CTWeight, check_ct_weight, choose_ct_weight
+from atlf_jax.data.files import check_writable
+from atlf_jax.data.inputs import load_npy
+from atlf_jax.program import Incomplete, errors_in_one_line
+from atlf_jax.reconstruct.arguments import Arguments, named_network, parse
+from atlf_jax.reconstruct.ct_weight import check_ct_weight, choose_ct_weight
 from atlf_jax.reconstruct.examine import (
     Examined,
     check_for_ct_check,
@@ -50,12 +39,12 @@ from atlf_jax.reconstruct.examine import (
     probe_indices,
 )
 from atlf_jax.reconstruct.judgement import Finding, Judgement
-from atlf_jax.reconstruct.methods import METHODS, Method, Regularisation, Solver, choose_regularisation, solver_of
-from atlf_jax.reconstruct.scan import HDF5, NIFTI, CTConfig, KSpaceConfig, SamplingConfig, Scan
-from atlf_jax.reconstruct.scans import is_volume, open_scan
+from atlf_jax.reconstruct.methods import METHODS, Solver, choose_regularisation, solver_of
+from atlf_jax.reconstruct.outputs import COMPLEX, draw_panels, made_by, outputs, staged, versions, write_beside
+from atlf_jax.reconstruct.scan import Scan
+from atlf_jax.reconstruct.scans import open_scan
 from atlf_jax.reconstruct.slices import (
     SMALLEST_CENTRE,
-    CoilMaps,
     Record,
     Result,
     Settings,
@@ -75,127 +64,15 @@ _RULES = {  # how the record of a regularisation is printed
     "withheld": "chosen by withheld samples",
     "discrepancy": "chosen by the discrepancy principle",
 }
-COMPLEX = (".cfl", ".npy")  # files that keep the phase
 PANELS = (0.25, 0.5, 0.75)  # relative positions of the slices in the picture
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Reconstruct undersampled k-space, or undersample a whole MR volume and reconstruct it."""
-
-    input: Annotated[str, tyro.conf.arg(metavar="INPUT")]
-    """MR volume (NIfTI, DICOM folder or enhanced file, .mha, .nrrd) or k-space (fastMRI or ISMRMRD .h5, Siemens twix
-    .dat, BART .cfl, MATLAB .mat, .npy, .npz)."""
-    out: Annotated[str, tyro.conf.arg(metavar="OUTPUT")]
-    """File to write: .nii or .nii.gz, of k-space also .h5 (magnitude), .cfl or .npy (complex); of a DICOM series also a
-    new folder (a name without an ending), for a series derived from it. A .json beside it tells how it was made."""
-    checkpoint: str = ""
-    """Folder of a training run, a packed file, or the name of weights that come with the package."""
-    which: Literal["best", "latest"] = "best"
-    """Which checkpoint of a run."""
-    code: tuple[str, ...] = ()
-    """Files of your own code that a packed network needs: their names stand in the message that asks for them."""
-    method: Method = "network"
-    """The trained network, or what needs no checkpoint: the zero-filled image or a classical solver."""
-    regularisation: Regularisation = "withheld"
-    """Of a solver: a number, for images with max|A^H y| = 1; or the rule that chooses it: withheld, the number that
-    predicts withheld samples best; discrepancy, the largest that explains the data up to their known noise."""
-    series: str = ""
-    """Which series of a DICOM folder with several: its number or UID."""
-    volume: int | None = None
-    """Which volume of a series in time, of echoes or the like, from 0."""
-    mask: Annotated[MaskConfig, tyro.conf.arg(name="masks")] = MaskConfig("random_exact")
-    """Drawn where the scan has no mask; the default is the one that the network was trained with, the first where there
-    were several."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """Where the mask comes from."""
-    ct: CTConfig = field(default_factory=CTConfig)
-    """The CT."""
-    kspace: KSpaceConfig = field(default_factory=KSpaceConfig)
-    """How k-space arrays are read."""
-    coils: CoilMaps = "espirit"
-    """How coil maps are estimated; the default is the way that the network was trained with."""
-    noise_covariance: str = ""
-    """.npy, [c, c]: whiten the coils with it."""
-    virtual_coils: int | None = None
-    """Compress to as many coils."""
-    hard_consistency: bool = False
-    """Put the measured samples back after the network."""
-    uncertainty: bool = False
-    """Also write STEM_error, the expected absolute error of every pixel; three more reconstructions a slice."""
-    check_ct: bool = False
-    """Also measure whether the CT helps: how much better the network predicts withheld samples with it than without;
-    two more reconstructions a slice."""
-    ct_weight: CTWeight = 1.0
-    """How much of what the CT changes is taken: 1 = all, 0 = nothing; withheld = the weight with which withheld samples
-    of all slices are predicted best, so that a CT that does not fit does no harm; three more reconstructions a
-    slice."""
-    force: bool = False
-    """Write the image even where it is judged to be wrong (docs/trust.md, "Levels of judgement")."""
-    batch_size: int = 4
-    """Slices on the device at a time; no more than there are."""
-    panels: bool = False
-    """Also write a .png with three slices."""
-    overwrite: bool = False
-    """Replace files that are there."""
-    dry_run: bool = False
-    """Check everything, say what would be done, and write nothing."""
 
 
 def main(argv: Sequence[str], program: str = "atlf reconstruct") -> None:
     """Run the command; an invalid argument or input ends it with one line on stderr and an exit code (``program``)."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every restore
     with errors_in_one_line(program):
-        network = _named_network(argv)
+        network = named_network(argv)
         run(parse(argv, network, program=program), network)
-
-
-def parse(argv: Sequence[str], network: Network | None = None, *, program: str = "atlf reconstruct") -> Arguments:
-    """Parse the command line; the default mask and CT windows are those of the network's training.
-
-    Args:
-        argv: arguments after the program's name.
-        network: the one that the arguments name; it is loaded here if it is not given.
-        program: its name, for messages.
-    """
-    network = network or _named_network(argv)
-    default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
-    if network is not None:
-        default = replace(default, mask=network.trained_for.masks[0])
-        way: Any = network.trained_for.coil_maps
-        default = replace(default, coils=way or default.coils)
-        windows: Any = network.trained_for.windows
-        if windows:
-            default = replace(default, ct=CTConfig(window=windows[0] if len(windows) == 1 else windows))
-    argv, (mask,) = command_line.apply_old_mask_flags(argv, (default.mask,), several=False)
-    default = replace(default, mask=mask)
-    positional = Annotated[Arguments, tyro.conf.PositionalRequiredArgs]
-    return command_line.parse(positional, argv, program=program, default=default)
-
-
-def _named_network(argv: Sequence[str]) -> Network | None:
-    """Load the network that the arguments name, before they are parsed: their defaults depend on it."""
-    place, which = _last(argv, "--checkpoint"), _last(argv, "--which")
-    code = list(_files_after(argv, "--code"))
-    return load(place, "latest" if which == "latest" else "best", code=code) if place else None
-
-
-def _files_after(argv: Sequence[str], flag: str) -> Iterator[str]:
-    """Yield the values of a flag that takes several: ``--code a.py b.py``."""
-    taking = False
-    for text in argv:
-        if text.startswith(f"{flag}="):
-            yield text.partition("=")[2]
-        elif taking and not text.startswith("-"):
-            yield text
-        taking = text == flag or (taking and not text.startswith("-"))
-
-
-def _last(argv: Sequence[str], flag: str) -> str:
-    """Return the last value of a flag; "" if it was not given."""
-    values = [value for name, value in itertools.pairwise([*argv, ""]) if name == flag]
-    values += [text.partition("=")[2] for text in argv if text.startswith(f"{flag}=")]
-    return values[-1] if values else ""
 
 
 def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
@@ -206,7 +83,7 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         network: the one that the arguments name; it is loaded here if it is not given.
     """
     console = Console(stderr=True)
-    out, side_files = _outputs(arguments)
+    out, side_files = outputs(arguments)
     scan = open_scan(
         arguments.input,
         mask=arguments.mask,
@@ -249,7 +126,7 @@ def run(arguments: Arguments, network: Network | None = None) -> dict[str, Any]:
         model, chosen = choose_ct_weight(arguments.ct_weight, model, shown, examined.settings)
         facts["model"] |= chosen
         _print(console, f"weight of the CT {chosen['ct_weight']:.2f} ({_RULES[chosen['ct_weight_rule']]})")
-    with _staged(out) as folder:
+    with staged(out) as folder:
         loop = _SliceLoop(
             scan,
             examined,
@@ -315,24 +192,24 @@ def _write_results(
     """
     scan, folder = loop.scan, loop.folder
     with closing(loop.images()) as images:  # closes the progress bar before an error is printed
-        scan.write(folder / out.name, images, note=_note(facts))
+        scan.write(folder / out.name, images, note=made_by(facts))
     judgement = loop.judge(findings)
     _print_findings(loop.console, judgement.findings[len(findings) :])
     judgement.raise_if_refused(force=force)
     facts |= {"judgement": judgement.record(), "warnings": [str(finding) for finding in judgement.findings]}
-    facts |= loop.facts() | {"versions": _versions()}
+    facts |= loop.facts() | {"versions": versions()}
     (folder / out.name).replace(out)
     if out.suffix == ".cfl":
         (folder / out.name).with_suffix(".hdr").replace(out.with_suffix(".hdr"))
-    failures = _write_beside(
+    failures = write_beside(
         side_files,
         folder,
         {
             "json": lambda file: file.write_text(json.dumps(facts, indent=1) + "\n"),
             "error": lambda file: scan.write(
-                file, [] if loop.errors is None else loop.errors, note=f"expected error of: {_note(facts)}"
+                file, [] if loop.errors is None else loop.errors, note=f"expected error of: {made_by(facts)}"
             ),
-            "png": lambda file: file.write_bytes(_panels(scan, loop.panels)),
+            "png": lambda file: file.write_bytes(draw_panels(scan, loop.panels)),
         },
     )
     return judgement, failures
@@ -426,65 +303,6 @@ def _acquired_record(scan: Scan, index: int, examined: Examined) -> Record:
     """Return a slice with the mask of what was acquired."""
     record = scan[index]
     return record if examined.mask is None else record._replace(mask=record.mask & examined.mask)
-
-
-def _outputs(arguments: Arguments) -> tuple[Path, dict[str, Path]]:
-    """Return the image's file and those beside it, by kind, after checking that they can be written."""
-    source, out = Path(arguments.input), Path(arguments.out)
-    of_volume = is_volume(source)
-    endings = NIFTI if of_volume else HDF5 + NIFTI + COMPLEX
-    ending = next((ending for ending in sorted(endings, key=len, reverse=True) if out.name.endswith(ending)), None)
-    if ending is None and not out.suffix and of_volume and (source.is_dir() or is_multiframe(source)):
-        ending = ""  # a folder with a DICOM series
-        if out.exists():
-            raise ValueError(f"{out} is there already; a DICOM series is written to a new folder")
-    if ending is None:
-        what = "a volume is written with its place in the patient: " if of_volume else ""
-        raise ValueError(f"{out} ends in neither {' nor '.join(endings)}; {what}name it so")
-    stem = out.name.removesuffix(ending)
-    beside = {"json": out.with_name(f"{stem}.json")}
-    if arguments.panels:
-        beside["png"] = out.with_name(f"{stem}.png")
-    if arguments.uncertainty:
-        beside["error"] = out.with_name(f"{stem}_error{'.npy' if ending == '.cfl' else ending}")
-    twins = [out.with_suffix(".hdr")] if ending == ".cfl" else []
-    for path in (out, *beside.values(), *twins):
-        if path.exists() and any(path.samefile(given) for given in _given(arguments)):
-            raise FileError(path, "is the input or another file that is only read", "write to another file")
-        if path.exists() and not arguments.overwrite:
-            raise ValueError(f"{path} is there already; choose another name, or replace it with --overwrite")
-        check_writable(path)
-    return out, beside
-
-
-def _note(facts: dict[str, Any]) -> str:
-    """Return a short text on how an image was made, for the header of the image."""
-    mask, model = facts["mask"], facts["model"]
-    name = f"{model['method']} {model['name']}" if model["method"] == "network" else model["method"]
-    return f"undersampled {mask['effective_acceleration']:.3g}x ({mask['kind']}), reconstructed by {name}"
-
-
-def _given(arguments: Arguments) -> Iterator[Path]:
-    """Yield the files that are read; of a DICOM folder, each file in it."""
-    named = (arguments.input, arguments.ct.path, arguments.sampling.file, arguments.kspace.coil_maps)
-    for path in map(Path, filter(None, (*named, arguments.noise_covariance, arguments.checkpoint))):
-        if path.is_dir():
-            yield from (file for file in path.iterdir() if file.is_file())
-        elif path.exists():
-            yield path
-
-
-def _write_beside(files: dict[str, Path], folder: Path, writers: dict[str, Callable[[Path], object]]) -> list[str]:
-    """Write the files beside the image, which is in its place already; return a text for each that failed."""
-    failures = []
-    for kind, path in files.items():
-        try:
-            writers[kind](folder / path.name)
-            (folder / path.name).replace(path)
-        except Exception as error:  # of a drawing library or a full disk, any: the image stands
-            why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-            failures.append(f"{path.name} is missing ({why[:80]})")
-    return failures
 
 
 def _settings(arguments: Arguments, scan: Scan) -> tuple[Settings, dict[str, Any] | None]:
@@ -605,77 +423,3 @@ def _plan(facts: dict[str, Any], scan: Scan, files: list[Path]) -> Iterator[str]
     trained = f" {model['name']}, {model['which']}, step {model['step']}" if model["method"] == "network" else ""
     yield f"model   {model['method']}{trained}"
     yield f"output  {', '.join(map(str, files))} ({facts['values']})"
-
-
-class _staged:
-    """A temporary folder beside the output: files are made there, and moved to their place when they are complete."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-
-    def __enter__(self) -> Path:
-        try:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.", dir=self._out.parent))
-        except OSError as error:
-            raise self._refusal(error) from error
-        return self._folder
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: OSError) -> NotWritten:
-        return NotWritten(
-            f"{self._out} cannot be written ({error.strerror or error}); make room, or choose another folder"
-        )
-
-
-def _panels(scan: Scan, panels: dict[int, tuple[Record, Result]]) -> bytes:
-    """Draw slices as rows, and CT, zero-filled image, reconstruction, truth and error as columns; return a PNG file."""
-    from PIL import Image, ImageDraw
-
-    with no_display():
-        from atlf_jax.evaluation.pictures import error_picture, picture  # matplotlib's colours
-
-    rows, errors = [], []
-    for index, (record, result) in sorted(panels.items()):
-        truth, image = scan.truth(index), scan.finish(result.image)
-        white = float(np.abs(image if truth is None else truth).max()) or 1.0
-        ct = np.asarray(ct_picture(record.ct[None]))[0]
-        cells = [] if not scan.has_ct else [("CT", centre_crop(ct, image.shape))]
-        cells += [("zero-filled", scan.finish(result.start) / white), ("reconstruction", image / white)]
-        if truth is not None:
-            cells.append(("truth", truth / white))
-            errors.append(np.abs(image - truth) / white)
-        rows.append((index, cells))
-    limit = float(np.percentile(errors, 99.5)) or 1.0 if errors else 1.0
-    height, width = rows[0][1][0][1].shape
-    titles = [title for title, _ in rows[0][1]] + ([f"error, 0 to {limit:.2g}"] if errors else [])
-    gap, line = 4, 14
-    sheet = Image.new("RGB", (len(titles) * (width + gap) - gap, line + len(rows) * (height + line)))
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        draw.text((column * (width + gap), 1), title, fill="white")
-    for place, (index, cells) in enumerate(rows):
-        top = line + place * (height + line)
-        pictures = [picture(np.asarray(values, np.float32)) for _, values in cells]
-        pictures += [error_picture(errors[place], limit=limit)] if errors else []
-        for column, drawn in enumerate(pictures):
-            sheet.paste(drawn.convert("RGB"), (column * (width + gap), top))
-        draw.text((0, top + height + 1), f"slice {index}", fill="white")
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _versions() -> dict[str, str]:
-    device = jax.devices()[0]
-    return {
-        "atlf_jax": VERSION,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": f"{device.platform} ({device.device_kind})",
-    }
