@@ -36,7 +36,7 @@ def get_config() -> Config:
     """Return the experiment."""
     return Config(
         name="raw_brain",
-        model=SenseNetConfig(mirror_average=True),
+        model=SenseNetConfig(),
         data=DataConfig(
             source=ImagesConfig(files=FILES, kspace=("raw/brain_7ch_256x216.npy",), valid_files=VALID, size=(256, 208)),
             acquisition=AcquisitionConfig(

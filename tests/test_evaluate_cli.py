@@ -20,8 +20,11 @@ from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from atlf_jax.evaluation import report
 from atlf_jax.evaluation.modality import SWEEPS
+from atlf_jax.models import UNetConfig, build
 from atlf_jax.ops import adjoint
 from atlf_jax.reconstruct import command
+from atlf_jax.trained import Network
+from tests.models.conftest import measure, random_variables
 from tests.networks import network_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +136,23 @@ def test_a_missing_checkpoint_is_one_line(settings, tmp_path):
 def halved(measurement):
     """A network that is not one: half of what was measured."""
     return Reconstruction(adjoint(measurement.kspace, measurement.mask) / 2)
+
+
+def test_networks_average_over_mirror_images_as_asked_or_as_packed():
+    config = Config(model=UNetConfig(width=2, pools=1, dc="soft"))
+    measurement, _ = measure()
+    once = Network(config, random_variables(build(config.model), measurement), {"step": 1})
+    plain = evaluate_command.Arguments(checkpoint=("net",))
+    asked, uncertain = (dataclasses.replace(plain, **{n: True}) for n in ("mirror_average", "uncertainty"))
+    images = [
+        evaluate_command.reconstructors(arguments, {"net": network})["net"](measurement).image
+        for arguments, network in ((plain, once), (asked, once), (plain, once.averaging_mirrors()))
+    ]
+    np.testing.assert_array_equal(images[1], images[2])
+    np.testing.assert_allclose(images[1], once.averaging_mirrors()(measurement).image, atol=1e-5)
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="net averages over them; choose one of the two"):
+        evaluate_command.reconstructors(uncertain, {"net": once.averaging_mirrors()})
 
 
 @pytest.fixture

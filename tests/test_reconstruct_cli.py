@@ -703,6 +703,37 @@ def test_the_expected_error_is_written_beside(tmp_path, monkeypatch):
     assert read_nifti(tmp_path / "out_error.nii.gz").data.max() < 1e-5 * data.max()  # measured 3e-7
 
 
+def test_mirror_images_are_averaged_as_asked_or_as_packed(tmp_path, monkeypatch):
+    packed = [False]
+    monkeypatch.setattr(arguments, "load", lambda *_, **__: network_of(tilted).averaging_mirrors(packed[0]))
+    data = head((20, 18, 1))
+    source, out = save(tmp_path / "mr.nii.gz", data), tmp_path / "out.nii.gz"
+    flags = ("--checkpoint", "net", "--mask.acceleration", "1", "--force", "--overwrite")
+    found = []
+    for more, packed[0] in (((), False), (("--mirror_average",), False), ((), True), (("--no_mirror_average",), True)):
+        call(source, out, *flags, *more)
+        assert json.loads((tmp_path / "out.json").read_text())["model"]["mirror_average"] == (len(found) in (1, 2))
+        found.append(read_nifti(out).data)
+    np.testing.assert_array_equal(found[0], found[3])
+    np.testing.assert_array_equal(found[1], found[2])
+    # the tilt of 1 to 2 over 20 columns, about index 10: the mean with its mirror image
+    tilt = np.linspace(1, 2, 20)
+    mean = (tilt + np.roll(tilt[::-1], 1)) / 2
+    inside = found[0] > 10
+    want = found[0] * (mean / tilt)[:, None, None]
+    np.testing.assert_allclose(found[1][inside], want[inside], rtol=1e-4)
+    refused(
+        source,
+        out,
+        "--method",
+        "zero_filled",
+        "--overwrite",
+        "--mirror_average",
+        words=("--mirror_average is for networks",),
+    )
+    refused(source, out, *flags, "--mirror_average", "--uncertainty", words=("choose one of the two",))
+
+
 def trusting(measurement):
     """A network that takes the CT for the image, where there is one."""
     there = (measurement.ct.max((-2, -1)) > 0)[:, None, None]

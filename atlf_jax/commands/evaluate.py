@@ -25,6 +25,7 @@ from atlf_jax.models import build
 from atlf_jax.program import errors_in_one_line, no_display
 from atlf_jax.solvers import SOLVERS
 from atlf_jax.trained import Network, load
+from atlf_jax.trained.inference import mirror_average
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Arguments:
     trained with."""
     ablate: Literal["ct"] | None = None
     """ct: score again with the CT taken away, exchanged or moved, under noise, and with lesions painted in."""
+    mirror_average: bool = False
+    """Average every network over mirror images, in four times the time; without it those that were packed so."""
     uncertainty: bool = False
     """Also compare the errors that every network expects with its true ones; four more reconstructions a slice."""
     evaluation: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=EvaluationConfig)
@@ -212,10 +215,15 @@ def reconstructors(arguments: Arguments, networks: Mapping[str, Network]) -> dic
 
     ``Network.function`` is not used: it is compiled and resizes images, and scoring compiles the functions itself.
     """
-    models: dict[str, Reconstructor] = {
-        name: jax.tree_util.Partial(build(network.config.model).apply, network.variables)
-        for name, network in networks.items()
-    }
+    models: dict[str, Reconstructor] = {}
+    for name, network in networks.items():
+        once = jax.tree_util.Partial(build(network.config.model).apply, network.variables)
+        averages = arguments.mirror_average or network.mirror_average
+        if averages and arguments.uncertainty:
+            raise ValueError(
+                f"--uncertainty is how far mirror images differ, and {name} averages over them; choose one of the two"
+            )
+        models[name] = mirror_average(once) if averages else once
     return models | {name: SOLVERS[name] for name in arguments.solvers}
 
 

@@ -223,7 +223,7 @@ def expected_error(
     def magnitude(each: Measurement) -> Any:
         if superseded():
             raise Superseded("another choice was made meanwhile")
-        return jnp.abs(network.function(each).image).block_until_ready()
+        return jnp.abs(network.without_mirrors.function(each).image).block_until_ready()
 
     found = spread(magnitude, measurement)[0] * peak
     calibration = network.calibration

@@ -13,9 +13,6 @@ of what is expected. The phase is that of the coils combined by the maps.
 The coil maps are refined after each block of steps that share a U-Net: the low frequencies of the coil images x_c,
 which by then are known beyond the calibration centre, and a small U-Net's update of them, normalised.
 
-With ``mirror_average`` the result is that of the scan and its three mirror images, mirrored back: the mean of the
-magnitudes, with the phase of the mean.
-
 Source: ours; its parts are of E2E-VarNet (Sriram et al. 2020: state and output of all coils), of bias-free denoisers
 (Mohan et al. 2020), of joint estimation of image and maps (JSENSE, Ying and Sheng 2007) and of networks with a memory
 between their steps (Adler and Oktem 2018).
@@ -29,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import lax
-from jaxtyping import Bool, Complex, Float, Inexact, Shaped
+from jaxtyping import Bool, Complex, Float
 
 from atlf_jax.array_types import Array, Measurement, Reconstruction
 from atlf_jax.models.baseline import BaselineConfig
 from atlf_jax.nn.unet import UNet
-from atlf_jax.ops import MIRRORS, fft2c, from_channels, ifft2c, mirror, normalise_maps, to_channels
+from atlf_jax.ops import fft2c, from_channels, ifft2c, normalise_maps, to_channels
 from atlf_jax.ops.consistency import conjugate_gradient, gradient
 
 __all__ = ["SenseNet", "SenseNetConfig"]
@@ -64,9 +61,6 @@ class SenseNetConfig(BaselineConfig):
     """Features that a step hands to the next."""
     cg_iterations: int = 6
     """Iterations of the conjugate gradient, for the start."""
-    mirror_average: bool = False
-    """Average over mirror images, but in training: the error falls by 2 to 5 %, in four times the time. The image of a
-    mirrored scan is then the mirrored image, so their spread, by which errors are expected, is 0."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "repeats", "width", "memory", "cg_iterations"):
@@ -98,10 +92,6 @@ class SenseNet(nn.Module):
                 raise ValueError(f"k-space has {y.shape[1]} coils and no maps; give coil maps")
             maps = jnp.ones_like(y)
         log_v = self.param("log_v", nn.initializers.constant(log(START)), (), y.real.dtype)
-        count = y.shape[0]  # a symbolic dimension in an export
-        averaged = c.mirror_average and deterministic
-        if averaged:
-            y, mask, maps = (_mirror_images(each, count) for each in (y, mask, maps))
         nothing = jnp.zeros_like(y[:, 0])
         z = conjugate_gradient(nothing, y, mask, jnp.exp(log_v), maps, iterations=c.cg_iterations)
         memory = jnp.zeros((*z.shape, c.memory), z.real.dtype)
@@ -123,12 +113,10 @@ class SenseNet(nn.Module):
             memory = update[..., 2:]
         coil_images = self._keep_samples(z, y, mask, maps)
         energy = jnp.sum(coil_images.real**2 + coil_images.imag**2, axis=1) + memory[..., -1] ** 2
-        image, magnitude = jnp.sum(maps.conj() * coil_images, axis=1), jnp.sqrt(energy + TINY)
-        if averaged:
-            image, magnitude, maps = _mean_of_mirrors(image, count), _mean_of_mirrors(magnitude, count), maps[:count]
+        image = jnp.sum(maps.conj() * coil_images, axis=1)
         size = jnp.abs(image)
         phase = jnp.where(size > 0, image / jnp.where(size > 0, size, 1).astype(image.dtype), 1)
-        image = magnitude.astype(image.dtype) * lax.stop_gradient(phase)
+        image = jnp.sqrt(energy + TINY).astype(image.dtype) * lax.stop_gradient(phase)
         return Reconstruction(image, coil_maps=None if measurement.coil_maps is None else maps)
 
     @staticmethod
@@ -165,19 +153,6 @@ class RefineMaps(nn.Module):
         update = _padded(unet, seen.reshape(-1, *seen.shape[2:]), 2**self.pools)
         low = smooth + from_channels(update).reshape(smooth.shape)
         return normalise_maps(ifft2c(jnp.zeros_like(coil_images).at[..., *places].set(fft2c(low))))
-
-
-def _mirror_images(samples: Shaped[Array, "#b *c #h w"], count: int) -> Shaped[Array, "bm *c #h w"]:
-    """Return a batch and its mirror images, one after the other; k-space and images are mirrored by one permutation."""
-    samples = jnp.broadcast_to(samples, (count, *samples.shape[1:]))
-    return jnp.concatenate([mirror(samples, axes) for axes in MIRRORS])
-
-
-def _mean_of_mirrors(images: Inexact[Array, "bm h w"], count: int) -> Inexact[Array, "b h w"]:
-    """Mirror the images back, and average."""
-    parts = images.reshape(len(MIRRORS), count, *images.shape[1:])
-    back = [mirror(part, axes) for part, axes in zip(parts, MIRRORS, strict=True)]
-    return jnp.stack(back).mean(axis=0)
 
 
 def _hann(side: int, length: float) -> np.ndarray:

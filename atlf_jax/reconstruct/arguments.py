@@ -58,6 +58,9 @@ class Arguments:
     """.npy, [c, c]: whiten the coils with it."""
     virtual_coils: int | None = None
     """Compress to as many coils."""
+    mirror_average: bool = False
+    """Average over what the network makes of each slice and of its three mirror images: a smaller error, in four times
+    the time; the default is as the network was packed."""
     hard_consistency: bool = False
     """Put the measured samples back after the network."""
     uncertainty: bool = False
@@ -92,7 +95,7 @@ def parse(argv: Sequence[str], network: Network | None = None, *, program: str =
     network = network or named_network(argv)
     default = Arguments(input=tyro.MISSING, out=tyro.MISSING)
     if network is not None:
-        default = replace(default, mask=network.trained_for.masks[0])
+        default = replace(default, mask=network.trained_for.masks[0], mirror_average=network.mirror_average)
         way: Any = network.trained_for.coil_maps
         default = replace(default, coils=way or default.coils)
         windows: Any = network.trained_for.windows

@@ -346,6 +346,8 @@ def _whitening(file: str, scan: Scan) -> np.ndarray | None:
 def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[Network | Solver | None, dict[str, Any]]:
     """Return the network, the solver, or None for the zero-filled image; and its facts for the record."""
     if arguments.method != "network":
+        if arguments.mirror_average:
+            raise ValueError(f"--mirror_average is for networks; leave it out with --method {arguments.method}")
         solver = solver_of(arguments.method, arguments.regularisation, coils=scan.coils, has_ct=scan.has_ct)
         return solver, {"method": arguments.method}
     if not arguments.checkpoint:
@@ -354,12 +356,14 @@ def _model(arguments: Arguments, network: Network | None, scan: Scan) -> tuple[N
             f"that come with the package), or --method {', '.join(METHODS[1:-1])} or {METHODS[-1]}"
         )
     network = network or load(arguments.checkpoint, arguments.which, code=arguments.code)
+    network = network.averaging_mirrors(arguments.mirror_average)
     return network, {
         "method": "network",
         "name": network.config.name,
         "which": arguments.which,
         "step": network.facts["step"],
         "trained_mask": to_dict(network.config.masks[0]),
+        "mirror_average": arguments.mirror_average,
         "hard_consistency": arguments.hard_consistency,
     }
 

@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from atlf_jax.nn.backend import formulated_for
 from atlf_jax.ops import adjoint, birdcage_maps, forward
 from atlf_jax.program import VERSION
 from atlf_jax.trained.guards import trained_for
-from atlf_jax.trained.inference import for_any_size, in_turn
+from atlf_jax.trained.inference import for_any_size, in_turn, mirror_average
 
 __all__ = ["CARD", "CHECK", "FORMAT", "PLATFORMS", "PROGRAM", "write"]
 
@@ -78,9 +78,10 @@ def write(
         raise ValueError(f"{folder} is there already; choose another folder, or replace its files with --overwrite")
     windows = len(config.data.ct_windows) or 1
     arguments = _arguments(shape, windows, coils=coils)
-    program = _program(config.model, variables, arguments)
+    run = partial(_run, config.model, mirrors=bool(facts.get("mirror_average", False)))
+    program = _program(run, variables, arguments)
     check: dict[str, Any] = _check_arrays(shape, windows, coils=coils)
-    check["image"] = np.asarray(jax.jit(partial(_run, config.model))(variables, *check.values()))
+    check["image"] = np.asarray(jax.jit(run)(variables, *check.values()))
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / PROGRAM, program)
     with (folder / CHECK).open("wb") as file:
@@ -107,11 +108,11 @@ def _arguments(shape: tuple[int, int], windows: int, *, coils: bool) -> dict[str
     return found | ({"coil_maps": jax.ShapeDtypeStruct(of_coils, jnp.complex64)} if coils else {})
 
 
-def _program(model: ModelConfig, variables: Any, arguments: Mapping[str, jax.ShapeDtypeStruct]) -> bytes:
+def _program(reconstruct: Callable[..., Array], variables: Any, arguments: Mapping[str, jax.ShapeDtypeStruct]) -> bytes:
     def run(*arrays: Array) -> Array:
         def formulated(platform: str, variables: Any, *arrays: Array) -> Array:
             with formulated_for(platform):
-                return _run(model, variables, *arrays)
+                return reconstruct(variables, *arrays)
 
         branches = {platform: partial(formulated, platform) for platform in PLATFORMS}
         return lax.platform_dependent(variables, *arrays, **branches)  # the variables are in the program once
@@ -122,7 +123,7 @@ def _program(model: ModelConfig, variables: Any, arguments: Mapping[str, jax.Sha
 
 
 def _run(
-    model: ModelConfig, variables: Mapping[str, Any], kspace: Array, mask: Array, ct: Array, *maps: Array
+    model: ModelConfig, variables: Mapping[str, Any], kspace: Array, mask: Array, ct: Array, *maps: Array, mirrors: bool
 ) -> Array:
     """Reconstruct as ``atlf.reconstruct`` does: divide by ``max|A^H y|``, call the network, give the units back."""
     coil_maps = maps[0] if maps else None
@@ -131,7 +132,8 @@ def _run(
     scale = jnp.where(scale > 0, scale, 1)
     measurement = Measurement(kspace / (scale[:, None] if maps else scale), mask, ct, coil_maps)
     network = partial(in_turn, partial(build(model).apply, variables))
-    image = for_any_size(network, measurement, multiple=multiple_of(model)).image * scale
+    network = partial(for_any_size, network, multiple=multiple_of(model))
+    image = (mirror_average(network) if mirrors else network)(measurement).image * scale
     return image if coil_maps is None else jnp.where((coil_maps != 0).any(1), image, 0)
 
 

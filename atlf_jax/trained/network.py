@@ -16,7 +16,7 @@ from atlf_jax.array_types import Measurement, Reconstruction, Reconstructor
 from atlf_jax.inputs import as_coil_maps, as_ct, as_kspace, as_mask
 from atlf_jax.models import sees_ct
 from atlf_jax.trained.guards import TrainedFor, trained_for, unseen_sampling
-from atlf_jax.trained.inference import as_function
+from atlf_jax.trained.inference import as_function, mirror_average
 from atlf_jax.trained.uncertainty import Calibration, spread
 from atlf_jax.trained.withheld import WithheldErrors, withheld_errors
 
@@ -68,7 +68,18 @@ class Network:
     @cached_property
     def function(self) -> Reconstructor:
         """The compiled function ``Measurement -> Reconstruction``, without checks of its argument."""
-        return as_function(self.config.model, self.variables)
+        once = self.without_mirrors.function if self.mirror_average else None
+        return as_function(self.config.model, self.variables) if once is None else jax.jit(mirror_average(once))
+
+    @property
+    def mirror_average(self) -> bool:
+        """Whether it averages over mirror images (``inference.mirror_average``)."""
+        return bool(self.facts.get("mirror_average", False))
+
+    @cached_property
+    def without_mirrors(self) -> "Network":
+        """The network without the average over mirror images; itself where there is none."""
+        return self.averaging_mirrors(False) if self.mirror_average else self
 
     @cached_property
     def trained_for(self) -> TrainedFor:
@@ -126,21 +137,30 @@ class Network:
             coils=0 if maps is None else maps.shape[1],
         )
 
+    def averaging_mirrors(self, average: bool = True) -> "Network":
+        """Return the network with or without the average over mirror images, in four times the time.
+
+        Example:
+            >>> network = load("aanlib-best")
+            >>> network.mirror_average, network.averaging_mirrors().mirror_average
+            (False, True)
+        """
+        if average == self.mirror_average:
+            return self
+        if not average and "without_mirrors" in vars(self):
+            return self.without_mirrors
+        made = replace(self, facts={**self.facts, "mirror_average": average})
+        if average:
+            vars(made)["without_mirrors"] = self  # compiled once
+        return made
+
     def calibrated(self, calibration: Calibration, **fitted_on: Any) -> "Network":
         """Return the network with a calibration.
 
         Args:
             calibration: the fitted factors.
             fitted_on: dataset, split and subjects of the fit; they are stored with it in packed files.
-
-        Raises:
-            ValueError: the network averages over mirror images, so that these do not differ.
         """
-        if getattr(self.config.model, "mirror_average", False):
-            raise ValueError(
-                "got a calibration for a network that averages over mirror images, which therefore do not differ; "
-                "expect its errors by the network without mirror_average"
-            )
         made = replace(self, facts={**self.facts, "uncertainty": calibration._asdict() | fitted_on})
         vars(made).update({name: value for name, value in vars(self).items() if name == "function"})  # compiled once
         return made
@@ -267,8 +287,12 @@ def error_scale(model: Reconstructor | None) -> float:
     """Return the factor from the spread of a network's mirror copies to an expected error.
 
     Raises:
-        ValueError: the network is not calibrated.
+        ValueError: the network is not calibrated, or averages over mirror images.
     """
+    if isinstance(model, Network) and model.mirror_average:
+        raise ValueError(
+            "uncertainty is how far mirror images differ, and mirror_average averages over them; choose one of the two"
+        )
     if isinstance(model, Network) and model.calibration is not None:
         return model.calibration.scale
     raise ValueError(

@@ -115,6 +115,11 @@ def test_the_command_of_earlier_versions_packs(monkeypatch, tmp_path, capsys) ->
     monkeypatch.setattr(sys, "argv", ["pretrained", "pack", "aanlib-best", str(out)])
     pretrained.main()
     assert load(out).facts == load("aanlib-best").facts
+    monkeypatch.setattr(sys, "argv", ["pretrained", "pack", "aanlib-best", str(out), "--overwrite", "--mirror_average"])
+    pretrained.main()
+    assert load(out).mirror_average and load(out).averaging_mirrors(False).facts == load("aanlib-best").facts | {
+        "mirror_average": False
+    }
     monkeypatch.setattr(sys, "argv", ["pretrained", "table", str(tmp_path / "none"), str(tmp_path / "card.md")])
     with pytest.raises(SystemExit, match="2"):
         pretrained.main()

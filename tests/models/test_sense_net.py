@@ -1,15 +1,12 @@
 """The network that keeps the samples of every coil."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from atlf_jax.models import SenseNetConfig, build
-from atlf_jax.ops import MIRRORS, ifft2c, mirror, rss
-from atlf_jax.trained.uncertainty import mirror_measurement
+from atlf_jax.ops import ifft2c, rss
 
 from .conftest import measure, random_variables
 
@@ -46,20 +43,6 @@ def test_coils_of_zeros_change_nothing(network):
     more = [jnp.pad(each, ((0, 0), (0, 2), (0, 0), (0, 0))) for each in (measurement.kspace, measurement.coil_maps)]
     filled = measurement._replace(kspace=more[0], coil_maps=more[1])
     np.testing.assert_allclose(apply(variables, filled).image, apply(variables, measurement).image, atol=1e-5)
-
-
-def test_the_average_over_mirror_images_is_the_mean_magnitude_and_no_matter_of_training(network):
-    apply, variables, measurement = network
-    averaging = build(dataclasses.replace(SMALL, mirror_average=True))
-    copies = [mirror(apply(variables, mirror_measurement(measurement, axes)).image, axes) for axes in MIRRORS]
-    found = jax.jit(averaging.apply)(variables, measurement)
-    np.testing.assert_allclose(np.abs(found.image), np.mean(np.abs(copies), axis=0), atol=1e-5)
-    turned = np.angle(found.image * np.conj(np.mean(copies, axis=0)))  # the copies are weighted a little otherwise
-    assert np.abs(turned).mean() < 5e-3  # measured 5e-4
-    single = apply(variables, measurement)
-    np.testing.assert_allclose(found.coil_maps, single.coil_maps, atol=1e-5)
-    trained = averaging.apply(variables, measurement, deterministic=False)
-    np.testing.assert_allclose(trained.image, single.image, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"use_ct": True}, {"complex": False}, {"sensitivity": (2, 1)}, {"steps": 0}])

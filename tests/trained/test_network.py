@@ -8,9 +8,10 @@ import atlf_jax as atlf
 from atlf_jax.config import Config, to_dict
 from atlf_jax.data import AugmentConfig
 from atlf_jax.masks import MaskConfig, make_mask
-from atlf_jax.models import SenseNetConfig, build
+from atlf_jax.models import build
+from atlf_jax.ops import MIRRORS, mirror
 from atlf_jax.trained import TrainedFor
-from atlf_jax.trained.uncertainty import Calibration, spread
+from atlf_jax.trained.uncertainty import Calibration, mirror_measurement, spread
 from atlf_jax.training.checkpoint import CHECKSUMS, Checkpoints, Snapshot
 from atlf_jax.training.step import TrainState
 from tests.models.conftest import BASELINES, measure, random_variables
@@ -46,10 +47,24 @@ def test_the_expected_error_is_the_spread_by_the_calibration():
         network_of(tilted).expected_error(measurement)
 
 
-def test_mirror_images_that_are_averaged_expect_no_error():
-    config = Config(model=SenseNetConfig(mirror_average=True))
-    with pytest.raises(ValueError, match="averages over mirror images, which therefore do not differ"):
-        network_of(tilted, config=config).calibrated(Calibration(2.5, 2.1))
+def test_the_average_over_mirror_images():
+    """The mean magnitude of the four images mirrored back, with the phase of their mean; itself symmetric."""
+    measurement, _ = measure(coils=3, h=10, w=13)
+    config = Config(model=BASELINES["unet"])
+    model = build(config.model)
+    once = atlf.trained.Network(config, random_variables(model, measurement), {"step": 1})
+    network = once.averaging_mirrors()
+    assert network.mirror_average and network.facts == {"step": 1, "mirror_average": True}
+    assert network.averaging_mirrors(False) is once is once.averaging_mirrors(False)
+    copies = [mirror(once(mirror_measurement(measurement, axes)).image, axes) for axes in MIRRORS]
+    found, mean = network(measurement).image, np.mean(copies, axis=0)
+    np.testing.assert_allclose(np.abs(found), np.mean(np.abs(copies), axis=0), atol=1e-5)
+    np.testing.assert_allclose(np.angle(found * mean.conj()), 0, atol=1e-3)
+    assert np.abs(found - copies[0]).max() > 1e-3
+    turned = network(mirror_measurement(measurement, (-1,))).image
+    np.testing.assert_allclose(mirror(turned, (-1,)), found, atol=1e-5)
+    with pytest.raises(ValueError, match="uncertainty is how far mirror images differ, and mirror_average averages"):
+        network.calibrated(Calibration(2.5, 2.1)).expected_error(measurement)
 
 
 def test_the_check_of_a_ct_wants_a_network_that_can_do_without():
