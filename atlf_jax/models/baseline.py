@@ -20,15 +20,15 @@ __all__ = [
     "DataConsistency",
     "as_input",
     "project",
+    "sample_weight",
     "see_coils",
     "start",
-    "weight_by_noise",
 ]
 
 Consistency = Literal["soft", "noise", "hard", "none"]
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
-COMMON_NOISE = 0.01  # at this standard deviation, in units of the zero-filled image's maximum, a weight stays as it is
-STRONGEST = 100.0  # times as strong a weight may become where there is no noise
+COMMON_NOISE = 0.01  # standard deviation at which a weight is v_0, in units of the zero-filled image's maximum
+LEAST_NOISE = 1e-4  # smaller estimates count as this
 
 
 @beartype
@@ -91,29 +91,32 @@ def as_input(x: Complex[Array, "b h w"], measurement: Measurement, config: Basel
     return jnp.concatenate([image, ct_channels(measurement.ct)], axis=-1) if config.use_ct else image
 
 
-def weight_by_noise(
-    v: Float[Array, ""], kspace: Complex[Array, "b *c h w"], mask: Bool[Array, "#b #h w"]
-) -> Float[Array, "b 1 1"]:
-    """Return the weight v of the samples of each example, the larger the less noise they have.
+def sample_weight(
+    module: nn.Module, kind: Consistency, kspace: Complex[Array, "b *c h w"], mask: Bool[Array, "#b #h w"]
+) -> Float[Array, ""] | Float[Array, "b 1 1"]:
+    """Return the learned weight v > 0 of the samples, which starts at 1; under "noise" as the noise of each scan asks.
 
-    ``v / ((sigma / COMMON_NOISE)^2 + 1 / STRONGEST)``, with sigma of ``ops.noise_level``. The best weight is the
-    variance of the errors of the image before it by that of the noise, so that one learned number serves all scans.
+    ``v = v_0 (sigma / COMMON_NOISE)^-q``, with sigma of ``ops.noise_level``, at least ``LEAST_NOISE``, and a learned q
+    that starts at 0. The best weight is the variance of the errors of the image before it by that of the noise, q = 2;
+    but fine detail of the image counts as noise, so how far the estimate is to be trusted is learned as well.
 
-    Example:
-        >>> noisy = jnp.full((1, 8, 8), COMMON_NOISE * 0.8325546, jnp.complex64)  # sqrt(log 2)
-        >>> mask, v = jnp.ones((1, 1, 8), bool), jnp.asarray(2.0)
-        >>> [round(float(weight_by_noise(v, k, mask)[0, 0, 0]), 2) for k in (noisy, 0 * noisy)]
-        [1.98, 200.0]
+    Args:
+        module: gets the parameters "dc" and "by_noise"; call it inside of the module.
+        kind: "soft" or "noise".
+        kspace: y.
+        mask: where it was measured.
     """
-    sigma = lax.stop_gradient(noise_level(kspace, mask))[:, None, None]
-    return v / (jnp.square(sigma / COMMON_NOISE) + 1 / STRONGEST)
+    dtype = kspace.real.dtype
+    v = nn.softplus(module.param("dc", nn.initializers.constant(SOFTPLUS_INVERSE_OF_1), (), dtype))
+    if kind != "noise":
+        return v
+    q = module.param("by_noise", nn.initializers.zeros, (), dtype)
+    sigma = jnp.maximum(lax.stop_gradient(noise_level(kspace, mask)), LEAST_NOISE)[:, None, None]
+    return v * jnp.exp(-q * jnp.log(sigma / COMMON_NOISE))
 
 
 class DataConsistency(nn.Module):
-    """Return DC_v(x; y, M, S) with v = inf ("hard"), a learned v > 0 that starts at 1 ("soft"), or x ("none").
-
-    Under "noise" the learned v is multiplied by what ``weight_by_noise`` says of each example.
-    """
+    """Return DC_v(x; y, M, S) with v = inf ("hard"), v of ``sample_weight`` ("soft", "noise"), or x ("none")."""
 
     kind: Consistency
 
@@ -124,5 +127,4 @@ class DataConsistency(nn.Module):
             return x
         if self.kind == "hard":
             return hard(x, y, mask, maps)
-        v = nn.softplus(self.param("dc", nn.initializers.constant(SOFTPLUS_INVERSE_OF_1), (), x.real.dtype))
-        return weighted(x, y, mask, weight_by_noise(v, y, mask) if self.kind == "noise" else v, maps)
+        return weighted(x, y, mask, sample_weight(self, self.kind, y, mask), maps)

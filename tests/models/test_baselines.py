@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from atlf_jax.models import DCCNNConfig, MoDLConfig, MTransConfig, UNetConfig, VarNetConfig, build
-from atlf_jax.models.baseline import COMMON_NOISE, SOFTPLUS_INVERSE_OF_1, STRONGEST, DataConsistency
+from atlf_jax.models.baseline import COMMON_NOISE, LEAST_NOISE, DataConsistency
 from atlf_jax.nn.layers import pixel_shuffle
 from atlf_jax.nn.unet import NormUNet
 from atlf_jax.ops import adjoint, forward, normal
@@ -164,7 +164,7 @@ def test_a_deep_unet_has_a_finite_gradient_at_an_empty_image():
 
 
 def test_the_weight_of_the_samples_follows_the_noise_of_each_scan():
-    """Of two scans in a batch the quiet one gets its samples back, the noisy one what the network predicts."""
+    """It starts as the learned weight alone; with q = 2 a quiet scan keeps its samples, and a noisy one does not."""
     rng = np.random.default_rng(0)
     measurement, _ = measure(h=48, w=48, full=True)
     noise = rng.standard_normal((2, 48, 48)) + 1j * rng.standard_normal((2, 48, 48))
@@ -173,7 +173,9 @@ def test_the_weight_of_the_samples_follows_the_noise_of_each_scan():
     image = jnp.ones_like(measurement.kspace)
     consistency = DataConsistency("noise")
     found, variables = consistency.init_with_output(jax.random.key(0), image, measurement)
-    assert variables["params"]["dc"] == np.float32(SOFTPLUS_INVERSE_OF_1)  # v = 1
-    weights = jnp.array([STRONGEST, (COMMON_NOISE / 0.3) ** 2])[:, None, None]
+    soft = DataConsistency("soft").init_with_output(jax.random.key(0), image, measurement)[0]
+    np.testing.assert_array_equal(found, soft)
+    squared = {"params": variables["params"] | {"by_noise": jnp.float32(2)}}
+    weights = jnp.array([(COMMON_NOISE / LEAST_NOISE) ** 2, (COMMON_NOISE / 0.3) ** 2])[:, None, None]
     want = weighted(image, measurement.kspace, measurement.mask, weights)
-    np.testing.assert_allclose(found, want, atol=1e-4)  # measured 2e-5, by weights estimated
+    np.testing.assert_allclose(consistency.apply(squared, image, measurement), want, atol=1e-4)  # measured 2e-5

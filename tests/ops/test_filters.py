@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
+from scipy.signal.windows import gaussian
 
 from atlf_jax.ops.filters import GAUSSIAN_11, UNIFORM_7, separable
 
@@ -13,8 +14,10 @@ def test_separable_equals_scipy(x64):
     np.testing.assert_allclose(separable(jnp.asarray(image)[None], rows, columns)[0], want, atol=1e-13)
 
 
-def test_windows_sum_to_one():
-    assert UNIFORM_7.shape == (7,) and GAUSSIAN_11.shape == (11,)
+def test_the_windows_of_structural_similarity():
+    assert UNIFORM_7.shape == (7,)
+    np.testing.assert_allclose(UNIFORM_7, UNIFORM_7[0], rtol=1e-14)
+    np.testing.assert_allclose(GAUSSIAN_11, gaussian(11, 1.5) / gaussian(11, 1.5).sum(), rtol=1e-14)
     np.testing.assert_allclose([UNIFORM_7.sum(), GAUSSIAN_11.sum()], 1, rtol=1e-14)
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Complex, Float, Int
 
 from atlf_jax.array_types import Array, Measurement
 from atlf_jax.models.atlf.config import DType, ReconstructionConfig
-from atlf_jax.models.baseline import SOFTPLUS_INVERSE_OF_1, weight_by_noise
+from atlf_jax.models.baseline import sample_weight
 from atlf_jax.nn.adain import FusedImage, FusedStyle
 from atlf_jax.nn.avat import AVAT
 from atlf_jax.nn.brb import BRB
@@ -110,9 +110,7 @@ class Phase(nn.Module):
             return x
         if c.dc == "hard":
             return hard(x, y, mask, maps)
-        v = nn.softplus(self.param("dc", nn.initializers.constant(SOFTPLUS_INVERSE_OF_1), (), x.real.dtype))
-        if c.dc == "noise":
-            v = weight_by_noise(v, y, mask)
+        v = sample_weight(self, c.dc, y, mask)
         if maps is None:
             return weighted(x, y, mask, v)
         if c.sense_dc == "gradient":
