@@ -11,6 +11,7 @@ from atlf_jax.data import DataConfig
 from atlf_jax.evaluation.slices import reconstruct_slices
 from atlf_jax.evaluation.trial import ZERO_FILLED, Trial
 from atlf_jax.masks import make_mask, seed_from_name
+from atlf_jax.models import sees_ct
 from atlf_jax.trained import Network
 from atlf_jax.trained.guards import Placement, unseen_dataset, unseen_sampling
 
@@ -20,6 +21,8 @@ __all__ = ["cautions"]
 @beartype
 def cautions(trial: Trial, networks: Mapping[str, Network], data: DataConfig) -> list[str]:
     """Return warnings: subjects whose CT and MR are not aligned, and masks or data a network was not trained for.
+
+    The alignment is of no concern where all models are networks without a CT.
 
     Args:
         trial: as it is scored.
@@ -44,4 +47,6 @@ def cautions(trial: Trial, networks: Mapping[str, Network], data: DataConfig) ->
             warnings += [f"{name}, {label}: {text}." for text in found]
     for name, network in networks.items():
         warnings += [f"{name}: {text}." for text in unseen_dataset(network.trained_for, data)]
+    if trial.models and all(name in networks and not sees_ct(networks[name].config.model) for name in trial.models):
+        return warnings
     return warnings + [f"Subject {subject}: {text}." for subject, place in places.items() for text in place.warnings()]
