@@ -15,7 +15,7 @@ import atlf_jax as atlf
 from atlf_jax.array_types import Reconstruction
 from atlf_jax.commands import evaluate as evaluate_command
 from atlf_jax.config import Config
-from atlf_jax.data import AANLIBConfig, DataConfig, PhantomConfig
+from atlf_jax.data import AANLIBConfig, AcquisitionConfig, DataConfig, PhantomConfig
 from atlf_jax.data.fastmri import write_kspace
 from atlf_jax.data.volume import Volume, read_nifti, write_nifti
 from atlf_jax.evaluation import report
@@ -114,6 +114,10 @@ def test_other_ct_windows_are_refused():
     two = Config(data=DataConfig(PhantomConfig(ct_window=("brain", "bone"))))
     asked = evaluate_command.Arguments(checkpoint=("a",))
     assert evaluate_command.choose_data(asked, {"a": two}) == two.data
+    spread = dataclasses.replace(one, data=DataConfig(acquisition=AcquisitionConfig(noise=0.1, noise_spread=50.0)))
+    noisy = dataclasses.replace(asked, noise=0.02)
+    acquisition = evaluate_command.choose_data(noisy, {"a": spread}).acquisition
+    assert (acquisition.noise, acquisition.noise_spread) == (0.02, 1)  # as much as is asked for
     with pytest.raises(
         ValueError, match="b was trained with the CT windows brain, and the CT is read through brain, b"
     ):

@@ -264,6 +264,8 @@ def choose_data(arguments: Arguments, configs: Mapping[str, Config]) -> DataConf
     first = next(iter(configs))
     data = configs[first].data
     given = {name: value for name in ("phase", "noise") if (value := getattr(arguments, name)) is not None}
+    if "noise" in given:
+        given["noise_spread"] = 1.0  # as much as is asked for, in every slice
     data = dataclasses.replace(data, acquisition=dataclasses.replace(data.acquisition, **given))
     for name, config in itertools.islice(configs.items(), 1, None):
         if dataclasses.replace(config.data.acquisition, **given) != data.acquisition or (
