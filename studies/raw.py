@@ -265,7 +265,7 @@ def draw(path: Path, pictures: dict[str, dict[str, np.ndarray]], mask: str) -> N
             place.set(xticks=[], yticks=[])
         row[0].set_ylabel(name, fontsize=7)
     figure.suptitle(f"{mask}; NRMSE of the magnitude", fontsize=8)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, dpi=80, pil_kwargs={"quality": 80})
     plt.close(figure)
 

@@ -27,7 +27,7 @@ __all__ = [
 
 Consistency = Literal["soft", "noise", "hard", "none"]
 SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181  # log(e - 1)
-COMMON_NOISE = 0.01  # standard deviation at which a weight is v_0, in units of the zero-filled image's maximum
+COMMON_NOISE = 0.1  # standard deviation at which a weight is v_0, in units of the zero-filled image's maximum
 LEAST_NOISE = 1e-4  # smaller estimates count as this
 
 
@@ -96,9 +96,9 @@ def sample_weight(
 ) -> Float[Array, ""] | Float[Array, "b 1 1"]:
     """Return the learned weight v > 0 of the samples, which starts at 1; under "noise" as the noise of each scan asks.
 
-    ``v = v_0 (sigma / COMMON_NOISE)^-q``, with sigma of ``ops.noise_level``, at least ``LEAST_NOISE``, and a learned q
-    that starts at 0. The best weight is the variance of the errors of the image before it by that of the noise, q = 2;
-    but fine detail of the image counts as noise, so how far the estimate is to be trusted is learned as well.
+    ``v = v_0 (COMMON_NOISE / sigma)^q``, with sigma of ``ops.noise_level``, at least ``LEAST_NOISE``, and a learned q that
+    starts at 1. The best weight is the variance of the errors of the image before it by that of the noise, q = 2; but
+    fine detail of the image counts as noise, so how far the estimate is to be trusted is learned as well.
 
     Args:
         module: gets the parameters "dc" and "by_noise"; call it inside of the module.
@@ -110,7 +110,7 @@ def sample_weight(
     v = nn.softplus(module.param("dc", nn.initializers.constant(SOFTPLUS_INVERSE_OF_1), (), dtype))
     if kind != "noise":
         return v
-    q = module.param("by_noise", nn.initializers.zeros, (), dtype)
+    q = module.param("by_noise", nn.initializers.ones, (), dtype)
     sigma = jnp.maximum(lax.stop_gradient(noise_level(kspace, mask)), LEAST_NOISE)[:, None, None]
     return v * jnp.exp(-q * jnp.log(sigma / COMMON_NOISE))
 

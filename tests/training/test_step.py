@@ -78,8 +78,9 @@ def test_initialisation_is_a_function_of_the_seed(tiny, batch, mesh) -> None:
 
 
 def test_the_average_follows_its_recurrence(programs, tiny, batch, mesh) -> None:
-    stage = programs("reconstruction", ema_decay=0.25)
-    state = stage.begin(initialise(tiny(), batch, seed=0, mesh=mesh))
+    stage = programs("reconstruction", start=5, ema_decay=0.25)  # counted from the start of the stage
+    state = initialise(tiny(), batch, seed=0, mesh=mesh)
+    state = stage.begin(state._replace(step=state.step + 5))
     expected = copied(state.average)["phase_0"]["kernel"]
     for decay in (1 / 10, 2 / 11, 3 / 12, 0.25):
         state, _ = stage.step(state, place(batch, mesh))
