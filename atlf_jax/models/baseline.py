@@ -96,9 +96,9 @@ def sample_weight(
 ) -> Float[Array, ""] | Float[Array, "b 1 1"]:
     """Return the learned weight v > 0 of the samples, which starts at 1; under "noise" as the noise of each scan asks.
 
-    ``v = v_0 (COMMON_NOISE / sigma)^q``, with sigma of ``ops.noise_level``, at least ``LEAST_NOISE``, and a learned q that
-    starts at 1. The best weight is the variance of the errors of the image before it by that of the noise, q = 2; but
-    fine detail of the image counts as noise, so how far the estimate is to be trusted is learned as well.
+    ``v = v_0 (COMMON_NOISE / sigma)^q``, with sigma of ``ops.noise_level``, at least ``LEAST_NOISE``, and a learned q
+    that starts at 1. The best weight is the variance of the errors of the image before it by that of the noise, q = 2;
+    but fine detail of the image counts as noise, so how far the estimate is to be trusted is learned as well.
 
     Args:
         module: gets the parameters "dc" and "by_noise"; call it inside of the module.
