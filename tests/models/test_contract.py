@@ -1,6 +1,7 @@
 """The contract that every row of MODELS keeps."""
 
 import dataclasses
+from functools import partial
 
 import chex
 import jax
@@ -21,6 +22,7 @@ CONFIGS = {
     "e2e_varnet": E2E,
     "sense_net": SENSE,
 } | BASELINES
+slow = partial(pytest.param, marks=pytest.mark.slow)
 F32 = 1e-5  # measured float32 errors are 2-4e-7 for one operator; a two-phase network stays below 3e-6
 
 
@@ -38,6 +40,7 @@ def network(request):
     return model, random_variables(model, measure()[0]), jax.jit(model.apply), jax.jit(jax.grad(loss))
 
 
+@pytest.mark.parametrize("network", [slow("atlf"), *sorted(CONFIGS.keys() - {"atlf"})], indirect=True)
 @pytest.mark.parametrize("kind", ["random", "zero", "full"])
 def test_value_and_gradient_are_finite(network, kind):
     _, variables, apply, gradient = network

@@ -184,6 +184,7 @@ def test_a_non_finite_loss_stops_with_step_records_and_checkpoint(train_config, 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_another_ones_arrays(train_config, run, tiny, tmp_path, capsys) -> None:
     """What has the same name and shape is taken, the rest begins as it does without; a resumed run does not ask."""
     variables = load(run(train_config(reconstruction=3), model=tiny(use_fusion=False)))[1]
