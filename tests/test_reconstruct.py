@@ -273,3 +273,31 @@ def test_a_ct_is_not_given_to_a_network_that_takes_none():
     _, kspace = sample(h=32, w=32)
     with pytest.raises(ValueError, match="this network takes none, so that it would change nothing; leave it out"):
         atlf.reconstruct(kspace, np.ones(32, bool), ct=np.zeros((3, 32, 32), np.float32), model="raw-brain")
+
+
+def test_mirror_images_are_averaged_if_asked():
+    def leaning(measurement):
+        image = atlf.adjoint(measurement.kspace, measurement.mask)
+        return Reconstruction(image * jnp.linspace(1, 2, image.shape[-1])[None, None])
+
+    image = np.random.default_rng(0).random((8, 9)).astype(np.complex64)
+    kspace, mask = fft2c_numpy(image), np.ones((1, 9), bool)
+    network = network_of(leaning)
+    settings = {"force": True, "first_axis": "slices"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        once, averaged, packed, single = (
+            atlf.reconstruct(kspace, mask, model=model, mirror_average=asked, **settings)
+            for model, asked in (
+                (network, None),
+                (network, True),
+                (network.averaging_mirrors(), None),
+                (network.averaging_mirrors(), False),
+            )
+        )
+    np.testing.assert_allclose(once, image * np.linspace(1, 2, 9), atol=1e-5)
+    np.testing.assert_allclose(averaged, 1.5 * image, atol=1e-5)  # the tilt is symmetric about 1.5
+    np.testing.assert_array_equal(packed, averaged)
+    np.testing.assert_array_equal(single, once)
+    with pytest.raises(ValueError, match="mirror_average is for networks"):
+        atlf.reconstruct(kspace, mask, model=leaning, mirror_average=True)

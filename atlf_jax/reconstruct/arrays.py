@@ -115,11 +115,7 @@ def reconstruct(
         ((8, 8), dtype('complex64'))
     """
     _check_choices(model, method, coils, first_axis)
-    model = load(model) if isinstance(model, str | Path) else model
-    if mirror_average is not None:
-        if not isinstance(model, Network):
-            raise ValueError("mirror_average is for networks of atlf.load; give one as model, or leave it out")
-        model = model.averaging_mirrors(mirror_average)
+    model = _as_asked(model, mirror_average)
     batch_size = as_whole_number(batch_size, "batch_size")
     virtual_coils = None if virtual_coils is None else as_whole_number(virtual_coils, "virtual_coils")
     kspace = kspace if is_lazy(kspace) else np.asarray(as_kspace(kspace))
@@ -210,6 +206,20 @@ def _check_choices(model: Any, method: str | None, coils: str | None, first_axis
         raise ValueError(f"coils is {coils!r}, wanted 'espirit', 'low_resolution' or None; maps go into coil_maps")
     if first_axis not in (None, "slices", "coils"):
         raise ValueError(f"first_axis is {first_axis!r}, wanted 'slices', 'coils' or None")
+
+
+def _as_asked(model: Reconstructor | str | Path | None, mirror_average: bool | None) -> Reconstructor | None:
+    """Load a model that is named, and switch the average over mirror images of a network on or off if asked.
+
+    Raises:
+        ValueError: it is asked of what is no network.
+    """
+    model = load(model) if isinstance(model, str | Path) else model
+    if mirror_average is None:
+        return model
+    if not isinstance(model, Network):
+        raise ValueError("mirror_average is for networks of atlf.load; give one as model, or leave it out")
+    return model.averaging_mirrors(mirror_average)
 
 
 def _maps_of_training(model: Network) -> CoilMaps | None:
