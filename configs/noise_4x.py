@@ -2,7 +2,7 @@
 
 Source: ours. Command: ``python train.py --config=configs/noise_4x.py``, and ``configs/noise_4x.py:soft`` for the
 learned weight alone. The noise of each record is drawn between .2 and 10 % of the largest pixel. Needs no download.
-Expected numbers: docs/multi-coil.md, "Noise".
+Expected numbers: docs/multi-coil.md, "Consistency by noise".
 """
 
 from atlf_jax.config import Config
