@@ -256,3 +256,16 @@ def test_a_row_reconstructs_a_measurement(name):
     assert (nrmse(blind, image) > 1.2 * nrmse(got, image)) == (name == "guided_total_variation")
     windows = jnp.stack([measurement.ct, measurement.ct], axis=1)  # their mean is seen
     np.testing.assert_array_equal(SOLVERS[name](measurement._replace(ct=windows)).image, got)
+
+
+def test_the_total_variation_of_the_table_is_isotropic():
+    image = jnp.asarray(np.random.default_rng(0).random((1, 16, 16)), jnp.complex64)
+    mask = jnp.ones((1, 1, 16), bool).at[..., 1:5].set(False)
+    measurement = Measurement(forward(image, mask), mask, jnp.zeros((1, 16, 16)))
+    got = SOLVERS["total_variation"](measurement).image
+    both = [
+        total_variation(measurement.kspace, mask, regularisation=3e-3, isotropic=isotropic)
+        for isotropic in (True, False)
+    ]
+    np.testing.assert_allclose(got, both[0], atol=1e-6)
+    assert np.abs(got - both[1]).max() > 1e-3
