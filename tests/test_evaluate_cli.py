@@ -155,7 +155,7 @@ def test_networks_average_over_mirror_images_as_asked_or_as_packed():
     np.testing.assert_array_equal(images[1], images[2])
     np.testing.assert_allclose(images[1], once.averaging_mirrors()(measurement).image, atol=1e-5)
     assert np.abs(images[0] - images[1]).max() > 1e-3
-    with pytest.raises(ValueError, match="net averages over them; choose one of the two"):
+    with pytest.raises(ValueError, match="net averages over them; leave --mirror_average out, or score a copy"):
         evaluate_command.reconstructors(uncertain, {"net": once.averaging_mirrors()})
 
 

@@ -221,7 +221,8 @@ def reconstructors(arguments: Arguments, networks: Mapping[str, Network]) -> dic
         averages = arguments.mirror_average or network.mirror_average
         if averages and arguments.uncertainty:
             raise ValueError(
-                f"--uncertainty is how far mirror images differ, and {name} averages over them; choose one of the two"
+                f"--uncertainty is how far mirror images differ, and {name} averages over them; leave --mirror_average "
+                "out, or score a copy by atlf.load(NAME).averaging_mirrors(False).save(FILE)"
             )
         models[name] = mirror_average(once) if averages else once
     return models | {name: SOLVERS[name] for name in arguments.solvers}

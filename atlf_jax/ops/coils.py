@@ -172,8 +172,8 @@ def noise_level(kspace: Complex[Array, "*bc h w"], mask: Bool[Array, "*#b #h w"]
     ``sigma^2 = median |y|^2 / log 2`` over the samples whose distance from the centre is at least ``FRAME`` of half a
     side in either direction: there little but noise is left, and the median passes over what is. ``|n|^2`` of complex
     noise is exponential, with the median ``sigma^2 log 2``. Fine detail of the image counts as noise: heads of
-    AANLIB without any give .006 of their maximum. Samples of exactly 0 are left out, as those of coils and lines that
-    were filled up.
+    AANLIB without any give .003 to .010 of their maximum. Samples of exactly 0 are left out, as those of coils and
+    lines that were filled up.
 
     Args:
         kspace: y, ``[*b, h, w]``, or ``[*b, c, h, w]`` of coils with equal noise (see ``whitening_matrix``).

@@ -68,8 +68,9 @@ class Network:
     @cached_property
     def function(self) -> Reconstructor:
         """The compiled function ``Measurement -> Reconstruction``, without checks of its argument."""
-        once = self.without_mirrors.function if self.mirror_average else None
-        return as_function(self.config.model, self.variables) if once is None else jax.jit(mirror_average(once))
+        if self.mirror_average:
+            return jax.jit(mirror_average(self.without_mirrors.function))
+        return as_function(self.config.model, self.variables)
 
     @property
     def mirror_average(self) -> bool:

@@ -263,6 +263,32 @@ def test_several_coils_with_every_consistency():
     assert np.abs(outputs["cg"] - outputs["gradient"]).max() > 1e-4
 
 
+@pytest.mark.parametrize("coils", [0, 4])
+def test_the_samples_are_weighed_by_the_noise_of_each_scan(coils, apply_of):
+    """At exponent 0 as without it; else each example of a batch has a weight of its own."""
+    measurement, _ = measure(coils=coils)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, *measurement.kspace.shape)).astype(np.float32)
+    mask = measurement.mask[:, None] if coils else measurement.mask
+    noisy = jnp.where(mask, measurement.kspace + 0.2 * jax.lax.complex(*map(jnp.asarray, noise)), 0)
+    kspace = noisy.at[0].set(measurement.kspace[0])
+    measurement = measurement._replace(kspace=kspace)
+    plain = build(small(phases=1, avat=False, adain="none"))
+    model = build(small(phases=1, avat=False, adain="none", dc="noise"))
+    variables = random_variables(model, measurement)
+    phase = variables["params"]["phase_0"]
+    without = {"params": variables["params"] | {"phase_0": {n: v for n, v in phase.items() if n != "by_noise"}}}
+    want = apply_of(plain)(without, measurement).image
+
+    def at(exponent: float):
+        changed = variables["params"] | {"phase_0": phase | {"by_noise": jnp.float32(exponent)}}
+        return apply_of(model)({"params": changed}, measurement).image
+
+    np.testing.assert_allclose(at(0), want, atol=F32)
+    moved = np.abs(at(1) - want).max((-2, -1))
+    assert moved.min() > 1e-4 and np.isfinite(moved).all()
+
+
 # --- every switch changes the output or the parameters ----------------------------------------------------------------
 
 RECONSTRUCTION_SWITCHES = {

@@ -185,3 +185,29 @@ def test_the_noise_is_estimated_from_the_frame_of_kspace(sigma, lines):
     mask = (np.arange(128) % 4 == 0)[None, None] if lines else rng.random((1, 128, 128)) < 0.25
     found = noise_level(np.where(mask[:, None], kspace, 0).astype(np.complex64), mask)
     np.testing.assert_allclose(found, levels, rtol=0.06)  # measured .03, of the draw
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("brain_1ch_t2_256x340.npy", 1.7), ("brain_4ch_mprage_256.npy", 1.15), ("brain_7ch_256x216.npy", 1.15)],
+)
+def test_the_noise_of_real_raw_scans_is_little_more_than_in_their_corners(data_dir, name, most):
+    """Measured 1.62, 1.10 and 1.10 times: at the ends of the axes some of the image is left."""
+    kspace = np.load(Path(data_dir) / "raw" / name)
+    kspace = (kspace / np.abs(kspace).max()).reshape(1, -1, *kspace.shape[-2:]).astype(np.complex64)
+    corners = np.sqrt(np.mean(np.abs(kspace[..., :6, :6]) ** 2))
+    found = float(noise_level(kspace, np.ones((1, 1, kspace.shape[-1]), bool))[0])
+    assert corners < found < most * corners
+
+
+@pytest.mark.data
+def test_pictures_without_noise_have_little_in_the_frame(data_dir):
+    from PIL import Image
+
+    for file in sorted((Path(data_dir) / "aanlib_ct_mri" / "MRI").glob("*.png"))[::40]:
+        picture = np.asarray(Image.open(file).convert("L"), np.float32)
+        level = float(
+            noise_level(fft2c((picture / picture.max()).astype(np.complex64))[None], np.ones((1, 1, 256), bool))[0]
+        )
+        assert 0.002 < level < 0.012
