@@ -1,4 +1,4 @@
-"""Several processes train as one, and end as one. The whole table of devices and processes is slow."""
+"""Several processes train as one, and end as one. The whole table of devices and processes is for ``-m processes``."""
 
 import json
 import signal
@@ -120,12 +120,14 @@ def assert_close(one: Path, other: Path) -> None:
         assert all(x["step"] == y["step"] and x["loss"] == pytest.approx(y["loss"], rel=1e-4) for x, y in pairs)
 
 
-@pytest.mark.processes
-def test_a_run_of_two_processes_loses_one_and_goes_on_in_one(settings, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "devices", "batch"), [(9, 1, 2), pytest.param(40, 2, 8, marks=pytest.mark.processes)]
+)
+def test_a_run_of_two_processes_loses_one_and_goes_on_in_one(settings, tmp_path, steps, devices, batch) -> None:
     """What two processes began and one finished, on as many devices, is the run of one."""
-    job = Job(tmp_path, settings, steps=40)
+    job = Job(tmp_path, settings, steps=steps, batch=batch)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    processes = job.start(parts, 2, 2)
+    processes = job.start(parts, 2, devices)
     wait(lambda: len(lines(parts)) > 5, processes)
     processes[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
@@ -133,12 +135,12 @@ def test_a_run_of_two_processes_loses_one_and_goes_on_in_one(settings, tmp_path)
     assert (code, errors) == (INTERRUPTED, f"train.py: {LOST_LINE}\n")
     assert time.monotonic() - killed < 60
     end(processes[1])
-    assert newest(parts)[0].meta["step"] < 40
-    assert "resumed at step" in job.run(parts, 1, 4)
+    assert newest(parts)[0].meta["step"] < steps
+    assert "resumed at step" in job.run(parts, 1, 2 * devices)
     job.run(whole, 1, 1)
     assert_close(whole, parts)
     starts = json.loads((parts / "run.json").read_text())["starts"]
-    assert [(start["processes"], start["mesh"]["data"]) for start in starts] == [(2, 4), (1, 4)]
+    assert [(start["processes"], start["mesh"]["data"]) for start in starts] == [(2, 2 * devices), (1, 2 * devices)]
 
 
 @pytest.mark.processes
