@@ -117,17 +117,13 @@ def write_scan(folder: Path, slices: int, coils: int, size: int) -> Path:
 
 
 def measured(command: list[str]) -> dict[str, Any]:
-    """Run a command; return its wall and CPU seconds and its peak memory.
-
-    The peak is read from /proc while it runs: ``ru_maxrss`` counts what the parent held as well.
-    """
+    """Run a command; return its wall and CPU seconds and its peak memory."""
     with tempfile.TemporaryFile() as message:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=message)
-        status, peak, ended = Path(f"/proc/{process.pid}/status"), 0, 0
+        peak = ended = 0
         while not ended:
-            lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-            peak = int(lines[0].split()[1]) if lines else peak  # none where it has just ended
+            peak = max(peak, peak_memory(process.pid))
             ended, code, usage = os.wait4(process.pid, os.WNOHANG)
             time.sleep(0 if ended else POLL)
         seconds = time.perf_counter() - start
@@ -137,6 +133,15 @@ def measured(command: list[str]) -> dict[str, Any]:
             said = message.read().decode()[-1000:]
             raise RuntimeError(f"{' '.join(command[:4])} ended with {process.returncode}: {said}")
     return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gib": peak / 2**20}
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most KiB that a running child of ours has held; 0 of one that has just ended.
+
+    From /proc while it runs: ``ru_maxrss`` counts what the parent held as well.
+    """
+    lines = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) if lines else 0
 
 
 if __name__ == "__main__":

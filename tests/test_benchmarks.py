@@ -17,7 +17,7 @@ from atlf_jax.array_types import Measurement
 from atlf_jax.evaluation.scoring import Score, reported
 from atlf_jax.metrics import METRICS
 from atlf_jax.models import build
-from benchmarks import accelerator, compare, scaling, solvers, startup
+from benchmarks import accelerator, compare, devices, scaling, solvers, startup
 from benchmarks.case import SYMMETRY_WEIGHT, Case, make_inputs
 from benchmarks.gpu_program import CARDS, read_program
 from benchmarks.ours import Ours, configure, draw_parameters
@@ -34,7 +34,16 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         *(
             f"benchmarks.{name}"
-            for name in ("accelerator", "compare", "compile_for_gpu", "scaling", "solvers", "startup", "volume")
+            for name in (
+                "accelerator",
+                "compare",
+                "compile_for_gpu",
+                "devices",
+                "scaling",
+                "solvers",
+                "startup",
+                "volume",
+            )
         ),
         *(f"studies.{name}" for name in ("ablation", "folds", "methods", "queue", "rates", "raw")),
     ],
@@ -169,6 +178,15 @@ def test_the_accelerator_benchmark_runs_on_a_cpu(tmp_path, capsys):
     assert results["card"]["copy"] > 0 and "one step" in table
     accelerator.main([f"--out={tmp_path}", *small, "--minutes=0"])
     assert "no time left" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_devices_are_compared_with_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "CASES", ("1x1", "1x2"))
+    devices.main([f"--out={tmp_path / 'out'}"])
+    one, two = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert one["largest difference"] == 0 and two["largest difference"] < 1e-4  # sums over devices in another order
+    assert one["of one device"] == 1 and min(two["images/s"], two["GiB"]) > 0
 
 
 def test_solvers_are_compared_within_rounds():
