@@ -19,11 +19,12 @@ from atlf_jax.training import Stage, TrainConfig
 ARGUMENTS = ("supervised",)
 BEST = PRESETS["best"]()
 RECONSTRUCTION = dataclasses.replace(BEST.reconstruction, phases=6, ct_adapter="none", sense_dc="gradient")
+SSDU = SelfSupervised(withheld=0.4, splits=2, centre=10, multi_operator=10.0)
 
 
 def get_config(supervision: str = "ssdu") -> Config:
     """Return the experiment, self-supervised or supervised."""
-    objective = Supervised(mse=0.0, l1=1.0) if supervision == "supervised" else SelfSupervised(withheld=0.4)
+    objective = SSDU if supervision == "ssdu" else Supervised(mse=0.0, l1=1.0)
     name = "ssdu_4x" if supervision == "ssdu" else f"ssdu_4x_{supervision}"
     return Config(
         name=name,
