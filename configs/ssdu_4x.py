@@ -19,7 +19,7 @@ from atlf_jax.training import Stage, TrainConfig
 ARGUMENTS = ("supervised",)
 BEST = PRESETS["best"]()
 RECONSTRUCTION = dataclasses.replace(BEST.reconstruction, phases=6, ct_adapter="none", sense_dc="gradient")
-SSDU = SelfSupervised(withheld=0.4, splits=2, centre=10, multi_operator=10.0)
+SSDU = SelfSupervised(withheld=0.4, splits=3, centre=10, multi_operator=10.0)
 
 
 def get_config(supervision: str = "ssdu") -> Config:
