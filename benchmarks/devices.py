@@ -3,8 +3,8 @@
 ``train.py`` trains ``devices_experiment.py`` for 20 steps on so many devices of so many processes. A row says how far
 the parameters are from those of one device in one process, images/s (the median step), its share of that of one device,
 and the peak memory of all processes together. All devices share the cores of this machine: equality is what is shown,
-the rest is what the division costs. Several processes on CPU devices may take each other's messages (docs/scaling.md): a
-case that fails ends the benchmark. On a machine with accelerators run ``benchmarks.accelerator``.
+the rest is what the division costs. Several processes on CPU devices may take each other's messages
+(docs/scaling.md). On a machine with accelerators run ``benchmarks.accelerator``.
 """
 
 import argparse
