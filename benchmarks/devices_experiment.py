@@ -1,4 +1,4 @@
-"""The experiment of ``benchmarks.devices``: one cascade, generated heads, so that CPU devices can be told apart."""
+"""The experiment of ``benchmarks.devices``: a network of one cascade on generated heads."""
 
 from atlf_jax.config import Config
 from atlf_jax.data import DataConfig, PhantomConfig

@@ -1,6 +1,7 @@
 """What docs/house.md says of a dataset, a mask and a metric of one's own, done from outside the package."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import atlf_jax as atlf
 from atlf_jax.commands import evaluate, pack, train
 from atlf_jax.config import Config, from_dict, parse, to_dict
-from atlf_jax.data import DATASETS, AugmentConfig, train_batches
+from atlf_jax.data import DATASETS, AugmentConfig, DataConfig, train_batches
 from atlf_jax.evaluation.scoring import evaluate as evaluate_trial
 from atlf_jax.evaluation.trial import EvaluationConfig, Trial
 from atlf_jax.masks import MASKS, MaskConfig
 from atlf_jax.metrics import METRICS
 from atlf_jax.own_code import load_file
+from atlf_jax.trained.files import write as write_packed
 
 DATA = '''
 from dataclasses import dataclass
@@ -126,6 +128,21 @@ def test_train_evaluate_pack_and_load(folder, capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--checkpoint=own.safetensors", "--out=no", "--ablate=ct"])
     assert "exchanges the CT, and this data has none" in capsys.readouterr().err
+
+
+def test_one_file_that_is_named_in_two_ways_is_packed(folder):
+    """As docs/house.md names a mask, beside the absolute path under which a dataset of the same file is kept."""
+    text = DATA + "\n\ndef every_other(rng, shape, config):\n    return np.arange(shape[1]) % 2 == 0\n"
+    (folder / "both.py").write_text(text)
+    network = atlf.load("aanlib-4x-compact")
+    data = DataConfig(load_file(folder / "both.py").Squares())
+    config = dataclasses.replace(network.config, data=data, masks=(MaskConfig("both.py:every_other", 2.0, 0.0),))
+    write_packed(folder / "one.safetensors", config, network.variables, {})
+    (folder / "below").mkdir()
+    (folder / "below" / "both.py").write_text(text)
+    other = dataclasses.replace(config, masks=(MaskConfig("below/both.py:every_other", 2.0, 0.0),))
+    with pytest.raises(ValueError, match="have one name, by which"):
+        write_packed(folder / "two.safetensors", other, network.variables, {})
 
 
 @pytest.mark.slow

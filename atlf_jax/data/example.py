@@ -18,7 +18,7 @@ class Example(NamedTuple):
     name: str  # unique in its dataset; evaluation masks are seeded from it
     subject: str  # a subject belongs to one split only
     ct: Float32[np.ndarray, "*k h w"]  # windowed to [0, 1], on the MR grid; [h, w] of one window
-    target: Complex64[np.ndarray, "h w"]  # fully sampled MR image, arbitrary units
+    target: Complex64[np.ndarray, "h w"]  # fully sampled MR image, whose volume has the maximum 1
     coil_maps: Complex64[np.ndarray, "c h w"] | None = None  # if they are known; otherwise simulated or estimated
     kspace: Complex64[np.ndarray, "c h w"] | None = (
         None  # of the coils as measured, fully sampled, in the target's units

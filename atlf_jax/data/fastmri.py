@@ -26,6 +26,7 @@ from atlf_jax.data.example import Example, Split, validate_example
 from atlf_jax.data.files import data_folder, whole_file
 from atlf_jax.data.hdf5 import hdf5_dataset, open_hdf5
 from atlf_jax.data.inputs import FileError, check_memory, reading
+from atlf_jax.data.measured import check_full, find_measured
 from atlf_jax.data.transforms import fft2c_numpy, ifft2c_numpy
 
 __all__ = [
@@ -364,7 +365,7 @@ class FastMRISource:
                 f"no volume of split {config.split!r} in {root} ({len(volumes)} volumes of "
                 f"{len({volume.subject for volume in volumes})} patients); add volumes, or choose another split"
             )
-        self._peaks: dict[Path, float] = {}  # of the volumes that were read
+        self._volumes: dict[Path, tuple[float, Bool[np.ndarray, " w"]]] = {}  # peak and acquired lines of known volumes
         self._records = [(volume, index) for volume in wanted for index in range(volume.slices)]
         self.subjects = frozenset(volume.subject for volume in wanted)
 
@@ -374,22 +375,27 @@ class FastMRISource:
     def __getitem__(self, index: int) -> Example:
         volume, slice_index = self._records[index]
         with KSpaceFile(volume.path, known=True) as file:  # from when the folder was listed
-            if volume.path not in self._peaks:
-                self._peaks[volume.path] = max(abs(self._image(file, index)).max() for index in range(len(file)))
-            peak = self._peaks[volume.path] or 1
+            if volume.path not in self._volumes:
+                found = find_measured(file.__getitem__, len(file))
+                check_full(volume.path, found)
+                peak = max(abs(self._image(file, index)).max() for index in range(len(file))) or 1
+                self._volumes[volume.path] = peak, file.acquired & found.any(axis=0)
+            peak, acquired = self._volumes[volume.path]
             name = f"{_code(volume.path.stem)}_{slice_index:03d}"
             if self._config.measured:
-                return validate_example(self._measured(file, slice_index, peak, name, volume.subject))
+                return validate_example(self._measured(file, slice_index, peak, acquired, name, volume.subject))
             target = self._image(file, slice_index)
         # the volume's maximum becomes 1, the peak that training's PSNR and the profile ``picture`` take
         target = np.ascontiguousarray(target / peak, np.complex64)
         return validate_example(Example(name, volume.subject, np.zeros(target.shape, np.float32), target))
 
-    def _measured(self, file: KSpaceFile, index: int, peak: float, name: str, subject: str) -> Example:
+    def _measured(
+        self, file: KSpaceFile, index: int, peak: float, acquired: Bool[np.ndarray, " w"], name: str, subject: str
+    ) -> Example:
         """Return a slice as its coils measured it, in units of its volume's peak; the readout cut to the image."""
         kspace = file[index] if file.coils else file[index][None]
         images = _cut_readout(kspace, file.image_shape[0]) / np.float32(peak)  # [c h w]
-        kspace, acquired = fft2c_numpy(images), file.acquired[None]  # [c h w], [1 w]
+        kspace, acquired = fft2c_numpy(images), acquired[None]  # [c h w], [1 w]
         if columns := self._config.columns:
             if columns < kspace.shape[-1]:
                 raise ValueError(
@@ -404,8 +410,9 @@ class FastMRISource:
         maps = _espirit(images, self._config.keep_maps) if self._config.combine == "espirit" else None
         target = np.linalg.norm(images, axis=0) if maps is None else np.sum(maps.conj() * images, axis=0)
         ct = np.zeros(target.shape, np.float32)
-        acquired = None if acquired.all() else acquired
-        return Example(name, subject, ct, target.astype(np.complex64), maps, kspace, acquired)
+        return Example(
+            name, subject, ct, target.astype(np.complex64), maps, kspace, None if acquired.all() else acquired
+        )
 
     def _image(self, file: KSpaceFile, index: int) -> Complex[np.ndarray, "h w"]:
         """Return the image that is the truth; of measured k-space, for its peak, by the root of the sum of squares."""

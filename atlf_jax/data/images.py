@@ -18,6 +18,7 @@ from atlf_jax.data.coils import centre_sides, low_resolution_maps_numpy
 from atlf_jax.data.example import MIN_SIDE, Example, Split, validate_example
 from atlf_jax.data.files import DATA_DIR
 from atlf_jax.data.kspace import read_kspace
+from atlf_jax.data.measured import check_full, find_measured
 from atlf_jax.data.transforms import ifft2c_numpy, window_ct
 from atlf_jax.data.volume import read_nifti, to_slices
 
@@ -137,6 +138,7 @@ def _slices(file: Path) -> Iterator[np.ndarray]:
 def _combined(file: Path) -> np.ndarray:
     """Return the image of one slice of fully sampled k-space, combined by low-resolution coil maps."""
     kspace = np.asarray(read_kspace(file, axes="chw").samples, np.complex64)
+    check_full(file, find_measured(lambda _: kspace, 1))
     kspace = kspace / np.abs(kspace).max()
     shape = kspace.shape[-2:]
     sides = centre_sides(np.ones((1, shape[1]), bool), shape, most=(24, 24))

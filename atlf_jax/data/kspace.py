@@ -56,7 +56,8 @@ def _cfl(path: Path, *, axes: str, name: str, choice: Choice) -> KSpace:
         )
     # readout, line, partition, coil, slice
     samples = samples.reshape(*samples.shape[:4], samples.shape[13], order="F")
-    if samples.shape[2] > 1:
+    plane = samples.shape[2] > 1
+    if plane:
         if samples.shape[4] > 1 or samples.shape[0] > 1:
             raise FileError(
                 path,
@@ -68,7 +69,7 @@ def _cfl(path: Path, *, axes: str, name: str, choice: Choice) -> KSpace:
         samples = samples[:, :, 0].transpose(3, 2, 0, 1)
     found = find_measured(samples.__getitem__, len(samples))
     samples = samples if samples.shape[1] > 1 else samples[:, 0]
-    return KSpace(samples, found, "BART array", samples.shape[-2:])
+    return KSpace(samples, found, "BART array", samples.shape[-2:], bart_axes=(2, 1) if plane else (0, 1))
 
 
 def _lines(read: Callable[..., KSpace]) -> Callable[..., KSpace]:

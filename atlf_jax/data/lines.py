@@ -73,6 +73,7 @@ class KSpace(NamedTuple):
     noise_covariance: Complex[np.ndarray, "c c"] | None = None  # of a sample, from a noise scan of the file
     calibration: Complex64[np.ndarray, "s c h w"] | None = None  # of a reference scan of its own, zeros about it
     notes: tuple[str, ...] = ()  # what was done that a reader should know
+    bart_axes: tuple[int, int] = (0, 1)  # BART's axes of an image's rows and columns
 
 
 @beartype

@@ -6,13 +6,16 @@ and of the rest, zeros that hang together over a hundredth of k-space.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import scipy
 from beartype import beartype
 from jaxtyping import Bool
 
-__all__ = ["describe_empty", "find_measured", "is_box"]
+from atlf_jax.data.inputs import FileError
+
+__all__ = ["check_full", "describe_empty", "find_measured", "is_box"]
 
 LARGE = 0.01  # part of k-space over which zeros hang together where they were not measured
 MIN_EMPTY = 32  # such zeros, whatever the size of k-space
@@ -64,6 +67,19 @@ def is_box(found: Bool[np.ndarray, "#h w"]) -> bool:
     inner = [np.flatnonzero(found.any(axis=axis)) for axis in (1, 0)]
     rows, columns = (slice(places[0], places[-1] + 1) for places in inner)
     return bool(found[rows, columns].all())
+
+
+@beartype
+def check_full(path: str | Path, found: Bool[np.ndarray, "#h w"]) -> None:
+    """Refuse k-space with empty samples between others as a truth to train on or to score by.
+
+    Raises:
+        FileError: naming the file and how much is empty.
+    """
+    if not is_box(found):
+        raise FileError(
+            path, f"is not fully sampled, so it has no truth: {describe_empty(found)}", "leave the file out"
+        )
 
 
 @beartype

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from beartype import beartype
 
 from atlf_jax.array_types import Reconstructor
@@ -18,6 +19,7 @@ from atlf_jax.metrics import METRICS, find_metric, is_black
 __all__ = ["ZERO_FILLED", "EvaluationConfig", "Reconstructor", "Selection", "Trial", "without_black"]
 
 ZERO_FILLED = "zero-filled"  # the baseline, a method like the others
+LEAST_PEAK, MOST_PEAK = 0.05, 2.0  # of the brightest pixel where 1 is taken for the peak
 ALL_BLACK = (
     "the MR of all {} slices is black: there is nothing to reconstruct; choose another split, or look at the files"
 )
@@ -122,14 +124,21 @@ def without_black(source: Source, *, profile: Literal["picture", "fastmri"] = "p
         The source without them, and the names of the slices that were left out.
 
     Raises:
-        ValueError: nothing remains.
+        ValueError: nothing remains, or for ``picture``, whose scores take 1 for the peak, the brightest pixel is far
+            from 1.
     """
-    volumes, names, black = [], [], []
+    volumes, names, black, brightest = [], [], [], 0.0
     for index in range(len(source)):
         example = source[index]
         volumes.append((example.subject, example.name.rpartition("_")[0]))
         names.append(example.name)
         black.append(bool(is_black(example.target)))
+        brightest = max(brightest, float(np.abs(example.target).max()))
+    if profile == "picture" and brightest and not LEAST_PEAK <= brightest <= MOST_PEAK:
+        raise ValueError(
+            f"the brightest pixel of {len(source)} slices is {brightest:.2g}, and PSNR and SSIM would take 1 for the "
+            "peak; divide each volume by its maximum in the dataset, or score with --profile fastmri"
+        )
     if profile == "fastmri":
         with_signal = {volume for volume, is_dark in zip(volumes, black, strict=True) if not is_dark}
         black = [volume not in with_signal for volume in volumes]

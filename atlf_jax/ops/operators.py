@@ -24,7 +24,7 @@ def check_ranks(mask: Array, image_rank: int, coil_maps: Array | None = None) ->
     if mask.ndim != image_rank:
         raise ValueError(
             f"got a mask of shape {mask.shape} for images with {image_rank} axes; want the same number of axes "
-            "(insert axes of length 1), without a coil axis"
+            "(insert axes of length 1), without a coil axis; where one of these axes is of coils, give their maps too"
         )
     if coil_maps is not None and coil_maps.ndim != image_rank + 1:
         raise ValueError(

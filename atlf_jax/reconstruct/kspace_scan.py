@@ -54,6 +54,7 @@ class KSpaceScan:
     warnings: tuple[str, ...] = ()
     noise_covariance: Any = None
     maps_from: str = ""
+    bart_axes: tuple[int, int] = (0, 1)
 
     @property
     def contrast(self) -> str:
@@ -93,9 +94,9 @@ class KSpaceScan:
             write_nifti(path, unplaced(np.stack(list(images)), self.spacing))
         elif path.suffix == ".npy":
             write_file(path, npy_bytes(np.stack(list(images))))
-        elif path.suffix == ".cfl":  # rows, columns, ten axes of length 1 and slices, as BART has them
-            stack = np.stack(list(images), axis=-1)
-            write_cfl(path, stack.reshape(*stack.shape[:2], *[1] * 11, stack.shape[2]))
+        elif path.suffix == ".cfl":
+            stack = np.expand_dims(np.stack(list(images), axis=-1), tuple(range(2, 13)))  # rows, columns, ..., slices
+            write_cfl(path, np.moveaxis(stack, (0, 1), self.bart_axes))
         else:
             write_reconstruction(path, images, slices=self.slices, attributes=self.attributes)
 
@@ -182,6 +183,7 @@ def open_kspace(
         warnings=warnings,
         noise_covariance=raw.noise_covariance,
         maps_from=maps_from,
+        bart_axes=raw.bart_axes,
     )
 
 

@@ -104,7 +104,7 @@ def write(
         raise ValueError(f"{file} is there already; choose another name, or replace it with --overwrite")
     plain = _without_folders(to_dict(config))
     own = {place: Path(place).name for place in files_in(plain)}
-    if len(set(own.values())) < len(own):
+    if len(set(own.values())) < len({Path(place).resolve() for place in own}):
         raise ValueError(
             f"two of {', '.join(sorted(own))} have one name, by which {file} could not tell them; rename one"
         )

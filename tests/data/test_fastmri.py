@@ -245,6 +245,24 @@ def test_measured_coils_come_as_they_are(tmp_path):
         FastMRIConfig(columns=18)
 
 
+@pytest.mark.parametrize("measured", [False, True])
+def test_undersampled_kspace_without_a_mask_is_no_truth(tmp_path, measured):
+    kspace = noise(2, 3, *SHAPE)
+    kspace[..., 5:7] = 0
+    write_kspace(tmp_path / "a.h5", kspace, attributes={"patient_id": "a"})
+    source = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all", measured=measured))
+    with pytest.raises(ValueError, match=r"a.h5 is not fully sampled, so it has no truth: 2 of 20 columns"):
+        source[0]
+
+
+def test_zeros_at_the_edges_count_as_not_measured_without_a_header(tmp_path):
+    kspace = noise(2, 3, *SHAPE)
+    kspace[..., 15:] = 0
+    write_kspace(tmp_path / "a.h5", kspace, attributes={"patient_id": "a"})
+    example = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all", measured=True))[0]
+    np.testing.assert_array_equal(example.acquired, np.arange(20)[None] < 15)
+
+
 def test_one_measured_coil_is_a_coil_and_espirit_targets_bring_their_maps(tmp_path):
     write_patients(tmp_path, ["a", "b"])
     example = FastMRISource(FastMRIConfig(root=str(tmp_path), split="all", measured=True))[0]

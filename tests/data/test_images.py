@@ -45,6 +45,14 @@ def test_groups_take_turns_and_no_file_is_in_both_splits(config):
     assert np.corrcoef(combined.ravel(), truth.ravel())[0, 1] > 0.9
 
 
+def test_undersampled_kspace_is_no_truth(config, tmp_path):
+    kspace = np.load(tmp_path / "coils.npy")
+    kspace[..., 5:9] = 0
+    np.save(tmp_path / "coils.npy", kspace)
+    with pytest.raises(ValueError, match=r"coils.npy is not fully sampled, so it has no truth: 4 of 40 columns"):
+        open_source(config, "train")
+
+
 def test_isotropic_volumes_are_cut_along_all_axes(config, tmp_path):
     source = ImagesConfig(str(tmp_path), ("cube.nii.gz",)).open()
     assert len(source) == 3 + 32 + 40

@@ -278,6 +278,18 @@ def test_of_volumes_only_black_ones_are_left_out():
     assert [row.name for row in rows] == ["north"]
 
 
+@pytest.mark.parametrize("unit", [1e-8, 300.0])
+def test_targets_in_other_units_are_refused_where_the_peak_is_one(slices, unit):
+    class Scaled(Slices):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return example._replace(target=(unit * example.target).astype(np.complex64))
+
+    with pytest.raises(ValueError, match="brightest pixel of 5 slices is .* divide each volume by its maximum"):
+        without_black(Scaled())
+    assert without_black(Scaled(), profile="fastmri")[1] == []
+
+
 def test_nothing_but_black_is_refused():
     with pytest.raises(ValueError, match="the MR of all 5 slices is black"):
         without_black(Dark({0, 1, 2, 3, 4}))
